@@ -1,0 +1,99 @@
+"""The command line. Imports no machine learning: `semtag --help` answers at once."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cluster.pipeline import run_module, run_stages, stages_of
+from cluster.plan import check_model, show_plan
+from cluster.run_dir import RunDir
+from cluster.summary import result_table
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import Config
+
+EPILOG = """\
+examples:
+  semtag run configs/demo.yaml                          the whole job on this machine, some minutes
+  semtag run configs/demo.yaml data.path=my.jsonl run.name=mine
+  semtag run configs/zephyr_squad.yaml --dry-run        what a run would do
+  semtag verify runs/demo                               prove that nothing was lost
+
+A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
+Every key is explained in configs/schema.py; a wrong one gets the nearest known name."""
+
+COMMANDS = {
+    "run": "all stages: texts, base model, ranking, pairs, training, evaluation; resumes what is unfinished",
+    "rank": "texts -> candidates -> scores -> ranked lists",
+    "pairs": "ranked lists -> preference pairs and lists",
+    "train": "pairs -> adapter",
+    "evaluate": "base against tuned on the held-out texts -> report",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `semtag` script; returns the exit status (0 well, 1 failed, 2 the user can mend it)."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        if arguments.command == "verify":
+            return run_module("scoring.verify", [arguments.run])
+        if arguments.command == "report":
+            return run_module("evaluation.report", [arguments.run])
+        config = load_config(arguments.config, arguments.overrides)
+        return _do(arguments.command, config, arguments.dry_run, arguments.verbose)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="semtag",
+        description="Turns a pile of texts into a tagger, without one human label.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, help_ in COMMANDS.items():
+        command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
+        command.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/demo.yaml")
+        command.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as training.beta=0.5")
+        command.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+        command.add_argument("--verbose", action="store_true", help="show what the libraries print, instead of logging it")
+    for name, help_ in (
+        ("verify", "check a run's files against every invariant; exit status 0 or 1"),
+        ("report", "write report.html anew from report.json"),
+    ):
+        command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
+        command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+    return parser
+
+
+def _do(command: str, config: Config, dry_run: bool, verbose: bool) -> int:
+    run = RunDir.of(config)
+    check_model(config)
+    if dry_run:
+        show_plan(run, config)
+        return 0
+    everything = stages_of(config)
+    wanted = everything if command == "run" else [command]
+    if command == "rank":
+        wanted = everything[: everything.index("rank") + 1]
+    run.check_same(config)
+    run.create()
+    with run.lock():
+        run.start(config)
+        already = all(run.is_done(stage) for stage in wanted)
+        status = run_stages(run, config, wanted, verbose)
+    if status:
+        return status
+    if already:
+        print(f"Nothing to do: {', '.join(wanted)} {'is' if len(wanted) == 1 else 'are'} done in {run.path}.")
+    if wanted[-1] == "evaluate":
+        print(f"\n{result_table(run)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

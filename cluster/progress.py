@@ -1,0 +1,79 @@
+"""Progress of long work: a live bar on a terminal, a line every half minute in a log."""
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+LINE_EVERY_SECONDS = 30.0
+
+
+class Progress:
+    """Counts units of one stage and shows count, rate and time left.
+
+    `total` may stay None while it is unknown. `note` is shown behind the figures.
+    """
+
+    def __init__(self, label: str, unit: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+        self.label, self.unit = label, unit
+        self.total: int | None = None
+        self.count = 0
+        self.note = ""
+        self._stream = stream or sys.stdout
+        self._live = self._stream.isatty()
+        self._clock = clock
+        self._start = self._last_shown = clock()
+
+    def advance(self, by: int = 1, note: str = "") -> None:
+        """Count `by` more units."""
+        self.set(self.count + by, note)
+
+    def set(self, count: int, note: str = "") -> None:
+        """Set the count; show it if it is time to."""
+        self.count = count
+        self.note = note or self.note
+        if self._clock() - self._last_shown >= (0.2 if self._live else LINE_EVERY_SECONDS):
+            self._show()
+
+    def say(self, message: str) -> None:
+        """Print a line of its own."""
+        self._clear()
+        print(f"{self.label:>9}  {message}", file=self._stream, flush=True)
+
+    def line(self) -> str:
+        """Count, rate and time left as one line."""
+        seconds = max(self._clock() - self._start, 1e-9)
+        rate = self.count / seconds
+        of = f" of {self.total:,}" if self.total else ""
+        left = f", {_duration((self.total - self.count) / rate)} left" if self.total and rate and self.count else ""
+        note = f", {self.note}" if self.note else ""
+        return f"{self.count:,}{of} {self.unit}, {rate:,.1f}/s{left}{note}"
+
+    def _show(self) -> None:
+        self._last_shown = self._clock()
+        if not self._live:
+            return self.say(self.line())
+        bar = "" if not self.total else _bar(self.count / self.total) + " "
+        print(f"\r\x1b[2K{self.label:>9}  {bar}{self.line()}", end="", file=self._stream, flush=True)
+
+    def _clear(self) -> None:
+        if self._live:
+            print("\r\x1b[2K", end="", file=self._stream)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._clear()
+
+
+def _bar(share: float, width: int = 24) -> str:
+    filled = round(min(1.0, share) * width)
+    return "━" * filled + "╺" * (filled < width) + " " * (width - filled - 1)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,233 @@
+"""The run directory: what is in it, who may write to it, and what is finished."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from configs.load import dump_config, flatten, load_config
+from configs.schema import Config
+
+SCHEMA_VERSION = 1
+MIN_FREE_BYTES = 64 * 2**20
+
+# Which config sections shape what a stage makes; a stage that has begun pins their values for the run.
+STAGE_SECTIONS = {
+    "texts": ("run.seed", "data."),
+    "base": ("run.seed", "model.", "prompt."),
+    "rank": ("run.seed", "model.base", "model.chat_template", "prompt.", "sampling.", "scoring."),
+    "pairs": ("run.seed", "pairs."),
+    "train": ("run.seed", "training."),
+    "evaluate": ("run.seed", "evaluation."),
+}
+STAGES = tuple(STAGE_SECTIONS)
+
+
+class RunDir:
+    """One directory that holds all that one job made.
+
+    Every file in it appears whole or not at all: stages write into `writing(name)`, small files are replaced
+    atomically. The manifest records, for each stage, its state, counts and the config values that shaped it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def of(cls, config: Config) -> "RunDir":
+        """The directory that the config names."""
+        if "://" in config.run.root:
+            raise UserError(f"run.root={config.run.root} is not a local folder.", "Give a path on a mounted disk.")
+        return cls(Path(config.run.root) / config.run.name)
+
+    # -- config ---------------------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the directory. Raises UserError when the disk is full or not writable."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.path).free < MIN_FREE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise disk_error(error, self.path) from None
+
+    def start(self, config: Config) -> None:
+        """Write the config and, for a new run, the manifest. Raises UserError as `create` and `check_same` do."""
+        self.check_same(config)
+        try:
+            self.write_text("config.yaml", dump_config(config))
+            if not (self.path / "manifest.json").exists():
+                self.write_json("manifest.json", {"schema": SCHEMA_VERSION, "created": _now(), "stages": {}})
+        except OSError as error:
+            raise disk_error(error, self.path) from None
+
+    def config(self) -> Config:
+        """The resolved config the run was started with."""
+        self._require("config.yaml")
+        return load_config(self.path / "config.yaml")
+
+    def check_same(self, config: Config) -> None:
+        """Raises UserError when a stage that has begun was shaped by other values, naming the keys that differ."""
+        differing = []
+        for stage, entry in self.manifest()["stages"].items():
+            now = shaping_values(config, stage)
+            before = entry["config"]
+            differing += [
+                f"{key}: {before.get(key)!r} when the {stage} stage ran, {now.get(key)!r} now"
+                for key in sorted(before.keys() | now.keys())
+                if before.get(key) != now.get(key)
+            ]
+        if differing:
+            lines = "\n  ".join(dict.fromkeys(differing))
+            raise UserError(
+                f"{self.path} holds a run of another config:\n  {lines}",
+                "Set the keys back, or give the new run a name of its own with run.name=...",
+            )
+
+    # -- stages ---------------------------------------------------------------------------------------------
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, or an empty one where there is none yet."""
+        file = self.path / "manifest.json"
+        if not file.exists():
+            return {"schema": SCHEMA_VERSION, "stages": {}}
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if manifest.get("schema") != SCHEMA_VERSION:
+            raise UserError(f"{file} has schema {manifest.get('schema')}, this Semtag writes {SCHEMA_VERSION}.")
+        return manifest
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the stage finished."""
+        state: dict[str, Any] = self.manifest()["stages"].get(stage, {})
+        return state.get("state") == "done"
+
+    def begin(self, stage: str, config: Config) -> None:
+        """Record that the stage runs, with the values that shape it, and forget what a killed attempt left."""
+        self._clear_partial()
+        values = shaping_values(config, stage)
+        self._set_stage(
+            stage, {"state": "running", "started": _now(), "config": values, "identity": identity(values)}
+        )
+
+    def finish(self, stage: str, counts: dict[str, Any], versions: dict[str, str]) -> None:
+        """Record that the stage is done."""
+        entry = self.manifest()["stages"][stage]
+        self._set_stage(
+            stage, entry | {"state": "done", "finished": _now(), "counts": counts, "versions": versions}
+        )
+
+    def _set_stage(self, stage: str, entry: dict[str, Any]) -> None:
+        manifest = self.manifest()
+        manifest["stages"][stage] = entry
+        self.write_json("manifest.json", manifest)
+
+    def record(self, stage: str, unit: str, came_in: int, went_out: int, dropped: dict[str, int]) -> None:
+        """Replace the stage's entry for `unit` in the ledger. Raises ValueError when it does not balance."""
+        if came_in != went_out + sum(dropped.values()):
+            raise ValueError(f"{stage} ledger of {unit}: {came_in} in, {went_out} out, dropped {dropped}")
+        ledger = self.ledger()
+        ledger.setdefault(stage, {})[unit] = {
+            "in": came_in,
+            "out": went_out,
+            "dropped": dict(sorted(dropped.items())),
+        }
+        self.write_json("ledger.json", ledger)
+
+    def ledger(self) -> dict[str, Any]:
+        """Stage -> unit -> {in, out, dropped by reason}."""
+        file = self.path / "ledger.json"
+        ledger: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return ledger
+
+    # -- files ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A folder that becomes `name` when the block ends well, replacing what stood there."""
+        target = self.path / name
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+
+    @contextlib.contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """A folder that is gone after the block."""
+        folder = self.path / f".{name}.partial"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file atomically."""
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file atomically."""
+        target = self.path / name
+        partial = target.with_name(f".{target.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process. Raises UserError when another one holds it."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"Another process works on {self.path}.", "Wait for it, or end it.") from None
+            yield
+
+    def _clear_partial(self) -> None:
+        for partial in list(self.path.rglob(".*.partial")):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+    def _require(self, name: str) -> None:
+        if not (self.path / name).exists():
+            raise UserError(f"{self.path} is not a run directory: it has no {name}.", "Start it with `semtag run`.")
+
+
+def shaping_values(config: Config, stage: str) -> dict[str, Any]:
+    """The config values that shape what a stage makes: dotted key -> value."""
+    prefixes = STAGE_SECTIONS[stage]
+    flat = flatten(config, shaping_only=True)
+    values = {key: value for key, value in flat.items() if key.startswith(prefixes)}
+    if config.model.base != "demo":
+        values = {key: value for key, value in values.items() if not key.startswith("model.demo.")}
+    return values
+
+
+def identity(values: dict[str, Any]) -> str:
+    """Hash of the values that shape a stage's data, 16 hex digits."""
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def disk_error(error: OSError, path: Path) -> UserError:
+    """The error of the disk in words, for a full disk with its mend."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"The disk that holds {path} is full.",
+            "Free some space or set run.root to another disk, then run the same command again: it resumes.",
+        )
+    return UserError(f"Cannot write to {path}: {error.strerror or error}.", "Check run.root and its permissions.")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

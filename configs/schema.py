@@ -1,0 +1,219 @@
+"""Every configuration key, typed, bounded and explained. No machine-learning imports."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+# Marks keys that change how fast or where a run works, never what it makes:
+# a resumed run may differ from its first start in these alone.
+OPERATIONAL = {"operational": True}
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def operational(default: Any, description: str, **bounds: Any) -> Any:
+    """A field that may change between the start and the resumption of a run."""
+    return Field(default, description=description, json_schema_extra=OPERATIONAL, **bounds)
+
+
+class Section(BaseModel):
+    """Base of all config sections: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    """Where the run lives."""
+
+    name: str = Field(description="Name of the run; its directory is <run.root>/<run.name>.")
+    root: str = operational("runs", "Folder that holds all runs.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of sampling, splitting, pair selection and training.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        plain = name.replace("-", "").replace("_", "").replace(".", "")
+        if not plain.isalnum() or name.startswith("."):
+            raise ValueError(
+                f"'{name}' is not a run name: use letters, digits, '.', '_' and '-'; run.root holds the folder"
+            )
+        return name
+
+
+class Data(Section):
+    """Which texts to read."""
+
+    path: str = Field(description="File, folder, or Hugging Face dataset name.")
+    format: Literal["auto", "jsonl", "parquet", "csv", "text", "squad", "hub", "disk"] = Field(
+        "auto", description="Format of the data; auto goes by the file's ending."
+    )
+    column: str = Field("text", description="Column that holds the text.")
+    article_column: str | None = Field(None, description="Column that names the article a text comes from.")
+    subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
+    split: str = Field("train", description="Split of a Hugging Face dataset.")
+    limit: Positive | None = Field(None, description="Read at most this many rows.")
+    held_out: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="Share of texts kept for evaluation.")
+    held_out_by: Literal["text", "article"] = Field(
+        "text", description="What is held out whole: single texts, or all texts of an article."
+    )
+
+
+class DemoModel(Section):
+    """The small base model built on the spot when model.base is 'demo'."""
+
+    vocabulary: int = Field(3000, ge=300, le=32000, description="Size of its tokenizer.")
+    width: int = Field(384, ge=96, le=1024, description="Hidden size; a multiple of heads.")
+    layers: int = Field(3, ge=2, le=24, description="Number of decoder layers.")
+    heads: int = Field(3, ge=3, le=16, description="Attention heads.")
+    context: int = Field(512, ge=64, le=8192, description="Longest sequence in tokens.")
+    crop: int = Field(120, ge=16, le=8192, description="Text tokens that training reads of each text.")
+    steps: int = Field(230, ge=1, le=100000, description="Optimizer steps.")
+    batch_size: Positive = Field(12, description="Texts per step.")
+    answers: Positive = Field(6, description="Answers drawn per text and step.")
+    learning_rate: float = Field(2e-3, gt=0, le=0.1, description="Peak learning rate.")
+    malformed: Fraction = Field(0.07, description="Share of training answers that are malformed on purpose.")
+    generic: Fraction = Field(0.35, description="Share of training tags replaced by a generic label.")
+
+
+class Model(Section):
+    """The model that becomes the tagger."""
+
+    base: str = Field(description="Path or hub name of the base model, or 'demo' to build a small one here.")
+    chat_template: str | None = Field(None, description="Jinja file that replaces the model's chat template.")
+    demo: DemoModel = Field(default_factory=DemoModel, description="The builder's settings, when base is 'demo'.")
+
+
+PUBLISHED_SYSTEM = (
+    "You are an expert chatbot tagging chunks of texts based on their content.\n"
+    "Write a maximum of three short labels representing the texts between square brackets and nothing else.\n"
+    "Follow this format [tag1][tag2][tag3]"
+)
+
+
+class Prompt(Section):
+    """What the model is asked."""
+
+    system: str = Field(PUBLISHED_SYSTEM, description="System message; merged into the user's where unsupported.")
+    user: str = Field("Write labels for the following text: {text}", description="User message; {text} is the text.")
+    max_tags: int = Field(3, ge=1, le=50, description="Most tags that an answer may hold.")
+    max_tag_words: int = Field(6, ge=1, le=50, description="Most words that a tag may hold.")
+
+    @field_validator("user")
+    @classmethod
+    def _names_the_text(cls, user: str) -> str:
+        if "{text}" not in user:
+            raise ValueError("must contain {text}, the place where the text goes")
+        return user
+
+
+class Sampling(Section):
+    """How candidates are drawn."""
+
+    samples: int = Field(4, ge=1, le=256, description="Candidates per text (K).")
+    temperature: float = Field(1.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
+    top_k: int = Field(0, ge=0, description="Sample among the k likeliest tokens; 0 means all.")
+    max_tokens: int = Field(48, ge=1, le=4096, description="Longest completion in tokens.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Weights while sampling.")
+    max_model_len: Positive | None = Field(None, description="Context to serve, in tokens; default the model's.")
+    batch_size: Positive = operational(64, "Texts per call of an actor.")
+    in_flight: Positive = operational(8, "Batches that an actor works on at once.")
+    actors: Positive = operational(1, "vLLM actors.")
+    gpus_per_actor: float = operational(0.0, "GPUs of each actor; a fraction shares one.", ge=0)
+    tensor_parallel: Positive = operational(1, "GPUs that one model is spread over.")
+    gpu_memory: float = operational(0.85, "Share of GPU memory that vLLM takes.", gt=0, le=0.98)
+    cpu_cache_gb: Positive = operational(1, "Key-value cache on a CPU, in GiB.")
+
+
+class Scoring(Section):
+    """How an answer is scored against its text."""
+
+    model: str = Field("thenlper/gte-large", description="Path or hub name of the embedding model.")
+    text_prefix: str = Field("", description="Put before a text, for models trained with prefixes.")
+    tags_prefix: str = Field("", description="Put before a tag string, for models trained with prefixes.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights while embedding.")
+    batch_size: Positive = operational(64, "Strings per forward pass.")
+    actors: Positive = operational(1, "Embedding actors.")
+    gpus_per_actor: float = operational(0.0, "GPUs of each actor; a fraction shares one.", ge=0)
+
+
+class Pairs(Section):
+    """How ranked lists become preferences."""
+
+    strategy: Literal["first_two", "best_vs_worst", "all_pairs"] = Field(
+        "best_vs_worst", description="Which candidates of a text meet."
+    )
+    min_margin: float = Field(0.0, ge=0, le=2, description="Smallest score gap of a similarity pair; ties never pass.")
+    max_per_text: Positive = Field(8, description="Most similarity pairs, and most format pairs, of one text.")
+    format_share: float = Field(0.2, ge=0, lt=1, description="Largest share of format pairs among all pairs.")
+
+
+class Lora(Section):
+    """The adapter."""
+
+    rank: int = Field(16, ge=1, le=512, description="Rank of the update.")
+    alpha: int = Field(16, ge=1, le=1024, description="Scale; the update is multiplied by alpha / rank.")
+    target_modules: str | list[str] = Field("all-linear", description="Layers that get an adapter.")
+
+
+class Training(Section):
+    """Preference fine-tuning."""
+
+    loss: Literal["ipo"] = Field("ipo", description="Preference loss.")
+    beta: float = Field(0.1, gt=0, le=100, description="IPO's tau; the target is 1/(2 beta) nats per token.")
+    likelihood_weight: float = Field(0.0, ge=0, le=100, description="Weight of -log p(chosen) per token in the loss.")
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning-rate schedule.")
+    warmup: Fraction = Field(0.1, description="Share of steps that warm up.")
+    epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the pairs.")
+    max_steps: Positive | None = Field(None, description="Stop after this many steps; overrides epochs.")
+    batch_size: Positive = Field(8, description="Pairs per device and forward pass.")
+    accumulation: Positive = Field(1, description="Forward passes per optimizer step.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    max_length: Positive = Field(1024, description="Longest prompt and completion in tokens; longer pairs are dropped.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights while training.")
+    four_bit: bool = Field(False, description="Keep the base in 4 bit NF4 (QLoRA).")
+    gradient_checkpointing: bool = operational(False, "Trade compute for memory.")
+    save_steps: Positive = operational(100, "Steps between checkpoints.")
+    report_to: list[str] = operational(["tensorboard"], "Trackers of the training curves.")
+    lora: Lora = Field(default_factory=Lora, description="The adapter.")
+
+
+class Evaluation(Section):
+    """Base against tuned."""
+
+    max_texts: Positive | None = Field(1000, description="Held-out texts to answer; all when null.")
+    examples: int = Field(12, ge=0, le=200, description="Before/after examples in the report.")
+    resamples: int = Field(10000, ge=100, le=1000000, description="Bootstrap resamples of each interval.")
+
+
+class Cluster(Section):
+    """Where Ray runs."""
+
+    address: str = operational("local", "'local' starts Ray on this machine, on loopback; 'auto' joins a cluster.")
+    cpus: Positive | None = operational(None, "Logical CPUs in local mode; default enough for all actors.")
+    object_store_gb: float = operational(0.5, "Ray's shared memory in local mode, in GiB.", ge=0.1)
+
+
+class Config(Section):
+    """One run of Semtag."""
+
+    run: Run
+    data: Data
+    model: Model
+    prompt: Prompt = Field(default_factory=Prompt)
+    sampling: Sampling = Field(default_factory=Sampling)
+    scoring: Scoring = Field(default_factory=Scoring)
+    pairs: Pairs = Field(default_factory=Pairs)
+    training: Training = Field(default_factory=Training)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    cluster: Cluster = Field(default_factory=Cluster)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        if self.pairs.strategy != "all_pairs" and self.sampling.samples < 2:
+            raise ValueError("sampling.samples must be at least 2: a pair needs two candidates")
+        if self.model.demo.width % self.model.demo.heads:
+            raise ValueError("model.demo.width must be a multiple of model.demo.heads")
+        return self

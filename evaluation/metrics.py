@@ -1,0 +1,101 @@
+"""From answers to figures: base against tuned on the same texts."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.statistics import Interval, bootstrap_mean, cohens_d, mcnemar_exact, wilson, wins
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of both models to N texts, in the same order of texts."""
+
+    texts: list[str]
+    base: list[dict[str, Any]]
+    tuned: list[dict[str, Any]]
+
+    def valid(self, arm: str) -> np.ndarray:
+        """Whether each answer is valid, shape [N] bool. Repaired answers are malformed ones."""
+        return np.array([answer["format"] == "valid" for answer in getattr(self, arm)], dtype=bool)
+
+    def scores(self, arm: str) -> np.ndarray:
+        """Score of each answer with malformed ones at 0, shape [N]."""
+        valid = self.valid(arm)
+        scores = [answer["score"] if ok else 0.0 for answer, ok in zip(getattr(self, arm), valid, strict=True)]
+        return np.array(scores, dtype=float)
+
+
+def compare(answers: Answers, resamples: int, seed: int) -> dict[str, Any]:
+    """All figures of one decoding: format rate, similarity on both-valid and on all texts, defects."""
+    base_valid, tuned_valid = answers.valid("base"), answers.valid("tuned")
+    base, tuned = answers.scores("base"), answers.scores("tuned")
+    both = base_valid & tuned_valid
+    return {
+        "format_rate": {
+            "base": _interval(wilson(int(base_valid.sum()), len(base_valid))),
+            "tuned": _interval(wilson(int(tuned_valid.sum()), len(tuned_valid))),
+            "only_base": int((base_valid & ~tuned_valid).sum()),
+            "only_tuned": int((tuned_valid & ~base_valid).sum()),
+            "mcnemar_p": mcnemar_exact(int((base_valid & ~tuned_valid).sum()), int((tuned_valid & ~base_valid).sum())),
+        },
+        "similarity": {
+            "both_valid": _similarity(base[both], tuned[both], resamples, seed),
+            "all_texts": _similarity(base, tuned, resamples, seed),
+        },
+        "defects": {arm: _defects(getattr(answers, arm)) for arm in ("base", "tuned")},
+        "histogram": {
+            arm: [round(float(score), 4) for score in answers.scores(arm)[answers.valid(arm)]]
+            for arm in ("base", "tuned")
+        },
+    }
+
+
+def examples(answers: Answers, count: int) -> list[dict[str, Any]]:
+    """Texts with both answers, spread evenly over the gain in score: the worst, the middle and the best."""
+    gains = answers.scores("tuned") - answers.scores("base")
+    order = np.argsort(gains, kind="stable")
+    places = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
+    return [
+        {
+            "text": answers.texts[index],
+            "gain": round(float(gains[index]), 4),
+            "base": _shown(answers.base[index]),
+            "tuned": _shown(answers.tuned[index]),
+        }
+        for index in (int(order[place]) for place in places)
+    ]
+
+
+def _similarity(base_N: np.ndarray, tuned_N: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    differences = tuned_N - base_N
+    return {
+        "texts": len(differences),
+        "base": _mean_sd(base_N),
+        "tuned": _mean_sd(tuned_N),
+        "difference": _interval(bootstrap_mean(differences, resamples, seed)),
+        "win_rate": _interval(bootstrap_mean(wins(differences), resamples, seed)),
+        "cohens_d": cohens_d(base_N, tuned_N),
+    }
+
+
+def _mean_sd(values_N: np.ndarray) -> dict[str, float | None]:
+    if not len(values_N):
+        return {"mean": None, "sd": None}
+    sd = float(values_N.std(ddof=1)) if len(values_N) > 1 else math.nan
+    return {"mean": float(values_N.mean()), "sd": None if math.isnan(sd) else sd}
+
+
+def _defects(answers: list[dict[str, Any]]) -> dict[str, int]:
+    return dict(Counter(answer["reason"] for answer in answers if answer["reason"]).most_common())
+
+
+def _shown(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: answer[name] for name in ("completion", "format", "reason", "score")}
+
+
+def _interval(interval: Interval) -> dict[str, float | None]:
+    return interval._asdict()

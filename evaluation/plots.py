@@ -1,0 +1,86 @@
+"""The report's pictures, on a transparent ground so that they suit light and dark pages."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+BASE, TUNED, INK = "#9a8c98", "#2a9d8f", "#808890"
+
+
+def similarity_histogram(figures: dict[str, Any], file: Path) -> None:
+    """Similarities of the valid answers of both models over the same bins."""
+    _, axes = _axes()
+    histogram = figures["histogram"]
+    values = [*histogram["base"], *histogram["tuned"], 0.0]
+    bins = np.linspace(min(values), max(*values, 0.1), 36).tolist()
+    for arm, colour in (("base", BASE), ("tuned", TUNED)):
+        scores = histogram[arm]
+        label = f"{arm}: {len(scores)} valid answers" + (f", mean {np.mean(scores):.3f}" if scores else "")
+        axes.hist(scores, bins=bins, alpha=0.6, color=colour, label=label)
+        if scores:
+            axes.axvline(float(np.mean(scores)), color=colour, linewidth=2, linestyle="--")
+    axes.set_xlabel("similarity of tags and text")
+    axes.set_ylabel("answers")
+    _save(axes, file)
+
+
+def training_curves(curve: list[dict[str, float]], file: Path) -> None:
+    """Loss, and nats per token of the chosen and the rejected answers beside IPO's target margin."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.4), dpi=130)
+    steps = np.arange(1, len(curve) + 1)
+    left.plot(steps, [entry["loss"] for entry in curve], color=TUNED)
+    left.set_ylabel("loss")
+    for name, colour in (("chosen", TUNED), ("rejected", BASE), ("margin", "#e76f51")):
+        right.plot(steps, [entry[f"nats_per_token/{name}"] for entry in curve], color=colour, label=name)
+    target = curve[-1]["nats_per_token/target"]
+    right.axhline(0, color=INK, linewidth=0.6)
+    right.set_ylabel(f"nats per token (target margin {target:g})")
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        _restyle(axes)
+    right.legend(frameon=False, labelcolor=INK)
+    figure.tight_layout()
+    figure.savefig(file, transparent=True)
+    plt.close(figure)
+
+
+def defects(figures: dict[str, Any], file: Path) -> None:
+    """How the answers of both models are malformed, by reason."""
+    _, axes = _axes()
+    counts = figures["defects"]
+    reasons = sorted({*counts["base"], *counts["tuned"]}, key=lambda reason: -counts["base"].get(reason, 0))
+    places = np.arange(len(reasons))
+    for arm, colour, shift in (("base", BASE, -0.2), ("tuned", TUNED, 0.2)):
+        axes.barh(places + shift, [counts[arm].get(reason, 0) for reason in reasons], 0.4, color=colour, label=arm)
+    axes.set_yticks(places, [reason.replace("_", " ") for reason in reasons])
+    axes.invert_yaxis()
+    axes.set_xlabel("malformed answers")
+    _save(axes, file)
+
+
+def _axes() -> tuple[Any, Axes]:
+    return plt.subplots(figsize=(6.4, 3.4), dpi=130)
+
+
+def _restyle(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+
+
+def _save(axes: Axes, file: Path) -> None:
+    _restyle(axes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, labelcolor=INK)
+    figure = axes.figure
+    figure.tight_layout()  # type: ignore[union-attr]
+    figure.savefig(file, transparent=True)  # type: ignore[union-attr]
+    plt.close(figure)  # type: ignore[arg-type]

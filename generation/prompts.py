@@ -1,0 +1,68 @@
+"""Text -> chat messages, always rendered by a chat template, never by string glue."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from configs.schema import Model, Prompt
+
+Message = dict[str, str]
+
+# For checkpoints that carry no chat template: contents in turn, the answer closed by the end token.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\n\n' }}{% endif %}{% endfor %}"
+)
+
+
+def load_tokenizer(path: str | Path, model: Model) -> Any:
+    """The tokenizer at `path`, with the chat template that the whole run uses.
+
+    Raises UserError when there is no tokenizer there or the configured template cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"No tokenizer at {path}: {str(error).splitlines()[0]}", "Check model.base.") from None
+    if model.chat_template:
+        tokenizer.chat_template = _read_template(Path(model.chat_template))
+    elif not tokenizer.chat_template:
+        logging.getLogger(__name__).warning("%s has no chat template; messages are joined by blank lines.", path)
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    return tokenizer
+
+
+def takes_system_role(tokenizer: Any) -> bool:
+    """Whether the chat template renders a system message instead of refusing or dropping it."""
+    probe = "a-system-message"
+    messages = [{"role": "system", "content": probe}, {"role": "user", "content": "?"}]
+    try:
+        return probe in tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # templates raise errors of their own choosing (jinja2.TemplateError, ValueError, ...)
+        return False
+
+
+def build_messages(text: str, prompt: Prompt, system_role: bool) -> list[Message]:
+    """The messages of the published prompt, or the configured one; the system text merged where unsupported."""
+    user = prompt.user.replace("{text}", text)
+    if not prompt.system:
+        return [{"role": "user", "content": user}]
+    if system_role:
+        return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
+    return [{"role": "user", "content": f"{prompt.system}\n\n{user}"}]
+
+
+def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
+    """Token ids of the rendered messages, with the opening of the assistant's turn."""
+    ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    return ids
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"Cannot read the chat template {path}: {error.strerror}", "Check model.chat_template.") from None

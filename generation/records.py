@@ -1,0 +1,47 @@
+"""Schemas of what this folder writes. Every Parquet file of a run has one of the schemas named here or in scoring."""
+
+import pyarrow as pa
+
+TEXT = pa.schema(
+    [
+        ("text_id", pa.int64()),  # content hash of the normalised text
+        ("text", pa.string()),
+        ("article", pa.string()),
+        ("meta", pa.string()),  # the row's other columns, as JSON
+    ]
+)
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+CANDIDATE = pa.struct(
+    [
+        ("sample", pa.int32()),
+        ("completion", pa.string()),
+        ("finish_reason", pa.string()),
+        ("num_tokens", pa.int32()),  # with the end token
+        ("logprob", pa.float64()),  # summed over the tokens, at temperature 1
+        ("tags", pa.list_(pa.string())),
+        ("format", pa.string()),
+        ("reason", pa.string()),
+        ("answer", pa.string()),
+        ("score", pa.float64()),  # null until scored, and for invalid candidates
+        ("rank", pa.int32()),  # 0 is best; null for invalid candidates
+    ]
+)
+
+# A text on its way through the pipeline. `reason` is set when it cannot be used; it goes on to the end all the
+# same, so that every text that came in comes out as exactly one row.
+SAMPLED = pa.schema(
+    [
+        *TEXT,
+        ("decoding", pa.string()),
+        ("prompt", MESSAGES),
+        ("candidates", pa.list_(CANDIDATE)),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+REJECT = pa.schema(
+    [("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("row", pa.string())]
+)

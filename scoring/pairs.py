@@ -1,0 +1,165 @@
+"""Ranked lists -> preference pairs and lists. What a pair is, which ones are kept, and why the others are not."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from configs.schema import Pairs
+from generation.parse import same_answer_key
+from generation.texts import hash64
+
+Candidate = dict[str, Any]
+Match = tuple[Candidate, Candidate]  # chosen, rejected
+
+
+@dataclass
+class Matches:
+    """What one ranked list yields: pairs of both kinds, and a count by reason of the matches that made none."""
+
+    similarity: list[Match] = field(default_factory=list)
+    format: list[Match] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def considered(self) -> int:
+        """Matches looked at: kept and dropped."""
+        return len(self.similarity) + len(self.format) + self.dropped.total()
+
+
+def match(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) -> Matches:
+    """The matches of one text under the configured strategy, before the global cap on format pairs.
+
+    A pair is a preference: never two equal answers, never a tie or a gap under `min_margin`; chosen scores higher
+    (kind similarity, both valid) or is the valid one (kind format). Repaired answers are never trained on as pairs:
+    the model did not write them.
+    """
+    found = Matches()
+    for left, right in _meetings(candidates, pairs):
+        kept, reason = _prefer(left, right, pairs)
+        if kept is None:
+            found.dropped[reason] += 1
+        elif kept[1]["format"] == "valid":
+            found.similarity.append(kept)
+        else:
+            found.format.append(kept)
+    found.similarity = _at_most(found.similarity, text_id, pairs.max_per_text, seed, found.dropped)
+    found.format = _at_most(found.format, text_id, pairs.max_per_text, seed, found.dropped)
+    return found
+
+
+def pair_hash(seed: int, text_id: int, match_: Match) -> int:
+    """Decides which pairs stay where only some may: a hash of the run's seed, the text and the two samples."""
+    return hash64("pair", seed, text_id, match_[0]["sample"], match_[1]["sample"])
+
+
+def format_quota(similarity: int, share: float) -> int:
+    """The most format pairs F for S similarity pairs so that F / (S + F) <= share."""
+    quota = int(share * similarity / (1 - share))
+    # The division can round to either side of a whole number; the cap is exact.
+    while (quota + 1) <= share * (similarity + quota + 1):
+        quota += 1
+    while quota > share * (similarity + quota):
+        quota -= 1
+    return quota
+
+
+def cap_threshold(hashes: np.ndarray, quota: int) -> int:
+    """The largest hash, of shape [F] int64, that is still among the `quota` smallest; -2^63 - 1 when none is."""
+    if quota <= 0 or len(hashes) == 0:
+        return -(2**63) - 1
+    if quota >= len(hashes):
+        return 2**63 - 1
+    return int(np.partition(hashes, quota - 1)[quota - 1])
+
+
+def pair_row(row: dict[str, Any], match_: Match) -> dict[str, Any]:
+    """A row of schema PAIR."""
+    chosen, rejected = match_
+    similar = rejected["format"] == "valid"
+    return {
+        "text_id": row["text_id"],
+        "kind": "similarity" if similar else "format",
+        "prompt": row["prompt"],
+        "chosen": _message(chosen["completion"]),
+        "rejected": _message(rejected["completion"]),
+        "margin": chosen["score"] - rejected["score"] if similar else None,
+        "chosen_sample": chosen["sample"],
+        "rejected_sample": rejected["sample"],
+        "ref_chosen_logprob": chosen["logprob"],
+        "ref_rejected_logprob": rejected["logprob"],
+    }
+
+
+def list_row(row: dict[str, Any]) -> dict[str, Any] | None:
+    """A row of schema LIST with the distinct answers of a text, valid or repaired; None with fewer than two."""
+    distinct: dict[tuple[str, ...], Candidate] = {}
+    for candidate in sorted(row["candidates"], key=lambda c: (c["format"] != "valid", c["sample"])):
+        if candidate["score"] is not None:
+            distinct.setdefault(same_answer_key(candidate["tags"]), candidate)
+    if len(distinct) < 2:
+        return None
+    kept = sorted(distinct.values(), key=lambda c: (-c["score"], c["sample"]))
+    return {
+        "text_id": row["text_id"],
+        "prompt": row["prompt"],
+        "completions": [_message(c["completion"] if c["format"] == "valid" else c["answer"]) for c in kept],
+        "scores": [c["score"] for c in kept],
+        "samples": [c["sample"] for c in kept],
+    }
+
+
+def _meetings(candidates: list[Candidate], pairs: Pairs) -> Iterator[Match]:
+    """Which candidates meet, as unordered pairs in a fixed order."""
+    in_order = sorted(candidates, key=lambda c: c["sample"])
+    if pairs.strategy == "first_two":
+        yield from zip(in_order[:1], in_order[1:2], strict=False)
+        return
+    if pairs.strategy == "all_pairs":
+        yield from itertools.combinations(in_order, 2)
+        return
+    valid = [c for c in candidates if c["format"] == "valid"]
+    malformed = [c for c in in_order if c["format"] != "valid"]
+    best = max(valid, key=_by_score, default=None)
+    if len(valid) > 1:
+        yield best, min(valid, key=_by_score)  # type: ignore[misc]
+    if best is not None and malformed:
+        yield best, malformed[0]
+    if not valid:
+        yield from zip(malformed[:1], malformed[1:2], strict=False)
+
+
+def _by_score(candidate: Candidate) -> tuple[float, int]:
+    return candidate["score"], -candidate["sample"]
+
+
+def _prefer(left: Candidate, right: Candidate, pairs: Pairs) -> tuple[Match | None, str]:
+    """The preference between two candidates, or None and the reason why there is none."""
+    valid = (left["format"] == "valid") + (right["format"] == "valid")
+    if valid == 0:
+        return None, "both_malformed"
+    if valid == 1:
+        return ((left, right) if left["format"] == "valid" else (right, left)), ""
+    if same_answer_key(left["tags"]) == same_answer_key(right["tags"]):
+        return None, "equal_answers"
+    gap = left["score"] - right["score"]
+    if gap == 0:
+        return None, "tie"
+    if abs(gap) < pairs.min_margin:
+        return None, "margin_too_small"
+    return ((left, right) if gap > 0 else (right, left)), ""
+
+
+def _at_most(matches: list[Match], text_id: int, most: int, seed: int, dropped: Counter[str]) -> list[Match]:
+    if len(matches) <= most:
+        return matches
+    dropped["over_max_per_text"] += len(matches) - most
+    return sorted(matches, key=lambda match_: pair_hash(seed, text_id, match_))[:most]
+
+
+def _message(completion: str) -> list[dict[str, str]]:
+    # White space around a completion is no part of it; a template would train it or strip it, each in its own way.
+    return [{"role": "assistant", "content": completion.strip()}]

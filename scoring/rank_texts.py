@@ -1,0 +1,141 @@
+"""The streaming pipeline: texts -> prompts -> candidates -> tags -> scores -> ranked lists."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.parquet import RowWriter, count_rows, read_rows
+from cluster.progress import Progress
+from cluster.run_dir import RunDir
+from cluster.session import Tally, ray_session
+from cluster.stage import stage_main
+from configs.errors import UserError
+from configs.schema import Config
+from generation.prompts import load_tokenizer
+from generation.records import REJECT, TEXT
+from generation.sampler import Sampler
+from scoring.embedder import Scorer
+from scoring.records import RANKED
+
+
+def base_model(run: RunDir, config: Config) -> str:
+    """Where the base model lies: the one built in this run, or the configured one."""
+    return str(run.path / "base") if config.model.base == "demo" else config.model.base
+
+
+def sample_and_score(
+    texts: Path, out: Path, config: Config, model: str, adapter: str | None, decodings: list[str], progress: Progress
+) -> None:
+    """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
+
+    Sampling and scoring stream: a batch is scored while the next ones are being sampled.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    sampling, scoring = config.sampling, config.scoring
+    tally = Tally()
+    progress.total = count_rows(texts) * len(decodings)
+    rows = (
+        ray.data.read_parquet(str(texts))
+        .map_batches(_with_decodings, fn_kwargs={"decodings": decodings}, batch_format="pyarrow")
+        # The reader merges small text rows into one block; a block a batch keeps every actor busy.
+        .repartition(target_num_rows_per_block=sampling.batch_size)
+        .map_batches(
+            Sampler,
+            fn_constructor_kwargs={"config": config, "model": model, "adapter": adapter},
+            batch_size=sampling.batch_size,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                size=sampling.actors,
+                max_tasks_in_flight_per_actor=sampling.in_flight,
+                max_concurrent_calls_per_actor=sampling.in_flight,
+            ),
+            num_cpus=1,
+            num_gpus=sampling.gpus_per_actor,
+        )
+        .map_batches(
+            Scorer,
+            fn_constructor_kwargs={"scoring": scoring, "tally": tally},
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=scoring.actors),
+            num_cpus=1,
+            num_gpus=scoring.gpus_per_actor,
+        )
+    )
+    with tally.shown(progress):
+        rows.write_parquet(str(out))
+
+
+def rank(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
+    """The rank stage: train texts -> ranked/ and rejects/rank; returns the counts."""
+    model = base_model(run, config)
+    load_tokenizer(model, config.model)  # a wrong path shows here, before anything starts
+    progress.say(f"sampling {config.sampling.samples} candidates a text from {config.model.base}")
+    texts = run.path / "texts" / "train.parquet"
+    with run.scratch("sampled") as sampled, run.writing("ranked") as ranked, run.writing("rejects/rank") as rejects:
+        with ray_session(config):
+            sample_and_score(texts, sampled, config, model, None, ["sampled"], progress)
+        counts = _split(sampled, ranked, rejects)
+        _check_counts(counts, count_rows(texts))
+    formats, reasons = counts["formats"], counts["invalid"]
+    run.record("rank", "texts", counts["texts"], counts["ranked"], dict(counts["rejects"]))
+    run.record("rank", "candidates", formats.total(), formats["valid"] + formats["repaired"], dict(reasons))
+    return {
+        "texts": counts["texts"],
+        "ranked": counts["ranked"],
+        "rejects": dict(counts["rejects"]),
+        "formats": dict(formats),
+        "mean_score": round(counts["score_sum"] / max(1, counts["scored"]), 4),
+    }
+
+
+def _with_decodings(batch: pa.Table, decodings: list[str]) -> pa.Table:
+    rows = [row | {"decoding": decoding} for row in batch.to_pylist() for decoding in decodings]
+    return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
+
+
+def _split(sampled: Path, ranked: Path, rejects: Path) -> dict[str, Any]:
+    """Part the pipeline's rows into ranked lists and rejects, counting."""
+    counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0}
+    counts |= {"rejects": Counter(), "formats": Counter(), "invalid": Counter()}
+    with RowWriter(ranked / "rows.parquet", RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
+        for row in read_rows(sampled):
+            counts["texts"] += 1
+            if row["reason"]:
+                counts["rejects"][row["reason"]] += 1
+                bad.write(_reject(row))
+                continue
+            counts["ranked"] += 1
+            good.write({name: row[name] for name in RANKED.names})
+            for candidate in row["candidates"]:
+                counts["formats"][candidate["format"]] += 1
+                if candidate["format"] == "invalid":
+                    counts["invalid"][candidate["reason"]] += 1
+                else:
+                    counts["scored"] += 1
+                    counts["score_sum"] += candidate["score"]
+    return counts
+
+
+def _reject(row: dict[str, Any]) -> dict[str, Any]:
+    content = json.dumps({name: row[name] for name in TEXT.names}, ensure_ascii=True)
+    return {"stage": "rank", "reason": row["reason"], "detail": row["detail"], "row": content}
+
+
+def _check_counts(counts: dict[str, Any], expected: int) -> None:
+    if counts["texts"] != expected:
+        raise RuntimeError(f"the pipeline lost texts: {expected} in, {counts['texts']} out")
+    if not counts["ranked"]:
+        raise UserError(
+            f"None of the {expected} texts could be sampled: {dict(counts['rejects'])}.",
+            "See rejects/rank; for too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
+        )
+
+
+if __name__ == "__main__":
+    stage_main("rank", rank)

@@ -1,0 +1,40 @@
+"""Schemas of ranked lists, pairs and lists for training."""
+
+import pyarrow as pa
+
+from generation.records import CANDIDATE, MESSAGES
+
+RANKED = pa.schema(
+    [
+        ("text_id", pa.int64()),
+        ("text", pa.string()),
+        ("meta", pa.string()),
+        ("prompt", MESSAGES),
+        ("candidates", pa.list_(CANDIDATE)),  # in order of rank, the invalid ones last
+    ]
+)
+
+PAIR = pa.schema(
+    [
+        ("text_id", pa.int64()),
+        ("kind", pa.string()),  # similarity | format
+        ("prompt", MESSAGES),
+        ("chosen", MESSAGES),
+        ("rejected", MESSAGES),
+        ("margin", pa.float64()),  # score gap; null for format pairs
+        ("chosen_sample", pa.int32()),
+        ("rejected_sample", pa.int32()),
+        ("ref_chosen_logprob", pa.float64()),  # summed, at temperature 1, by the model that sampled
+        ("ref_rejected_logprob", pa.float64()),
+    ]
+)
+
+LIST = pa.schema(
+    [
+        ("text_id", pa.int64()),
+        ("prompt", MESSAGES),
+        ("completions", pa.list_(MESSAGES)),
+        ("scores", pa.list_(pa.float64())),
+        ("samples", pa.list_(pa.int32())),
+    ]
+)
