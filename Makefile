@@ -1,0 +1,35 @@
+# Two commands on a fresh machine with Python 3.11: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3.11
+BIN := .venv/bin
+# Where a CPU build of torch comes from. Empty it where pip finds one by its own settings.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: setup demo test check lock clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements/cpu.txt pyproject.toml
+	@echo "Setting up .venv (some 3 minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@requirements/install.sh $(BIN)/python "$(TORCH_INDEX)"
+	@touch $@
+
+demo: setup
+	@$(BIN)/semtag run configs/demo.yaml
+
+test: setup check
+	@$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+lock:
+	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - ".[cpu,dev]" \
+		| $(BIN)/python requirements/lock.py > requirements/cpu.txt.new
+	@mv requirements/cpu.txt.new requirements/cpu.txt
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -1,0 +1,180 @@
+"""`semtag verify RUN`: proves from the files alone that a run kept its invariants."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.parquet import count_rows, read_rows
+from cluster.run_dir import RunDir, identity
+from configs.errors import UserError
+from configs.schema import Config
+from generation.parse import parse
+from generation.records import REJECT, TEXT
+from generation.texts import text_id
+from scoring.pairs import format_quota
+from scoring.records import LIST, PAIR, RANKED
+
+Problems = Iterator[str]
+
+
+def verify(run: RunDir) -> dict[str, list[str]]:
+    """Check -> what is wrong, for the stages that are done; empty lists where all is well."""
+    config = run.config()
+    done = {stage for stage, entry in run.manifest()["stages"].items() if entry["state"] == "done"}
+    checks: list[tuple[str, str, Callable[[RunDir, Config], Problems]]] = [
+        ("texts", "no half-written file, no unknown schema", _files),
+        ("texts", "every stage is the one that its identity names", _identities),
+        ("texts", "the ledger balances and agrees with the files", _ledger),
+        ("texts", "each text once, named by its content, on one side of the split", _texts),
+        ("rank", "every train text exactly once, ranked or rejected", _exactly_once),
+        ("rank", "candidates are complete, parsed as stored and in order of score", _candidates),
+        ("pairs", "every pair is a preference between two of its text's candidates", _pairs),
+        ("pairs", "format pairs keep under their share", _cap),
+    ]
+    return {name: list(check(run, config)) for stage, name, check in checks if stage in done}
+
+
+def _files(run: RunDir, config: Config) -> Problems:
+    schemas: dict[str, pa.Schema] = {"ranked": RANKED, "pairs": PAIR, "lists": LIST, "texts": TEXT, "rejects": REJECT}
+    for partial in run.path.rglob(".*.partial"):
+        yield f"{partial} was left half-written"
+    for folder, schema in schemas.items():
+        for file in (run.path / folder).rglob("*.parquet"):
+            try:
+                found = pq.read_schema(file)
+            except (pa.ArrowException, OSError) as error:
+                yield f"{file} cannot be read: {error}"
+                continue
+            if not found.equals(schema):
+                yield f"{file} has columns {found.names}, not {schema.names} with their types"
+
+
+def _identities(run: RunDir, config: Config) -> Problems:
+    for stage, entry in run.manifest()["stages"].items():
+        if entry["identity"] != identity(entry["config"]):
+            yield f"manifest.json: identity {entry['identity']} of {stage} is not the hash of its config"
+
+
+def _ledger(run: RunDir, config: Config) -> Problems:
+    for stage, units in run.ledger().items():
+        for unit, entry in units.items():
+            if entry["in"] != entry["out"] + sum(entry["dropped"].values()):
+                yield f"ledger.json: {stage} {unit}: {entry}"
+    out = {
+        ("texts", "rows"): ["texts/train.parquet", "texts/held_out.parquet"],
+        ("rank", "texts"): ["ranked"],
+        ("pairs", "pairs"): ["pairs"],
+        ("pairs", "lists"): ["lists"],
+    }
+    for (stage, unit), names in out.items():
+        entry = run.ledger().get(stage, {}).get(unit)
+        rows = sum(count_rows(run.path / name) for name in names if (run.path / name).exists())
+        if entry and entry["out"] != rows:
+            yield f"ledger.json says that {entry['out']} {unit} came out of {stage}, the files hold {rows}"
+        rejects = run.path / "rejects" / stage
+        if entry and rejects.exists() and count_rows(rejects) != sum(entry["dropped"].values()):
+            yield f"{rejects} holds {count_rows(rejects)} rows, the ledger dropped {entry['dropped']}"
+
+
+def _texts(run: RunDir, config: Config) -> Problems:
+    seen: set[int] = set()
+    for side in ("train", "held_out"):
+        for row in read_rows(run.path / "texts" / f"{side}.parquet", ["text_id", "text"]):
+            if row["text_id"] in seen:
+                yield f"text_id {row['text_id']} is there twice"
+            if row["text_id"] != text_id(row["text"]):
+                yield f"text_id {row['text_id']} is not the hash of its text"
+            seen.add(row["text_id"])
+
+
+def _exactly_once(run: RunDir, config: Config) -> Problems:
+    expected = {row["text_id"] for row in read_rows(run.path / "texts" / "train.parquet", ["text_id"])}
+    seen: set[int] = set()
+    for row in read_rows(run.path / "ranked", ["text_id"]):
+        if row["text_id"] in seen:
+            yield f"text_id {row['text_id']} is ranked twice"
+        seen.add(row["text_id"])
+    for id_ in sorted(seen - expected):
+        yield f"text_id {id_} is ranked but no train text"
+    missing, rejected = len(expected - seen), count_rows(run.path / "rejects" / "rank")
+    if missing != rejected:
+        yield f"{missing} train texts are not ranked, {rejected} are rejected"
+
+
+def _candidates(run: RunDir, config: Config) -> Problems:
+    samples = 1 if config.sampling.temperature == 0 else config.sampling.samples
+    prompt = config.prompt
+    for row in read_rows(run.path / "ranked"):
+        where, candidates = f"text_id {row['text_id']}", row["candidates"]
+        if sorted(c["sample"] for c in candidates) != list(range(samples)):
+            yield f"{where}: samples {[c['sample'] for c in candidates]}, expected {samples}"
+        scores = [c["score"] for c in candidates if c["score"] is not None]
+        if scores != sorted(scores, reverse=True) or [c["rank"] for c in candidates[: len(scores)]] != list(range(len(scores))):
+            yield f"{where}: not in order of score: {scores}"
+        for c in candidates:
+            parsed = parse(c["completion"], prompt.max_tags, prompt.max_tag_words, c["finish_reason"] == "length")
+            if (parsed.format, parsed.answer) != (c["format"], c["answer"]):
+                yield f"{where}, sample {c['sample']}: stored as {c['format']}, parses as {parsed.format}"
+
+
+def _pairs(run: RunDir, config: Config) -> Problems:
+    ranked = _by_sample(run.path / "ranked")
+    for row in read_rows(run.path / "pairs"):
+        where = f"pair {row['text_id']} ({row['chosen_sample']} over {row['rejected_sample']})"
+        chosen = ranked.get((row["text_id"], row["chosen_sample"]))
+        rejected = ranked.get((row["text_id"], row["rejected_sample"]))
+        if chosen is None or rejected is None:
+            yield f"{where}: no such candidates"
+            continue
+        if chosen[0] != "valid" or (rejected[0] == "valid") != (row["kind"] == "similarity"):
+            yield f"{where}: a {row['kind']} pair of {chosen[0]} over {rejected[0]}"
+        elif row["kind"] == "similarity":
+            gap = chosen[1] - rejected[1]
+            if gap <= 0 or gap < config.pairs.min_margin or abs(gap - row["margin"]) > 1e-9:
+                yield f"{where}: score gap {gap}, stored margin {row['margin']}"
+            if chosen[2] == rejected[2]:
+                yield f"{where}: equal answers"
+
+
+def _by_sample(ranked: Path) -> dict[tuple[int, int], tuple[str, float, str]]:
+    """(text_id, sample) -> (format, score, answer without case)."""
+    return {
+        (row["text_id"], c["sample"]): (c["format"], c["score"], (c["answer"] or "").casefold())
+        for row in read_rows(ranked, ["text_id", "candidates"])
+        for c in row["candidates"]
+    }
+
+
+def _cap(run: RunDir, config: Config) -> Problems:
+    kinds: dict[str, int] = {"similarity": 0, "format": 0}
+    for row in read_rows(run.path / "pairs", ["kind"]):
+        kinds[row["kind"]] += 1
+    quota = format_quota(kinds["similarity"], config.pairs.format_share)
+    if kinds["format"] > quota:
+        yield f"{kinds['format']} format pairs beside {kinds['similarity']} similarity pairs; at most {quota} may be"
+
+
+def main(path: str) -> int:
+    """Print each check with what is wrong; returns 0 when all is well, 1 when not, 2 for what is no run."""
+    try:
+        found: dict[str, Any] = verify(RunDir(path))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, problems in found.items():
+        print(f"  {'FAIL' if problems else 'ok':<5} {name}")
+        for problem in problems[:20]:
+            print(f"        {problem}")
+        if len(problems) > 20:
+            print(f"        and {len(problems) - 20:,} more")
+    bad = sum(map(len, found.values()))
+    print(f"{path}: " + (f"{bad:,} problems" if bad else "every check holds" if found else "nothing is finished yet"))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,48 @@
+"""Shared by the tests that run the real stack: one tiny run of the whole job, made once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1"}
+
+# A model that learns nothing in particular in a few seconds, on few texts: the parts are real, the quality is not.
+TINY = [
+    "data.limit=60",
+    "data.held_out=0.2",
+    "model.demo.steps=25",
+    "model.demo.width=96",
+    "model.demo.layers=2",
+    "model.demo.vocabulary=600",
+    "sampling.samples=3",
+    "sampling.max_tokens=24",
+    "training.epochs=1",
+    "training.batch_size=8",
+    "training.save_steps=2",
+    "pairs.format_share=0.5",
+    "evaluation.resamples=200",
+]
+
+
+def semtag(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    command = [sys.executable, "-m", "cluster.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def tiny_demo(root: Path, *overrides: str) -> list[str]:
+    """Arguments of a tiny demo run below `root`."""
+    return ["configs/demo.yaml", f"run.root={root}", *TINY, *overrides]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a whole run, made by the real command."""
+    root = tmp_path_factory.mktemp("runs")
+    done = semtag("run", *tiny_demo(root))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root / "demo"

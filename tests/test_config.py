@@ -1,0 +1,97 @@
+"""Every shipped config loads; every mistake is named with its mend."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from configs.load import dump_config, flatten, known_keys, load_config, validate
+from configs.schema import Config
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "configs" / "demo.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_configs_load(path: Path) -> None:
+    config = load_config(path)
+    assert validate(config.model_dump()) == config
+
+
+def test_the_published_experiment_to_the_letter() -> None:
+    config = load_config(ROOT / "configs" / "zephyr_squad.yaml")
+    assert config.model.base == "HuggingFaceH4/zephyr-7b-alpha"
+    assert config.scoring.model == "thenlper/gte-large"
+    assert (config.data.path, config.data.column) == ("squad_v2", "context")
+    assert (config.pairs.strategy, config.pairs.format_share, config.sampling.samples) == ("first_two", 0.2, 2)
+    training = config.training
+    assert (training.loss, training.beta, training.lora.rank, training.four_bit) == ("ipo", 0.1, 16, True)
+    assert training.likelihood_weight == 0
+    assert config.evaluation.max_texts == 1000
+
+
+def test_overrides_and_round_trip(tmp_path: Path) -> None:
+    overrides = ["training.beta=0.5", "run.name=other", "training.learning_rate=1e-4", "data.limit=null", "run.seed=3"]
+    config = load_config(DEMO, overrides)
+    assert (config.training.beta, config.run.name, config.training.learning_rate) == (0.5, "other", 1e-4)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.betta=1", "Unknown config key training.betta. Did you mean training.beta?"),
+        ("beta=1", "Unknown config key beta. Did you mean training.beta?"),
+        ("sampling.temprature=1", "Did you mean sampling.temperature?"),
+        ("training.beta=0", "training.beta: Input should be greater than 0 (got 0)"),
+        ("training.beta=-1", "training.beta: Input should be greater than 0 (got -1)"),
+        ("training.beta=.inf", "training.beta"),
+        ("sampling.samples=lots", "sampling.samples"),
+        ("sampling.samples=1", "sampling.samples must be at least 2"),
+        ("run.name=a/b", "'a/b' is not a run name"),
+        ("run.name=..", "'..' is not a run name"),
+        ("run.name=", "is not a run name"),
+        ("prompt.user=hello", "must contain {text}"),
+        ("training=3", "training"),
+        ("run.name.x=3", "run.name"),
+        ("nonsense", "'nonsense' is not an override"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(DEMO, [override])
+    assert message in str(caught.value)
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Shipped configs"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("run: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UserError, match="holds a list"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "unsafe.yaml").write_text("run: !!python/object/apply:os.system ['true']")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(tmp_path / "unsafe.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(UserError, match="run is missing"):
+        load_config(tmp_path / "empty.yaml")
+
+
+def test_every_key_is_documented_and_operational_ones_do_not_shape() -> None:
+    def undocumented(model: type, prefix: str = "") -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+            if hasattr(field.annotation, "model_fields"):
+                found += undocumented(field.annotation, f"{prefix}{name}.")
+            elif not field.description:
+                found.append(prefix + name)
+        return found
+
+    assert undocumented(Config) == []
+    config = load_config(DEMO)
+    assert "run.root" in set(known_keys()) - flatten(config, shaping_only=True).keys()
+    assert flatten(config).keys() == set(known_keys())

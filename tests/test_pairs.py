@@ -1,0 +1,145 @@
+"""Pairing: what a preference is, and that the cap on format pairs is exact."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.schema import Pairs
+from generation.parse import parse, same_answer_key
+from scoring.pairs import cap_threshold, format_quota, list_row, match, pair_hash, pair_row
+
+
+def candidate(sample: int, completion: str, score: float | None = None) -> dict[str, Any]:
+    parsed = parse(completion)
+    return {
+        "sample": sample,
+        "completion": completion,
+        "tags": list(parsed.tags),
+        "format": parsed.format,
+        "reason": parsed.reason,
+        "answer": parsed.answer,
+        "score": score if parsed.tags else None,
+        "logprob": -float(sample),
+    }
+
+
+def samples_of(matches: list[Any]) -> list[tuple[int, int]]:
+    return [(chosen["sample"], rejected["sample"]) for chosen, rejected in matches]
+
+
+FIVE = [
+    candidate(0, "[a][b]", 0.5),
+    candidate(1, "[c]", 0.9),
+    candidate(2, "Sure: [d]", 0.95),
+    candidate(3, "[e]", 0.1),
+    candidate(4, "no brackets"),
+]
+
+
+def test_first_two_is_the_published_rule() -> None:
+    pairs = Pairs(strategy="first_two")
+    assert samples_of(match(1, FIVE, pairs, 0).similarity) == [(1, 0)]
+    assert samples_of(match(1, FIVE[1:3], pairs, 0).format) == [(1, 2)]
+    assert match(1, [FIVE[2], FIVE[4]], pairs, 0).dropped == {"both_malformed": 1}
+
+
+def test_best_vs_worst_pairs_the_extremes_and_one_malformed() -> None:
+    found = match(1, FIVE, Pairs(strategy="best_vs_worst"), 0)
+    assert samples_of(found.similarity) == [(1, 3)]
+    assert samples_of(found.format) == [(1, 2)]
+
+
+def test_all_pairs_meets_everyone() -> None:
+    found = match(1, FIVE, Pairs(strategy="all_pairs", max_per_text=100), 0)
+    assert sorted(samples_of(found.similarity)) == [(0, 3), (1, 0), (1, 3)]
+    assert sorted(samples_of(found.format)) == [(0, 2), (0, 4), (1, 2), (1, 4), (3, 2), (3, 4)]
+    assert found.dropped == {"both_malformed": 1}
+    assert found.considered == 10
+
+
+def test_equal_answers_ties_and_small_margins_make_no_pair() -> None:
+    def dropped(left: dict[str, Any], right: dict[str, Any], **settings: Any) -> dict[str, int]:
+        return dict(match(1, [left, right], Pairs(strategy="all_pairs", **settings), 0).dropped)
+
+    assert dropped(candidate(0, "[A][b]", 0.5), candidate(1, "[ a ] [B]", 0.4)) == {"equal_answers": 1}
+    assert dropped(candidate(0, "[a]", 0.5), candidate(1, "[b]", 0.5)) == {"tie": 1}
+    assert dropped(candidate(0, "[a]", 0.5), candidate(1, "[b]", 0.45), min_margin=0.1) == {"margin_too_small": 1}
+
+
+def test_at_most_so_many_a_text_whatever_their_order() -> None:
+    pairs = Pairs(strategy="all_pairs", max_per_text=2)
+    found = match(7, FIVE, pairs, 0)
+    assert (len(found.similarity), len(found.format)) == (2, 2)
+    assert found.dropped == {"both_malformed": 1, "over_max_per_text": 5}
+    again = match(7, FIVE[::-1], pairs, 0)
+    assert set(samples_of(again.similarity)) == set(samples_of(found.similarity))
+
+
+@pytest.mark.parametrize(
+    ("similarity", "share", "quota"), [(80, 0.2, 20), (81, 0.2, 20), (83, 0.2, 20), (84, 0.2, 21), (0, 0.2, 0), (9, 0, 0)]
+)
+def test_quota_by_hand(similarity: int, share: float, quota: int) -> None:
+    assert format_quota(similarity, share) == quota
+
+
+@given(st.integers(0, 10**7), st.floats(0, 0.95))
+def test_quota_is_the_largest_that_keeps_the_share(similarity: int, share: float) -> None:
+    quota = format_quota(similarity, share)
+    assert quota <= share * (similarity + quota)
+    assert quota + 1 > share * (similarity + quota + 1)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=50), st.integers(0, 60))
+def test_threshold_lets_exactly_the_quota_pass(hashes: list[int], quota: int) -> None:
+    threshold = cap_threshold(np.array(hashes, dtype=np.int64), quota)
+    assert sum(hash_ <= threshold for hash_ in hashes) == min(quota, len(hashes))
+
+
+ANSWERS = st.sampled_from(["[a]", "[b]", "[a][b]", "[A]", "[a][a]", "text [c]", "", "[", "[d][e][f][g]"])
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(ANSWERS, st.sampled_from([0.1, 0.2, 0.3, 0.31])), max_size=6),
+    st.sampled_from(["first_two", "best_vs_worst", "all_pairs"]),
+    st.sampled_from([0.0, 0.05]),
+    st.randoms(use_true_random=False),
+)
+def test_a_pair_is_a_preference(drawn: list[Any], strategy: Any, min_margin: float, rng: Any) -> None:
+    candidates = [candidate(i, completion, score) for i, (completion, score) in enumerate(drawn)]
+    pairs = Pairs(strategy=strategy, min_margin=min_margin)
+    found = match(5, candidates, pairs, 3)
+    for chosen, rejected in found.similarity:
+        assert chosen["format"] == rejected["format"] == "valid"
+        assert same_answer_key(chosen["tags"]) != same_answer_key(rejected["tags"])
+        assert chosen["score"] - rejected["score"] > 0
+        assert chosen["score"] - rejected["score"] >= min_margin
+    for chosen, rejected in found.format:
+        assert chosen["format"] == "valid" != rejected["format"]
+    rng.shuffle(candidates)
+    again = match(5, candidates, pairs, 3)
+    assert sorted(samples_of(again.similarity)) == sorted(samples_of(found.similarity))
+    assert sorted(samples_of(again.format)) == sorted(samples_of(found.format))
+
+
+def test_rows_say_what_was_sampled() -> None:
+    row = {"text_id": 1, "prompt": [{"role": "user", "content": "?"}], "candidates": FIVE}
+    pair = pair_row(row, (FIVE[1], FIVE[3]))
+    assert pair["chosen"] == [{"role": "assistant", "content": "[c]"}]
+    assert pair["margin"] == pytest.approx(0.8)
+    assert (pair["ref_chosen_logprob"], pair["ref_rejected_logprob"]) == (-1.0, -3.0)
+    format_pair = pair_row(row, (FIVE[1], FIVE[2]))
+    assert (format_pair["kind"], format_pair["margin"]) == ("format", None)
+    list_ = list_row(row)
+    assert list_ is not None
+    assert list_["scores"] == [0.95, 0.9, 0.5, 0.1]
+    assert list_["completions"][0] == [{"role": "assistant", "content": "[d]"}]
+    assert list_row(row | {"candidates": FIVE[:1]}) is None
+
+
+def test_hash_depends_on_text_and_samples() -> None:
+    hashes = {pair_hash(seed, text, (FIVE[i], FIVE[j])) for seed in (0, 1) for text in (1, 2) for i, j in ((0, 1), (1, 0))}
+    assert len(hashes) == 8

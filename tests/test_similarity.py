@@ -1,0 +1,87 @@
+"""Scoring maths, by hand and with the real embedding model."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.errors import UserError
+from configs.schema import Scoring
+from scoring.embedder import Embedder
+from scoring.similarity import cosine, rank_candidates, score_rows, tag_string
+
+
+def test_cosine_by_hand() -> None:
+    left = np.array([[1.0, 0.0], [3.0, 4.0], [1.0, 0.0], [0.0, 0.0]])
+    right = np.array([[2.0, 0.0], [4.0, 3.0], [-5.0, 0.0], [1.0, 1.0]])
+    assert cosine(left, right) == pytest.approx([1.0, 24 / 25, -1.0, 0.0])
+
+
+def test_rank_puts_the_best_first_and_breaks_ties_by_sample() -> None:
+    candidates = [{"sample": s, "score": v} for s, v in [(3, 0.2), (2, None), (1, 0.9), (0, 0.2)]]
+    assert [(c["sample"], c["rank"]) for c in rank_candidates(candidates)] == [(1, 0), (0, 1), (3, 2), (2, None)]
+
+
+def test_each_distinct_string_is_embedded_once() -> None:
+    calls: list[list[str]] = []
+
+    def embed(strings: list[str]) -> np.ndarray:
+        calls.append(strings)
+        return np.array([[len(string), 1.0] for string in strings])
+
+    def row(text: str, *answers: list[str]) -> dict[str, Any]:
+        return {"text": text, "candidates": [{"sample": i, "tags": tags} for i, tags in enumerate(answers)]}
+
+    rows = [row("t1", ["a"], ["b"], ["a"]), row("t2", ["a"], []), row("t3", [])]
+    scored = score_rows(rows, embed, embed)
+    assert calls == [["t1", "t2"], ["a", "b"]]
+    assert [c["score"] is None for c in scored[1]["candidates"]] == [False, True]
+    assert scored[2]["candidates"][0]["rank"] is None
+
+
+def test_nothing_to_score_calls_nothing() -> None:
+    def never(strings: list[str]) -> np.ndarray:
+        raise AssertionError(strings)
+
+    assert score_rows([{"text": "t", "candidates": []}], never, never) == [{"text": "t", "candidates": []}]
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder(Scoring(model="all-MiniLM-L6-v2"))
+
+
+def test_good_tags_beat_tags_of_another_text(embedder: Embedder) -> None:
+    text = "The centrifugal governor of James Watt keeps a steam engine at a steady speed."
+    rows = [{"text": text, "candidates": [{"sample": 0, "tags": ["bread", "oven"]}, {"sample": 1, "tags": ["steam engine"]}]}]
+    best, worst = score_rows(rows, embedder.texts, embedder.tags)[0]["candidates"]
+    assert best["sample"] == 1
+    assert best["score"] > worst["score"] + 0.3
+
+
+def test_score_does_not_depend_on_the_batch(embedder: Embedder) -> None:
+    texts = ["A short text.", "A text that is a good deal longer than the others are, and so pads them all in a batch."]
+    together = embedder.texts(texts)
+    alone = np.concatenate([embedder.texts([text]) for text in texts])
+    assert np.abs(together - alone).max() < 1e-5
+
+
+def test_pooling_is_the_models_own(embedder: Embedder) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from scoring.embedder import model_path
+
+    reference = SentenceTransformer(model_path("all-MiniLM-L6-v2"), device="cpu")
+    strings = ["one", tag_string(["steam engine", "governor"])]
+    assert np.abs(embedder.tags(strings) - reference.encode(strings)).max() < 1e-5
+
+
+def test_a_prefix_changes_only_its_own_side() -> None:
+    plain, prefixed = (Embedder(Scoring(model="all-MiniLM-L6-v2", text_prefix=prefix)) for prefix in ("", "query: "))
+    assert not np.allclose(plain.texts(["x"]), prefixed.texts(["x"]))
+    assert np.allclose(plain.tags(["x"]), prefixed.tags(["x"]), atol=1e-6)
+
+
+def test_a_missing_model_is_named() -> None:
+    with pytest.raises(UserError, match="Cannot load the embedding model /nowhere"):
+        Embedder(Scoring(model="/nowhere"))

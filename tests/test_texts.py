@@ -1,0 +1,163 @@
+"""Reading, normalising, dropping duplicates, splitting."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.parquet import read_rows as read_parquet
+from cluster.progress import Progress
+from cluster.run_dir import RunDir
+from configs.errors import UserError
+from configs.load import validate
+from configs.schema import Config, Data
+from generation.preview import preview
+from generation.readers import detect_format, read_rows
+from generation.texts import Texts, hold_out, normalise, prepare, text_id
+
+
+def config_for(path: Path, tmp_path: Path, **data: Any) -> Config:
+    return validate(
+        {
+            "run": {"name": "t", "root": str(tmp_path / "runs")},
+            "data": {"path": str(path), **data},
+            "model": {"base": "demo"},
+        }
+    )
+
+
+def texts_of(path: Path, **data: Any) -> list[Any]:
+    column = data.get("column", "text")
+    return [row.values.get(column) for row in read_rows(Data(path=str(path), **data))]
+
+
+def test_every_format_reads_the_same_texts(tmp_path: Path) -> None:
+    texts = ["One text.", 'Two, with "quotes" and é.', "Three."]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("text\n" + "".join('"' + text.replace('"', '""') + '"\n' for text in texts))
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    squad = {"data": [{"title": "T", "paragraphs": [{"context": text, "qas": []} for text in texts]}]}
+    (tmp_path / "a.json").write_text(json.dumps(squad))
+    for ending in ("jsonl", "parquet", "csv", "txt", "json"):
+        assert texts_of(tmp_path / f"a.{ending}") == texts, ending
+
+
+def test_a_dataset_saved_to_disk_and_a_folder_of_files(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["one", "two"]}).save_to_disk(tmp_path / "saved")
+    assert detect_format(Data(path=str(tmp_path / "saved"))) == "disk"
+    assert texts_of(tmp_path / "saved") == ["one", "two"]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for number in (2, 1):
+        (parts / f"{number}.jsonl").write_text(json.dumps({"text": str(number)}) + "\n")
+    assert texts_of(parts) == ["1", "2"]
+
+
+def test_a_paragraph_of_plain_text_spans_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("first line\nsecond line\n\n\nnext paragraph")
+    assert texts_of(tmp_path / "a.txt") == ["first line second line", "next paragraph"]
+
+
+def test_bad_rows_are_rejected_with_their_reason_and_cost_no_other(tmp_path: Path) -> None:
+    lines = [
+        b'{"text": "good one", "id": 1}',
+        b'{"text": "broken',
+        b'{"other": "no text"}',
+        b'{"text": null}',
+        b'{"text": "  \\u0000 "}',
+        b'{"text": 7}',
+        b'{"text": "\xff\xfe"}',
+        b'{"text": "\\ud800"}',
+        b"[1]",
+        b'{"text": "good\\n one"}',
+        b'{"text": "good two"}',
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    config = config_for(tmp_path / "a.jsonl", tmp_path, held_out=0.0)
+    run = RunDir.of(config)
+    run.create()
+    counts = prepare(run, config, Progress("texts", "rows"))
+    assert counts["rows"] == 11
+    assert counts["dropped"] == {
+        "broken_line": 2,
+        "missing_column": 1,
+        "null_text": 1,
+        "empty_text": 1,
+        "not_text": 1,
+        "invalid_utf8": 2,
+        "duplicate": 1,
+    }
+    train = list(read_parquet(run.path / "texts" / "train.parquet"))
+    assert [row["text"] for row in train] == ["good one", "good two"]
+    assert json.loads(train[0]["meta"]) == {"id": 1}
+    rejects = list(read_parquet(run.path / "rejects" / "texts"))
+    assert Counter(row["reason"] for row in rejects) == Counter(counts["dropped"])
+    assert run.ledger()["texts"]["rows"] == {"in": 11, "out": 2, "dropped": counts["dropped"]}
+
+
+def test_errors_that_the_user_can_mend(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}\n')
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("body\nx\n")
+    (tmp_path / "bad.json").write_text("{}")
+    (tmp_path / "a.xyz").write_text("x")
+    for file in ("a.jsonl", "a.parquet", "a.csv"):
+        with pytest.raises(UserError, match=r"no column 'text'; it has: body"):
+            prepare(RunDir(tmp_path / "run"), config_for(tmp_path / file, tmp_path), Progress("texts", "rows"))
+    with pytest.raises(UserError, match="No such file"):
+        detect_format(Data(path=str(tmp_path / "none.jsonl")))
+    with pytest.raises(UserError, match="not SQuAD JSON"):
+        texts_of(tmp_path / "bad.json")
+    with pytest.raises(UserError, match="Cannot tell the format"):
+        detect_format(Data(path=str(tmp_path / "a.xyz")))
+
+
+@given(st.text(max_size=60))
+def test_normalise_is_idempotent_and_ids_depend_on_it_alone(text: str) -> None:
+    once = normalise(text)
+    assert normalise(once) == once
+    if not any("\ud800" <= character <= "\udfff" for character in text):
+        assert text_id(once) == text_id(normalise(f"  {once}\n"))
+        assert -(2**63) <= text_id(once) < 2**63
+
+
+def test_text_id_is_fixed_for_ever() -> None:
+    assert text_id("The governor holds the engine's speed.") == -916144202885750644
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5), st.integers(1, 50), min_size=1, max_size=30))
+def test_held_out_articles_come_close_to_the_share(counts: dict[str, int]) -> None:
+    articles = Counter(counts)
+    held = hold_out(articles, 0.3, seed=1)
+    taken = sum(articles[name] for name in held)
+    assert abs(taken - 0.3 * articles.total()) <= max(articles.values())
+    assert held == hold_out(Counter(dict(reversed(list(counts.items())))), 0.3, seed=1)
+
+
+def test_articles_are_held_out_whole(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i} of {i % 10}", "title": f"article {i % 10}"} for i in range(200)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_for(tmp_path / "a.jsonl", tmp_path, held_out=0.3, held_out_by="article")
+    run = RunDir.of(config)
+    run.create()
+    counts = prepare(run, config, Progress("texts", "rows"))
+    sides = [{row["article"] for row in read_parquet(run.path / "texts" / f"{s}.parquet")} for s in ("train", "held_out")]
+    assert not sides[0] & sides[1]
+    assert counts["held_out"] == 60
+
+
+def test_preview_counts_and_never_asks_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": "x"}\n{"text": null}\n')
+    found = preview(Data(path=str(tmp_path / "a.jsonl")))
+    assert "1 distinct texts in 3 rows" in found
+    assert "1 duplicate, 1 null_text" in found
+    assert "squad_v2, split train, from the Hugging Face hub" in preview(Data(path="squad_v2"))
