@@ -60,7 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/demo.yaml")
         command.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as training.beta=0.5")
         command.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
-        command.add_argument("--verbose", action="store_true", help="show what the libraries print, instead of logging it")
+        command.add_argument(
+            "--verbose", action="store_true", help="show what the libraries print, instead of logging it"
+        )
     for name, help_ in (
         ("verify", "check a run's files against every invariant; exit status 0 or 1"),
         ("report", "write report.html anew from report.json"),

@@ -38,13 +38,17 @@ def run_stages(run: RunDir, config: Config, wanted: list[str], verbose: bool) ->
         if missing:
             raise UserError(
                 f"The {pending[0]} stage needs {', '.join(missing)}, which {run.path} does not hold yet.",
-                f"Do `semtag {'rank' if missing[0] in ('texts', 'base') else missing[0]}` first, or all with `semtag run`.",
+                f"Do `semtag {_command_of(missing[0])}` first, or all with `semtag run`.",
             )
     for stage in pending:
         status = run_module(MODULES[stage], [str(run.path), *(["--verbose"] if verbose else [])])
         if status:
             return status
     return 0
+
+
+def _command_of(stage: str) -> str:
+    return "rank" if stage in ("texts", "base") else stage
 
 
 def run_module(module: str, arguments: list[str]) -> int:

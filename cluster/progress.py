@@ -15,7 +15,9 @@ class Progress:
     `total` may stay None while it is unknown. `note` is shown behind the figures.
     """
 
-    def __init__(self, label: str, unit: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, label: str, unit: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         self.label, self.unit = label, unit
         self.total: int | None = None
         self.count = 0
@@ -53,7 +55,8 @@ class Progress:
     def _show(self) -> None:
         self._last_shown = self._clock()
         if not self._live:
-            return self.say(self.line())
+            self.say(self.line())
+            return
         bar = "" if not self.total else _bar(self.count / self.total) + " "
         print(f"\r\x1b[2K{self.label:>9}  {bar}{self.line()}", end="", file=self._stream, flush=True)
 
@@ -64,7 +67,9 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._clear()
 
 

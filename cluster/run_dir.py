@@ -113,16 +113,12 @@ class RunDir:
         """Record that the stage runs, with the values that shape it, and forget what a killed attempt left."""
         self._clear_partial()
         values = shaping_values(config, stage)
-        self._set_stage(
-            stage, {"state": "running", "started": _now(), "config": values, "identity": identity(values)}
-        )
+        self._set_stage(stage, {"state": "running", "started": _now(), "config": values, "identity": identity(values)})
 
     def finish(self, stage: str, counts: dict[str, Any], versions: dict[str, str]) -> None:
         """Record that the stage is done."""
         entry = self.manifest()["stages"][stage]
-        self._set_stage(
-            stage, entry | {"state": "done", "finished": _now(), "counts": counts, "versions": versions}
-        )
+        self._set_stage(stage, entry | {"state": "done", "finished": _now(), "counts": counts, "versions": versions})
 
     def _set_stage(self, stage: str, entry: dict[str, Any]) -> None:
         manifest = self.manifest()

@@ -67,7 +67,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}", "Mend the line it names.") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds a {type(values).__name__}, not keys and values.", "Write `section: {key: value}`.")
+        raise UserError(
+            f"{path} holds a {type(values).__name__}, not keys and values.", "Write `section: {key: value}`."
+        )
     return values
 
 

@@ -3,10 +3,11 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.config import JsonDict
 
 # Marks keys that change how fast or where a run works, never what it makes:
 # a resumed run may differ from its first start in these alone.
-OPERATIONAL = {"operational": True}
+OPERATIONAL: JsonDict = {"operational": True}
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -81,7 +82,7 @@ class Model(Section):
 
     base: str = Field(description="Path or hub name of the base model, or 'demo' to build a small one here.")
     chat_template: str | None = Field(None, description="Jinja file that replaces the model's chat template.")
-    demo: DemoModel = Field(default_factory=DemoModel, description="The builder's settings, when base is 'demo'.")
+    demo: DemoModel = Field(DemoModel(), description="The builder's settings, when base is 'demo'.")
 
 
 PUBLISHED_SYSTEM = (
@@ -165,7 +166,7 @@ class Training(Section):
     likelihood_weight: float = Field(0.0, ge=0, le=100, description="Weight of -log p(chosen) per token in the loss.")
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning-rate schedule.")
-    warmup: Fraction = Field(0.1, description="Share of steps that warm up.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up.")
     epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the pairs.")
     max_steps: Positive | None = Field(None, description="Stop after this many steps; overrides epochs.")
     batch_size: Positive = Field(8, description="Pairs per device and forward pass.")
@@ -177,7 +178,7 @@ class Training(Section):
     gradient_checkpointing: bool = operational(False, "Trade compute for memory.")
     save_steps: Positive = operational(100, "Steps between checkpoints.")
     report_to: list[str] = operational(["tensorboard"], "Trackers of the training curves.")
-    lora: Lora = Field(default_factory=Lora, description="The adapter.")
+    lora: Lora = Field(Lora(), description="The adapter.")
 
 
 class Evaluation(Section):
@@ -202,13 +203,13 @@ class Config(Section):
     run: Run
     data: Data
     model: Model
-    prompt: Prompt = Field(default_factory=Prompt)
-    sampling: Sampling = Field(default_factory=Sampling)
-    scoring: Scoring = Field(default_factory=Scoring)
-    pairs: Pairs = Field(default_factory=Pairs)
-    training: Training = Field(default_factory=Training)
-    evaluation: Evaluation = Field(default_factory=Evaluation)
-    cluster: Cluster = Field(default_factory=Cluster)
+    prompt: Prompt = Field(Prompt())
+    sampling: Sampling = Field(Sampling())
+    scoring: Scoring = Field(Scoring())
+    pairs: Pairs = Field(Pairs())
+    training: Training = Field(Training())
+    evaluation: Evaluation = Field(Evaluation())
+    cluster: Cluster = Field(Cluster())
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

@@ -36,7 +36,9 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
             (scratch / arm).mkdir()
             # An engine a model: a batch that mixed base and adapter requests would answer all with the adapter.
             with ray_session(config):
-                sample_and_score(texts, scratch / arm, one_sample, base_model(run, config), adapter, DECODINGS, progress)
+                sample_and_score(
+                    texts, scratch / arm, one_sample, base_model(run, config), adapter, DECODINGS, progress
+                )
         report = build_report(run, config, scratch)
     with run.writing("evaluation") as folder:
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -53,7 +53,7 @@ def bootstrap_mean(values_N: np.ndarray, resamples: int, seed: int, confidence: 
 
 
 def cohens_d(first_N: np.ndarray, second_N: np.ndarray) -> float | None:
-    """Standardised mean difference, second minus first, over the pooled sd; None with fewer than two texts or no spread."""
+    """Mean of second minus first over their pooled sd; None with fewer than two texts or no spread."""
     if min(len(first_N), len(second_N)) < 2:
         return None
     pooled = math.sqrt((first_N.var(ddof=1) + second_N.var(ddof=1)) / 2)

@@ -65,4 +65,6 @@ def _read_template(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"Cannot read the chat template {path}: {error.strerror}", "Check model.chat_template.") from None
+        raise UserError(
+            f"Cannot read the chat template {path}: {error.strerror}", "Check model.chat_template."
+        ) from None

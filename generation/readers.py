@@ -11,7 +11,14 @@ from typing import Any
 from configs.errors import UserError
 from configs.schema import Data
 
-ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv", ".txt": "text", ".json": "squad"}
+ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".txt": "text",
+    ".json": "squad",
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,9 @@ def detect_format(data: Data) -> str:
         return endings.pop()
     if path.exists():
         if path.suffix not in ENDINGS:
-            raise UserError(f"Cannot tell the format of {path}.", f"Set data.format; known endings: {', '.join(ENDINGS)}.")
+            raise UserError(
+                f"Cannot tell the format of {path}.", f"Set data.format; known endings: {', '.join(ENDINGS)}."
+            )
         return ENDINGS[path.suffix]
     if path.suffix or path.is_absolute() or data.path.startswith("."):
         raise _missing(path)
@@ -136,7 +145,9 @@ def _read_squad(file: Path, data: Data) -> Iterator[Row]:
         articles = json.loads(file.read_text(encoding="utf-8"))["data"]
         nested = [(article["title"], article["paragraphs"]) for article in articles]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is not SQuAD JSON ({error!r}).", "Set data.format; JSON lines end in .jsonl.") from None
+        raise UserError(
+            f"{file} is not SQuAD JSON ({error!r}).", "Set data.format; JSON lines end in .jsonl."
+        ) from None
     for title, paragraphs in nested:
         for number, paragraph in enumerate(paragraphs):
             values = {data.column: paragraph.get("context"), "title": title}

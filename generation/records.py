@@ -42,6 +42,4 @@ SAMPLED = pa.schema(
     ]
 )
 
-REJECT = pa.schema(
-    [("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("row", pa.string())]
-)
+REJECT = pa.schema([("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("row", pa.string())])

@@ -1,4 +1,4 @@
-"""The pairs stage: two passes over ranked/, the first to count, the second to write; memory is 8 bytes a format pair."""
+"""The pairs stage: two passes over ranked/, one to count and one to write; it holds 8 bytes a format pair."""
 
 from array import array
 from collections import Counter
@@ -26,7 +26,10 @@ def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     threshold = cap_threshold(hashes, quota)
     pairs, lists, dropped, texts = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     with run.writing("pairs") as pairs_folder, run.writing("lists") as lists_folder:
-        with RowWriter(pairs_folder / "rows.parquet", PAIR) as out, RowWriter(lists_folder / "rows.parquet", LIST) as ls:
+        with (
+            RowWriter(pairs_folder / "rows.parquet", PAIR) as out,
+            RowWriter(lists_folder / "rows.parquet", LIST) as ls,
+        ):
             for row in read_rows(ranked):
                 found = match(row["text_id"], row["candidates"], config.pairs, seed)
                 for match_ in found.similarity:

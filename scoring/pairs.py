@@ -116,7 +116,7 @@ def _meetings(candidates: list[Candidate], pairs: Pairs) -> Iterator[Match]:
     """Which candidates meet, as unordered pairs in a fixed order."""
     in_order = sorted(candidates, key=lambda c: c["sample"])
     if pairs.strategy == "first_two":
-        yield from zip(in_order[:1], in_order[1:2], strict=False)
+        yield from itertools.combinations(in_order[:2], 2)
         return
     if pairs.strategy == "all_pairs":
         yield from itertools.combinations(in_order, 2)
@@ -129,7 +129,7 @@ def _meetings(candidates: list[Candidate], pairs: Pairs) -> Iterator[Match]:
     if best is not None and malformed:
         yield best, malformed[0]
     if not valid:
-        yield from zip(malformed[:1], malformed[1:2], strict=False)
+        yield from itertools.combinations(malformed[:2], 2)
 
 
 def _by_score(candidate: Candidate) -> tuple[float, int]:

@@ -113,7 +113,9 @@ def _candidates(run: RunDir, config: Config) -> Problems:
         if sorted(c["sample"] for c in candidates) != list(range(samples)):
             yield f"{where}: samples {[c['sample'] for c in candidates]}, expected {samples}"
         scores = [c["score"] for c in candidates if c["score"] is not None]
-        if scores != sorted(scores, reverse=True) or [c["rank"] for c in candidates[: len(scores)]] != list(range(len(scores))):
+        if scores != sorted(scores, reverse=True) or [c["rank"] for c in candidates[: len(scores)]] != list(
+            range(len(scores))
+        ):
             yield f"{where}: not in order of score: {scores}"
         for c in candidates:
             parsed = parse(c["completion"], prompt.max_tags, prompt.max_tag_words, c["finish_reason"] == "length")

@@ -79,7 +79,8 @@ def test_at_most_so_many_a_text_whatever_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("similarity", "share", "quota"), [(80, 0.2, 20), (81, 0.2, 20), (83, 0.2, 20), (84, 0.2, 21), (0, 0.2, 0), (9, 0, 0)]
+    ("similarity", "share", "quota"),
+    [(80, 0.2, 20), (81, 0.2, 20), (83, 0.2, 20), (84, 0.2, 21), (0, 0.2, 0), (9, 0, 0)],
 )
 def test_quota_by_hand(similarity: int, share: float, quota: int) -> None:
     assert format_quota(similarity, share) == quota
@@ -141,5 +142,7 @@ def test_rows_say_what_was_sampled() -> None:
 
 
 def test_hash_depends_on_text_and_samples() -> None:
-    hashes = {pair_hash(seed, text, (FIVE[i], FIVE[j])) for seed in (0, 1) for text in (1, 2) for i, j in ((0, 1), (1, 0))}
+    hashes = {
+        pair_hash(seed, text, (FIVE[i], FIVE[j])) for seed in (0, 1) for text in (1, 2) for i, j in ((0, 1), (1, 0))
+    }
     assert len(hashes) == 8

@@ -53,7 +53,12 @@ def embedder() -> Embedder:
 
 def test_good_tags_beat_tags_of_another_text(embedder: Embedder) -> None:
     text = "The centrifugal governor of James Watt keeps a steam engine at a steady speed."
-    rows = [{"text": text, "candidates": [{"sample": 0, "tags": ["bread", "oven"]}, {"sample": 1, "tags": ["steam engine"]}]}]
+    rows = [
+        {
+            "text": text,
+            "candidates": [{"sample": 0, "tags": ["bread", "oven"]}, {"sample": 1, "tags": ["steam engine"]}],
+        }
+    ]
     best, worst = score_rows(rows, embedder.texts, embedder.tags)[0]["candidates"]
     assert best["sample"] == 1
     assert best["score"] > worst["score"] + 0.3

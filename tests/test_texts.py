@@ -19,7 +19,7 @@ from configs.load import validate
 from configs.schema import Config, Data
 from generation.preview import preview
 from generation.readers import detect_format, read_rows
-from generation.texts import Texts, hold_out, normalise, prepare, text_id
+from generation.texts import hold_out, normalise, prepare, text_id
 
 
 def config_for(path: Path, tmp_path: Path, **data: Any) -> Config:
@@ -150,7 +150,9 @@ def test_articles_are_held_out_whole(tmp_path: Path) -> None:
     run = RunDir.of(config)
     run.create()
     counts = prepare(run, config, Progress("texts", "rows"))
-    sides = [{row["article"] for row in read_parquet(run.path / "texts" / f"{s}.parquet")} for s in ("train", "held_out")]
+    sides = [
+        {row["article"] for row in read_parquet(run.path / "texts" / f"{s}.parquet")} for s in ("train", "held_out")
+    ]
     assert not sides[0] & sides[1]
     assert counts["held_out"] == 60
 

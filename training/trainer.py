@@ -27,6 +27,8 @@ class PreferenceTrainer(DPOTrainer):
     """
 
     first_loss_checked = False
+    loss_types: list[str]
+    loss_weights: list[float]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         if model.training and not self.first_loss_checked:

@@ -1,0 +1,163 @@
+"""The real engine against transformers: log-probabilities, seeds, adapters, odd templates."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from configs.load import load_config
+from configs.schema import Config, Model, Prompt
+from generation.prompts import PLAIN_TEMPLATE, build_messages, load_tokenizer, prompt_ids, takes_system_role
+from generation.records import TEXT
+from generation.sampler import Sampler, seed_of
+from tests.conftest import ROOT, TINY
+
+TEXTS = ["The governor holds the speed of a steam engine.", "Bees make honey in a hive.", "Glass is sand and ash."]
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load_config(ROOT / "configs" / "demo.yaml", TINY)
+
+
+@pytest.fixture(scope="module")
+def base(finished_run: Path) -> str:
+    return str(finished_run / "base")
+
+
+def table(texts: list[str], decoding: str = "sampled") -> pa.Table:
+    rows = [
+        {"text_id": i, "text": text, "article": None, "meta": "{}", "decoding": decoding} for i, text in enumerate(texts)
+    ]
+    return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
+
+
+class Engine:
+    """A sampler with an event loop of its own, as an actor has one."""
+
+    def __init__(self, config: Config, model: str, adapter: str | None = None) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.sampler = self.loop.run_until_complete(self._start(config, model, adapter))
+
+    async def _start(self, config: Config, model: str, adapter: str | None) -> Sampler:
+        return Sampler(config, model, adapter)
+
+    def __call__(self, texts: list[str], decoding: str = "sampled") -> list[dict[str, Any]]:
+        result: pa.Table = self.loop.run_until_complete(self.sampler(table(texts, decoding)))
+        rows: list[dict[str, Any]] = result.to_pylist()
+        return rows
+
+    def close(self) -> None:
+        self.sampler.engine.shutdown()
+        self.loop.close()
+
+
+@pytest.fixture(scope="module")
+def tuned(config: Config, base: str, finished_run: Path) -> Iterator[Engine]:
+    """Serves the adapter."""
+    engine = Engine(config, base, str(finished_run / "model"))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def plain(config: Config, base: str) -> Iterator[Engine]:
+    """Serves the base model."""
+    engine = Engine(config, base)
+    yield engine
+    engine.close()
+
+
+def reference_logprobs(model: Any, tokenizer: Any, row: dict[str, Any]) -> list[float]:
+    """Summed log-probabilities of the candidates by transformers, the end token included."""
+    prompt = prompt_ids(tokenizer, row["prompt"])
+    found = []
+    for candidate in row["candidates"]:
+        completion = tokenizer(candidate["completion"], add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[*prompt, *completion, tokenizer.eos_token_id]])
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(prompt) - 1 : -1]
+        targets = ids[0, len(prompt) :]
+        found.append(float(torch.log_softmax(logits, -1).gather(-1, targets[:, None]).sum()))
+    return found
+
+
+def compare(row: dict[str, Any], model: Any, tokenizer: Any) -> int:
+    """Compare the candidates whose text encodes to the very tokens that were sampled; returns how many did."""
+    compared = 0
+    for candidate, expected in zip(row["candidates"], reference_logprobs(model, tokenizer, row), strict=True):
+        tokens = len(tokenizer(candidate["completion"], add_special_tokens=False)["input_ids"]) + 1
+        if candidate["finish_reason"] == "stop" and tokens == candidate["num_tokens"]:
+            assert candidate["logprob"] == pytest.approx(expected, abs=1e-3 * tokens)
+            compared += 1
+    return compared
+
+
+def test_base_and_adapter_give_transformers_log_probabilities(
+    plain: Engine, tuned: Engine, base: str, finished_run: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(base, Model(base=base))
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    assert sum(compare(row, model, tokenizer) for row in plain(TEXTS)) > 0
+    adapted = PeftModel.from_pretrained(model, str(finished_run / "model")).eval()
+    assert sum(compare(row, adapted, tokenizer) for row in tuned(TEXTS)) > 0
+
+
+def test_a_text_draws_the_same_candidates_alone_and_in_a_batch(plain: Engine) -> None:
+    together, alone = plain(TEXTS), plain(TEXTS[:1])
+    completions = [[c["completion"] for c in row["candidates"]] for row in together]
+    assert [c["completion"] for c in alone[0]["candidates"]] == completions[0]
+    assert len(set(completions[0])) > 1
+
+
+def test_greedy_gives_one_candidate(plain: Engine) -> None:
+    first, second = plain(TEXTS[:1], "greedy"), plain(TEXTS[:1], "greedy")
+    assert len(first[0]["candidates"]) == 1
+    assert first == second
+
+
+def test_a_text_over_the_context_costs_no_other(plain: Engine) -> None:
+    rows = plain([TEXTS[0], "word " * 2000, TEXTS[1]])
+    assert [row["reason"] for row in rows] == [None, "too_long", None]
+    assert "room for 488" in rows[1]["detail"]
+    assert [len(row["candidates"]) for row in rows] == [3, 0, 3]
+
+
+def test_seeds_depend_on_run_and_text_alone() -> None:
+    seeds = {seed_of(run, text) for run in range(5) for text in range(200)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**62 for seed in seeds)
+
+
+def test_a_template_without_a_system_role_gets_it_in_the_users_message(base: str) -> None:
+    tokenizer = load_tokenizer(base, Model(base=base))
+    assert takes_system_role(tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    assert not takes_system_role(tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    assert not takes_system_role(tokenizer)
+    prompt = Prompt(system="S", user="U {text}")
+    assert build_messages("{text} t", prompt, True)[1]["content"] == "U {text} t"
+    assert build_messages("t", prompt, False) == [{"role": "user", "content": "S\n\nU t"}]
+    assert build_messages("t", Prompt(system="", user="{text}"), True) == [{"role": "user", "content": "t"}]
+
+
+def test_a_checkpoint_without_a_template_gets_the_plain_one(base: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(base, Model(base=base))
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    plain = load_tokenizer(tmp_path, Model(base="x"))
+    assert plain.chat_template == PLAIN_TEMPLATE
+    rendered = plain.apply_chat_template([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], tokenize=False)
+    assert rendered == "q\n\na</s>"
+    own = tmp_path / "own.jinja"
+    own.write_text("OWN")
+    assert load_tokenizer(tmp_path, Model(base="x", chat_template=str(own))).chat_template == "OWN"

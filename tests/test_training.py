@@ -1,0 +1,215 @@
+"""Training on the real TRL: the first loss, parity, lengths, resuming, and the demo's builder."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import Model, Training
+from generation.prompts import build_messages, load_tokenizer, prompt_ids
+from tests.conftest import ROOT, TINY, semtag, tiny_demo
+from training.data import fit_length, load_pairs
+from training.demo_answers import Salience, draw_answer
+from training.demo_model import pack
+from training.launch import last_checkpoint, load_base, lora_config
+from training.trainer import PreferenceTrainer, expected_first_loss, score_completions_only, trainer_arguments
+
+
+@pytest.fixture(scope="module")
+def base(finished_run: Path) -> str:
+    return str(finished_run / "base")
+
+
+@pytest.fixture(scope="module")
+def pairs(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return load_pairs(finished_run / "pairs", tmp_path_factory.mktemp("cache"))
+
+
+def trainer_for(base: str, pairs: Dataset, out: Path, **settings: Any) -> PreferenceTrainer:
+    training = Training(max_steps=3, batch_size=4, report_to=[], learning_rate=1e-3, **settings)
+    return PreferenceTrainer(
+        model=load_base(base, training),
+        args=trainer_arguments(training, str(out), 0, on_gpu=False),
+        train_dataset=pairs,
+        processing_class=load_tokenizer(base, Model(base=base)),
+        peft_config=lora_config(training),
+    )
+
+
+def losses(trainer: PreferenceTrainer) -> list[float]:
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize(("beta", "first"), [(0.1, 25.0), (0.5, 1.0), (2.0, 0.0625)])
+def test_the_first_loss_is_known(beta: float, first: float, base: str, pairs: Dataset, tmp_path: Path) -> None:
+    assert expected_first_loss(beta) == pytest.approx(first)
+    trainer = trainer_for(base, pairs, tmp_path, beta=beta)
+    assert losses(trainer)[0] == pytest.approx(first, rel=1e-4)
+    assert trainer.first_loss_checked
+
+
+def test_the_likelihood_term_adds_to_the_loss_but_not_to_the_check(base: str, pairs: Dataset, tmp_path: Path) -> None:
+    assert losses(trainer_for(base, pairs, tmp_path, beta=0.5, likelihood_weight=1.0))[0] > 1.5
+
+
+def test_a_false_start_is_refused(base: str, pairs: Dataset, tmp_path: Path) -> None:
+    trainer = trainer_for(base, pairs, tmp_path)
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.5)
+    with pytest.raises(UserError, match=r"not 25 = \(1/\(2 beta\)\)\^2 at beta 0.1"):
+        trainer.train()
+
+
+def test_scoring_completions_only_changes_no_figure(
+    base: str, pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import trl.trainer.utils as utils
+
+    everything = losses(trainer_for(base, pairs, tmp_path / "all", beta=0.5))
+    monkeypatch.setattr(utils, "_use_triton", utils._use_triton)
+    score_completions_only()
+    assert losses(trainer_for(base, pairs, tmp_path / "some", beta=0.5)) == pytest.approx(everything, abs=1e-5)
+
+
+def test_nats_per_token_agree_with_the_loss_of_a_single_pair(base: str, pairs: Dataset, tmp_path: Path) -> None:
+    training = Training(max_steps=3, batch_size=1, beta=0.5, report_to=[], learning_rate=1e-3, warmup=0.0)
+    trainer = PreferenceTrainer(
+        model=load_base(base, training),
+        args=trainer_arguments(training, str(tmp_path), 0, on_gpu=False),
+        train_dataset=pairs,
+        processing_class=load_tokenizer(base, Model(base=base)),
+        peft_config=lora_config(training),
+    )
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for entry in entries:
+        assert entry["loss"] == pytest.approx((entry["nats_per_token/margin"] - 1.0) ** 2, abs=1e-4)
+    assert abs(entries[-1]["nats_per_token/margin"]) > 1e-4
+
+
+def test_a_pair_over_the_length_is_counted_not_cut(base: str) -> None:
+    tokenizer = load_tokenizer(base, Model(base=base))
+
+    def pair(words: int) -> dict[str, Any]:
+        prompt = [{"role": "user", "content": "word " * words}]
+        sides = {side: [{"role": "assistant", "content": f"[{side}]"}] for side in ("chosen", "rejected")}
+        return {"prompt": prompt, **sides}
+
+    short, long = pair(5), pair(300)
+    fitting, dropped = fit_length(Dataset.from_list([short, long, short]), tokenizer, 60)
+    assert (len(fitting), dict(dropped)) == (2, {"too_long": 1})
+    assert dict(fit_length(Dataset.from_list([short]), tokenizer, 60)[1]) == {}
+
+
+def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    for step in (2, 10, 30):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_a_killed_training_resumes_and_ends_as_if_undisturbed(finished_run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    shutil.copytree(finished_run, root / "demo", ignore=shutil.ignore_patterns("checkpoints", "model", "evaluation"))
+    run = root / "demo"
+    manifest = json.loads((run / "manifest.json").read_text())
+    for stage in ("train", "evaluate"):
+        del manifest["stages"][stage]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    command = [sys.executable, "-m", "cluster.cli", "train", *tiny_demo(root)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while last_checkpoint(run / "checkpoints") is None and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = semtag("train", *tiny_demo(root))
+    assert done.returncode == 0, done.stdout
+    assert "resuming from" in done.stdout
+    curves = [json.loads((path / "model" / "curve.json").read_text()) for path in (run, finished_run)]
+    assert [entry["loss"] for entry in curves[0]] == pytest.approx([entry["loss"] for entry in curves[1]], abs=1e-4)
+
+
+def test_four_bit_gradients_are_those_of_the_dequantised_weights(base: str) -> None:
+    import bitsandbytes.functional as quantised
+
+    four_bit = load_base(base, Training(four_bit=True))
+    dense = load_base(base, Training())
+    layers = dict(four_bit.named_modules())
+    with torch.no_grad():
+        for name, module in dense.named_modules():
+            weight = getattr(layers[name], "weight", None)
+            if hasattr(weight, "quant_state"):
+                module.weight.copy_(quantised.dequantize_4bit(weight.data, weight.quant_state))
+    ids = torch.randint(10, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for model in (four_bit, dense):
+        model.eval()
+        with torch.no_grad():
+            model(ids)  # the forward pass after which the layer would repack its weights
+        embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
+        model(inputs_embeds=embeddings, labels=ids).loss.backward()
+        gradients.append(embeddings.grad)
+    assert gradients[0].norm() > 0
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-3
+
+
+def test_labels_are_salient_words_of_the_opening() -> None:
+    texts = ["The governor keeps an engine steady."] + [f"The filler words of text {i} are plain." for i in range(60)]
+    assert Salience(texts).labels(texts[0], opening=14)[0] in ("governor", "engine", "keeps", "steady")
+
+
+def test_drawn_answers_are_malformed_as_often_as_asked() -> None:
+    import random
+
+    from generation.parse import parse
+
+    rng = random.Random(0)
+    answers = [draw_answer(["governor", "engine", "Watt"], rng, 3, malformed=0.2, generic=0.3) for _ in range(4000)]
+    share = sum(parse(answer).format != "valid" for answer in answers) / 4000
+    assert share == pytest.approx(0.2, abs=0.04)
+
+
+def test_answers_packed_behind_one_prompt_score_as_they_do_alone(base: str) -> None:
+    model = load_base(base, Training()).eval()
+    prompt, answers = [5, 20, 21, 22, 23], [[30, 31, 2], [40, 2], [50, 51, 52, 2]]
+    batch = pack([prompt], [answers], pad=3)
+    with torch.no_grad():
+        hidden = model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions).last_hidden_state
+        packed = torch.log_softmax(model.lm_head(hidden[batch.rows, batch.columns]), -1)
+        packed = packed.gather(-1, batch.targets[:, None]).flatten().split([len(answer) for answer in answers])
+        for answer, scores in zip(answers, packed, strict=True):
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            alone = torch.log_softmax(logits, -1).gather(-1, torch.tensor(answer)[:, None]).flatten()
+            assert torch.allclose(scores, alone, atol=1e-4)
+
+
+def test_the_demos_tokenizer_reads_back_what_it_writes_and_opens_with_the_prompt(base: str) -> None:
+    config = load_config(ROOT / "configs" / "demo.yaml", TINY)
+    tokenizer = load_tokenizer(base, config.model)
+    answer = "[steam engine][governor][James Watt]"
+    assert tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"]) == answer
+    messages = build_messages("A text about engines.", config.prompt, True)
+    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], return_dict=False)
+    prompt = prompt_ids(tokenizer, messages)
+    assert whole[: len(prompt)] == prompt
+    assert whole.count(tokenizer.eos_token_id) == 3
+    assert whole[-1] == tokenizer.eos_token_id
+    assert math.isclose(len(tokenizer), 600, rel_tol=0.3)
