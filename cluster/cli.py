@@ -91,7 +91,7 @@ def _do(command: str, config: Config, dry_run: bool, verbose: bool) -> int:
     if status:
         return status
     if already:
-        print(f"Nothing to do: {', '.join(wanted)} {'is' if len(wanted) == 1 else 'are'} done in {run.path}.")
+        print(f"All is done already in {run.path}: {', '.join(wanted)}.")
     if wanted[-1] == "evaluate":
         print(f"\n{result_table(run)}")
     return 0

@@ -1,6 +1,7 @@
 """What every stage process does around its work: find the run, keep the log, record its state, report errors."""
 
 import argparse
+import contextlib
 import errno
 import importlib.metadata
 import os
@@ -93,7 +94,8 @@ def _redirect_to_log(run: RunDir, stage: str) -> Any:
 
 
 def _fail(error: BaseException, run: RunDir, stage: str, terminal: Any) -> None:
-    traceback.print_exc()
+    with contextlib.suppress(OSError):  # the log's disk may be the full one
+        traceback.print_exc()
     user_error = _as_user_error(error, run)
     if user_error is not None:
         print(f"error: {user_error}", file=terminal, flush=True)

@@ -69,11 +69,11 @@ class DemoModel(Section):
     heads: int = Field(3, ge=3, le=16, description="Attention heads.")
     context: int = Field(512, ge=64, le=8192, description="Longest sequence in tokens.")
     crop: int = Field(120, ge=16, le=8192, description="Text tokens that training reads of each text.")
-    steps: int = Field(230, ge=1, le=100000, description="Optimizer steps.")
+    steps: int = Field(420, ge=1, le=100000, description="Optimizer steps.")
     batch_size: Positive = Field(12, description="Texts per step.")
     answers: Positive = Field(6, description="Answers drawn per text and step.")
     learning_rate: float = Field(2e-3, gt=0, le=0.1, description="Peak learning rate.")
-    malformed: Fraction = Field(0.07, description="Share of training answers that are malformed on purpose.")
+    malformed: Fraction = Field(0.12, description="Share of training answers that are malformed on purpose.")
     generic: Fraction = Field(0.35, description="Share of training tags replaced by a generic label.")
 
 

@@ -31,7 +31,8 @@ def base(finished_run: Path) -> str:
 
 def table(texts: list[str], decoding: str = "sampled") -> pa.Table:
     rows = [
-        {"text_id": i, "text": text, "article": None, "meta": "{}", "decoding": decoding} for i, text in enumerate(texts)
+        {"text_id": i, "text": text, "article": None, "meta": "{}", "decoding": decoding}
+        for i, text in enumerate(texts)
     ]
     return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
 
@@ -139,7 +140,9 @@ def test_seeds_depend_on_run_and_text_alone() -> None:
 def test_a_template_without_a_system_role_gets_it_in_the_users_message(base: str) -> None:
     tokenizer = load_tokenizer(base, Model(base=base))
     assert takes_system_role(tokenizer)
-    tokenizer.chat_template = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    )
     assert not takes_system_role(tokenizer)
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"
     assert not takes_system_role(tokenizer)
@@ -156,7 +159,9 @@ def test_a_checkpoint_without_a_template_gets_the_plain_one(base: str, tmp_path:
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
     plain = load_tokenizer(tmp_path, Model(base="x"))
     assert plain.chat_template == PLAIN_TEMPLATE
-    rendered = plain.apply_chat_template([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], tokenize=False)
+    rendered = plain.apply_chat_template(
+        [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], tokenize=False
+    )
     assert rendered == "q\n\na</s>"
     own = tmp_path / "own.jinja"
     own.write_text("OWN")

@@ -192,7 +192,9 @@ def test_answers_packed_behind_one_prompt_score_as_they_do_alone(base: str) -> N
     prompt, answers = [5, 20, 21, 22, 23], [[30, 31, 2], [40, 2], [50, 51, 52, 2]]
     batch = pack([prompt], [answers], pad=3)
     with torch.no_grad():
-        hidden = model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions).last_hidden_state
+        hidden = model.model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions
+        ).last_hidden_state
         packed = torch.log_softmax(model.lm_head(hidden[batch.rows, batch.columns]), -1)
         packed = packed.gather(-1, batch.targets[:, None]).flatten().split([len(answer) for answer in answers])
         for answer, scores in zip(answers, packed, strict=True):

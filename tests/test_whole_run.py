@@ -44,9 +44,9 @@ def test_every_candidate_is_there_with_its_log_probability(finished_run: Path) -
 
 
 def test_the_first_loss_and_the_curve(finished_run: Path) -> None:
-    beta = 0.5
+    beta = 1.0  # of configs/demo.yaml
     curve = json.loads((finished_run / "model" / "curve.json").read_text())
-    assert curve[0]["loss"] == pytest.approx((1 / (2 * beta)) ** 2, rel=0.2)  # with the likelihood term on top, if any
+    assert curve[0]["loss"] > (1 / (2 * beta)) ** 2  # the likelihood term lies on top
     assert curve[0]["nats_per_token/margin"] == pytest.approx(0, abs=1e-5)
     assert {entry["nats_per_token/target"] for entry in curve} == {1 / (2 * beta)}
 
@@ -55,7 +55,7 @@ def test_the_same_command_again_is_done_at_once(finished_run: Path) -> None:
     start = time.monotonic()
     again = semtag("run", *tiny_demo(finished_run.parent))
     assert again.returncode == 0
-    assert "Nothing to do" in again.stdout
+    assert "All is done" in again.stdout
     assert time.monotonic() - start < 10
 
 
