@@ -33,42 +33,53 @@ def sample_and_score(
 
     Sampling and scoring stream: a batch is scored while the next ones are being sampled.
     """
-    import ray
-    from ray.data import ActorPoolStrategy
+    import ray.data
 
-    sampling, scoring = config.sampling, config.scoring
     tally = Tally()
     progress.total = count_rows(texts) * len(decodings)
     rows = (
         ray.data.read_parquet(str(texts))
         .map_batches(_with_decodings, fn_kwargs={"decodings": decodings}, batch_format="pyarrow")
         # The reader merges small text rows into one block; a block a batch keeps every actor busy.
-        .repartition(target_num_rows_per_block=sampling.batch_size)
-        .map_batches(
-            Sampler,
-            fn_constructor_kwargs={"config": config, "model": model, "adapter": adapter},
-            batch_size=sampling.batch_size,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                size=sampling.actors,
-                max_tasks_in_flight_per_actor=sampling.in_flight,
-                max_concurrent_calls_per_actor=sampling.in_flight,
-            ),
-            num_cpus=1,
-            num_gpus=sampling.gpus_per_actor,
-        )
-        .map_batches(
-            Scorer,
-            fn_constructor_kwargs={"scoring": scoring, "tally": tally},
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=scoring.actors),
-            num_cpus=1,
-            num_gpus=scoring.gpus_per_actor,
-        )
+        .repartition(target_num_rows_per_block=config.sampling.batch_size)
     )
+    sampler = {"config": config, "model": model, "adapter": adapter}
+    rows = rows.map_batches(Sampler, fn_constructor_kwargs=sampler, **_sampler_pool(config))
+    scorer = {"scoring": config.scoring, "tally": tally}
+    rows = rows.map_batches(Scorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
     with tally.shown(progress):
         rows.write_parquet(str(out))
+
+
+def _sampler_pool(config: Config) -> dict[str, Any]:
+    """Where and how the engines run: several batches in flight in each, or its batch would run dry at every end."""
+    from ray.data import ActorPoolStrategy
+
+    sampling = config.sampling
+    in_flight = sampling.in_flight
+    return {
+        "batch_size": sampling.batch_size,
+        "batch_format": "pyarrow",
+        "compute": ActorPoolStrategy(
+            size=sampling.actors, max_tasks_in_flight_per_actor=in_flight, max_concurrent_calls_per_actor=in_flight
+        ),
+        "num_cpus": 1,
+        "num_gpus": sampling.gpus_per_actor,
+    }
+
+
+def _scorer_pool(config: Config) -> dict[str, Any]:
+    """Where and how the embedders run; a block of sampled rows is one call."""
+    from ray.data import ActorPoolStrategy
+
+    scoring = config.scoring
+    return {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "compute": ActorPoolStrategy(size=scoring.actors),
+        "num_cpus": 1,
+        "num_gpus": scoring.gpus_per_actor,
+    }
 
 
 def rank(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:

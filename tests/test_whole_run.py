@@ -19,7 +19,7 @@ def test_the_layout_of_a_finished_run(finished_run: Path) -> None:
     assert {path.name for path in (finished_run / "evaluation").iterdir()} >= {"report.html", "report.json"}
     model = {path.name for path in (finished_run / "model").iterdir()}
     assert model >= {"adapter_model.safetensors", "adapter_config.json", "README.md"}
-    assert not {name for name in model if name.endswith((".bin", ".pt", ".pkl"))}
+    assert not {name for name in model if name.endswith((".bin", ".pt", ".pkl", ".pickle"))}
     assert pq.read_schema(finished_run / "ranked" / "rows.parquet").equals(RANKED)
 
 

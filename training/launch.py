@@ -19,27 +19,20 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Fine-tune a LoRA adapter on the run's pairs and write it to model/; returns the final figures."""
     import torch
 
-    from training.data import fit_length, load_pairs
     from training.trainer import PreferenceTrainer, ShowProgress, score_completions_only, trainer_arguments
 
     training, checkpoints = config.training, run.path / "checkpoints"
-    on_gpu = torch.cuda.is_available()
     torch.manual_seed(config.run.seed)
     score_completions_only()
     base = base_model(run, config)
     tokenizer = load_tokenizer(base, config.model)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
     with run.scratch("pairs-cache") as cache:
-        loaded = load_pairs(run.path / "pairs", cache)
-        pairs, dropped = fit_length(loaded, tokenizer, training.max_length)
-        run.record("train", "pairs", len(loaded), len(pairs), dict(dropped))
-        if not len(pairs):
-            raise UserError(f"All {len(loaded)} pairs are longer than {training.max_length} tokens.",
-                            "Raise training.max_length.")  # fmt: skip
-        progress.say(f"{len(pairs):,} pairs; the first loss must be {(1 / (2 * training.beta)) ** 2:g}")
+        pairs = _fitting_pairs(run, config, tokenizer, cache)
+        progress.say(f"{len(pairs):,} pairs; IPO's first loss must be {(1 / (2 * training.beta)) ** 2:g}")
         trainer = PreferenceTrainer(
             model=load_base(base, training),
-            args=trainer_arguments(training, str(checkpoints), config.run.seed, on_gpu),
+            args=trainer_arguments(training, str(checkpoints), config.run.seed, torch.cuda.is_available()),
             train_dataset=pairs,
             processing_class=tokenizer,
             peft_config=lora_config(training),
@@ -53,12 +46,24 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     curve = [entry for entry in trainer.state.log_history if "loss" in entry]
     with run.writing("model") as folder:
         trainer.save_model(str(folder))
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
         tokenizer.save_pretrained(str(folder))
         (folder / "curve.json").write_text(json.dumps(curve))
         (folder / "README.md").write_text(model_card(config, len(pairs), curve), encoding="utf-8")
     _warn_if_falling(curve, progress)
-    end = tail_means(curve)
-    return {"pairs": len(pairs), "steps": trainer.state.global_step, **end}
+    return {"pairs": len(pairs), "steps": trainer.state.global_step, **tail_means(curve)}
+
+
+def _fitting_pairs(run: RunDir, config: Config, tokenizer: Any, cache: Path) -> Any:
+    """The run's pairs that fit into training.max_length; the others go to the ledger."""
+    from training.data import fit_length, load_pairs
+
+    loaded, most = load_pairs(run.path / "pairs", cache), config.training.max_length
+    pairs, dropped = fit_length(loaded, tokenizer, most)
+    run.record("train", "pairs", len(loaded), len(pairs), dict(dropped))
+    if not len(pairs):
+        raise UserError(f"All {len(loaded)} pairs are longer than {most} tokens.", "Raise training.max_length.")
+    return pairs
 
 
 def load_base(base: str, training: Training) -> Any:
