@@ -27,6 +27,11 @@ class Progress:
         self._clock = clock
         self._start = self._last_shown = clock()
 
+    def begin(self, total: int) -> None:
+        """Count anew, towards `total`."""
+        self.total, self.count, self.note = total, 0, ""
+        self._start = self._clock()
+
     def advance(self, by: int = 1, note: str = "") -> None:
         """Count `by` more units."""
         self.set(self.count + by, note)

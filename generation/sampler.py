@@ -14,6 +14,8 @@ from generation.texts import hash64
 
 Record = dict[str, Any]
 
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the largest ranks that vLLM makes room for
+
 
 def seed_of(run_seed: int, text_id: int) -> int:
     """Seed of a text's request, in [0, 2^62); vLLM gives sample i the seed + i.
@@ -127,7 +129,8 @@ def engine_arguments(config: Config, model: str, adapter: str | None) -> dict[st
         # Chunked prefill on a CPU refuses a request's own seed; max_num_seqs bounds the batch instead.
         arguments |= {"enable_chunked_prefill": False, "enforce_eager": True}
     if adapter:
-        arguments |= {"enable_lora": True, "max_lora_rank": max(8, config.training.lora.rank), "max_loras": 1}
+        rank = min(size for size in LORA_RANKS if size >= config.training.lora.rank)
+        arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
     return arguments
 
 

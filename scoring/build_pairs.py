@@ -20,7 +20,7 @@ from scoring.records import LIST, PAIR
 def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Ranked lists -> pairs/ and lists/; returns the counts. Raises UserError when there is no pair to train on."""
     ranked, seed = run.path / "ranked", config.run.seed
-    progress.total = 2 * count_rows(ranked)
+    progress.begin(2 * count_rows(ranked))
     similarity, hashes = _count(ranked, config, progress)
     quota = format_quota(similarity, config.pairs.format_share)
     threshold = cap_threshold(hashes, quota)

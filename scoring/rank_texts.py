@@ -36,7 +36,7 @@ def sample_and_score(
     import ray.data
 
     tally = Tally()
-    progress.total = count_rows(texts) * len(decodings)
+    progress.begin(count_rows(texts) * len(decodings))
     rows = (
         ray.data.read_parquet(str(texts))
         .map_batches(_with_decodings, fn_kwargs={"decodings": decodings}, batch_format="pyarrow")
