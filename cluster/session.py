@@ -10,6 +10,10 @@ from cluster.progress import Progress
 from configs.errors import UserError
 from configs.schema import Config
 
+# Ray replaces a node address of 127.0.0.1 by the machine's own and then listens on every interface, unless it is told
+# (by a switch named for other systems, read when Ray is imported) that it will never be part of a cluster.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1"}
+
 
 @contextlib.contextmanager
 def ray_session(config: Config) -> Iterator[None]:
@@ -17,16 +21,17 @@ def ray_session(config: Config) -> Iterator[None]:
 
     A private Ray gets more logical CPUs than the machine has: its actors wait for each other more than they compute.
     """
+    local = config.cluster.address == "local"
+    if local:
+        os.environ |= LOOPBACK
     import ray
     import ray.data
 
-    local = config.cluster.address == "local"
     if local:
         cpus = config.cluster.cpus or max(os.cpu_count() or 1, config.sampling.actors + config.scoring.actors + 4)
         options: dict[str, Any] = {
             "num_cpus": cpus,
             "object_store_memory": int(config.cluster.object_store_gb * 2**30),
-            "_node_ip_address": "127.0.0.1",
         }
     else:
         options = {}
