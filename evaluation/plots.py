@@ -54,7 +54,7 @@ def defects(figures: dict[str, Any], file: Path) -> None:
     """How the answers of both models are malformed, by reason."""
     _, axes = _axes()
     counts = figures["defects"]
-    reasons = sorted({*counts["base"], *counts["tuned"]}, key=lambda reason: -counts["base"].get(reason, 0))
+    reasons = sorted({*counts["base"], *counts["tuned"]}, key=lambda reason: (-counts["base"].get(reason, 0), reason))
     places = np.arange(len(reasons))
     for arm, colour, shift in (("base", BASE, -0.2), ("tuned", TUNED, 0.2)):
         axes.barh(places + shift, [counts[arm].get(reason, 0) for reason in reasons], 0.4, color=colour, label=arm)
