@@ -6,9 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1"}
+
+# A busy machine is no failure.
+settings.register_profile("semtag", deadline=None)
+settings.load_profile("semtag")
 
 # A model that learns to answer more or less in a few seconds, on few texts: the parts are real, the quality is not.
 TINY = [
