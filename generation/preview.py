@@ -16,9 +16,7 @@ def preview(data: Data) -> str:
     if detect_format(data) == "hub":
         return f"{data.path}, split {data.split}, from the Hugging Face hub (read when the run starts)"
     texts = Texts(data)
-    for number, row in enumerate(read_rows(data)):
-        if data.limit is not None and number >= data.limit:
-            break
+    for row in read_rows(data):
         texts.take(row)
     dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(texts.dropped.items()))
     return f"{len(texts.seen):,} distinct texts in {texts.rows:,} rows of {data.path}{dropped}"

@@ -32,7 +32,14 @@ class Row:
 
 
 def read_rows(data: Data) -> Iterator[Row]:
-    """Stream the rows of `data.path` in order. Raises UserError when the source as a whole cannot be read."""
+    """Stream the first `data.limit` rows of `data.path` in order, or all of them.
+
+    Raises UserError when the source as a whole cannot be read.
+    """
+    return itertools.islice(_all_rows(data), data.limit)
+
+
+def _all_rows(data: Data) -> Iterator[Row]:
     format_ = detect_format(data)
     if format_ in ("hub", "disk"):
         yield from _read_dataset(data, format_)

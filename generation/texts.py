@@ -5,7 +5,6 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     articles: Counter[str] = Counter()
     with run.writing("texts") as folder, run.writing("rejects/texts") as rejects:
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
-            for row in _limited(read_rows(config.data), config.data.limit):
+            for row in read_rows(config.data):
                 record = texts.take(row)
                 if "reason" in record:
                     bad.write(record)
@@ -153,13 +152,6 @@ def _split(folder: Path, config: Config, articles: Counter[str]) -> dict[str, in
     if not counts["train"]:
         raise UserError("No text is left to train on: all are held out.", "Lower data.held_out.")
     return counts
-
-
-def _limited(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
-    for number, row in enumerate(rows):
-        if limit is not None and number >= limit:
-            return
-        yield row
 
 
 if __name__ == "__main__":

@@ -19,7 +19,13 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Fine-tune a LoRA adapter on the run's pairs and write it to model/; returns the final figures."""
     import torch
 
-    from training.trainer import PreferenceTrainer, ShowProgress, score_completions_only, trainer_arguments
+    from training.trainer import (
+        PreferenceTrainer,
+        ShowProgress,
+        expected_first_loss,
+        score_completions_only,
+        trainer_arguments,
+    )
 
     training, checkpoints = config.training, run.path / "checkpoints"
     torch.manual_seed(config.run.seed)
@@ -29,7 +35,7 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
     with run.scratch("pairs-cache") as cache:
         pairs = _fitting_pairs(run, config, tokenizer, cache)
-        progress.say(f"{len(pairs):,} pairs; IPO's first loss must be {(1 / (2 * training.beta)) ** 2:g}")
+        progress.say(f"{len(pairs):,} pairs; IPO's first loss must be {expected_first_loss(training.beta):g}")
         trainer = PreferenceTrainer(
             model=load_base(base, training),
             args=trainer_arguments(training, str(checkpoints), config.run.seed, torch.cuda.is_available()),
