@@ -11,6 +11,7 @@ from generation.parse import parse
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
 from generation.records import SAMPLED
 from generation.texts import hash64
+from generation.widen_heads import widen_checkpoint
 
 Record = dict[str, Any]
 
@@ -42,9 +43,11 @@ class Sampler:
         self.config = config
         self.tokenizer = load_tokenizer(model, config.model)
         self.system_role = takes_system_role(self.tokenizer)
-        self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config, model, adapter)))
+        served = (model, adapter) if on_gpu else widen_checkpoint(model, adapter)
+        arguments = engine_arguments(config, *served) | {"tokenizer": model}
+        self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self.context = self.engine.model_config.max_model_len
-        self.adapter = _lora_request(adapter)
+        self.adapter = _lora_request(served[1])
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         rows = await asyncio.gather(*(self._sample(row) for row in batch.to_pylist()))

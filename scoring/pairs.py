@@ -24,11 +24,6 @@ class Matches:
     format: list[Match] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def considered(self) -> int:
-        """Matches looked at: kept and dropped."""
-        return len(self.similarity) + len(self.format) + self.dropped.total()
-
 
 def match(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) -> Matches:
     """The matches of one text under the configured strategy, before the global cap on format pairs.

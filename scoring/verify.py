@@ -163,7 +163,10 @@ def _cap(run: RunDir, config: Config) -> Problems:
 def main(path: str) -> int:
     """Print each check with what is wrong; returns 0 when all is well, 1 when not, 2 for what is no run."""
     try:
-        found: dict[str, Any] = verify(RunDir(path))
+        run = RunDir(path)
+        run.config()  # what is no run directory gets no lock file
+        with run.lock():
+            found: dict[str, Any] = verify(run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

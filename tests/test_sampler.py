@@ -37,6 +37,19 @@ def table(texts: list[str], decoding: str = "sampled") -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
 
 
+class Recorder(Sampler):
+    """Keeps what the engine gave; a candidate's text may encode to other tokens than were drawn."""
+
+    def __init__(self, config: Config, model: str, adapter: str | None = None) -> None:
+        super().__init__(config, model, adapter)
+        self.drawn: list[tuple[dict[str, Any], list[int]]] = []
+
+    def _candidate(self, output: Any) -> dict[str, Any]:
+        candidate = super()._candidate(output)
+        self.drawn.append((candidate, list(output.token_ids)))
+        return candidate
+
+
 class Engine:
     """A sampler with an event loop of its own, as an actor has one."""
 
@@ -44,8 +57,8 @@ class Engine:
         self.loop = asyncio.new_event_loop()
         self.sampler = self.loop.run_until_complete(self._start(config, model, adapter))
 
-    async def _start(self, config: Config, model: str, adapter: str | None) -> Sampler:
-        return Sampler(config, model, adapter)
+    async def _start(self, config: Config, model: str, adapter: str | None) -> Recorder:
+        return Recorder(config, model, adapter)
 
     def __call__(self, texts: list[str], decoding: str = "sampled") -> list[dict[str, Any]]:
         result: pa.Table = self.loop.run_until_complete(self.sampler(table(texts, decoding)))
@@ -73,29 +86,20 @@ def plain(config: Config, base: str) -> Iterator[Engine]:
     engine.close()
 
 
-def reference_logprobs(model: Any, tokenizer: Any, row: dict[str, Any]) -> list[float]:
-    """Summed log-probabilities of the candidates by transformers, the end token included."""
-    prompt = prompt_ids(tokenizer, row["prompt"])
-    found = []
-    for candidate in row["candidates"]:
-        completion = tokenizer(candidate["completion"], add_special_tokens=False)["input_ids"]
-        ids = torch.tensor([[*prompt, *completion, tokenizer.eos_token_id]])
-        with torch.no_grad():
-            logits = model(ids).logits[0, len(prompt) - 1 : -1]
-        targets = ids[0, len(prompt) :]
-        found.append(float(torch.log_softmax(logits, -1).gather(-1, targets[:, None]).sum()))
-    return found
-
-
-def compare(row: dict[str, Any], model: Any, tokenizer: Any) -> int:
-    """Compare the candidates whose text encodes to the very tokens that were sampled; returns how many did."""
-    compared = 0
-    for candidate, expected in zip(row["candidates"], reference_logprobs(model, tokenizer, row), strict=True):
-        tokens = len(tokenizer(candidate["completion"], add_special_tokens=False)["input_ids"]) + 1
-        if candidate["finish_reason"] == "stop" and tokens == candidate["num_tokens"]:
-            assert candidate["logprob"] == pytest.approx(expected, abs=1e-3 * tokens)
-            compared += 1
-    return compared
+def compare(engine: Engine, model: Any) -> None:
+    """Hold the candidates' log-probabilities against those of transformers, the end token included."""
+    for text in TEXTS:
+        engine.sampler.drawn.clear()
+        [row] = engine([text])
+        prompt = prompt_ids(engine.sampler.tokenizer, row["prompt"])
+        assert len(engine.sampler.drawn) == 3
+        for candidate, tokens in engine.sampler.drawn:
+            ids = torch.tensor([[*prompt, *tokens]])
+            with torch.no_grad():
+                logits = model(ids).logits[0, len(prompt) - 1 : -1]
+            expected = torch.log_softmax(logits, -1).gather(-1, torch.tensor(tokens)[:, None]).sum().item()
+            assert candidate["num_tokens"] == len(tokens)
+            assert candidate["logprob"] == pytest.approx(expected, abs=1e-3 * len(tokens))
 
 
 def test_base_and_adapter_give_transformers_log_probabilities(
@@ -104,11 +108,9 @@ def test_base_and_adapter_give_transformers_log_probabilities(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(base, Model(base=base))
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    assert sum(compare(row, model, tokenizer) for row in plain(TEXTS)) > 0
-    adapted = PeftModel.from_pretrained(model, str(finished_run / "model")).eval()
-    assert sum(compare(row, adapted, tokenizer) for row in tuned(TEXTS)) > 0
+    compare(plain, model)
+    compare(tuned, PeftModel.from_pretrained(model, str(finished_run / "model")).eval())
 
 
 def test_a_text_draws_the_same_candidates_alone_and_in_a_batch(plain: Engine) -> None:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.parquet import RowWriter, read_rows
+from cluster.run_dir import RunDir
 from scoring.records import PAIR, RANKED
 from tests.conftest import semtag, tiny_demo
 
@@ -83,6 +84,13 @@ def test_verify_holds_and_finds_what_was_tampered_with(finished_run: Path, tmp_p
     assert bad.returncode == 1
     for problem in ("is ranked twice", "train texts are not ranked", "left half-written", "pair "):
         assert problem in bad.stdout
+
+
+def test_verify_leaves_a_run_at_work_alone(finished_run: Path) -> None:
+    with RunDir(finished_run).lock():
+        busy = semtag("verify", str(finished_run))
+    assert busy.returncode == 2
+    assert "Another process works on" in busy.stderr
 
 
 def test_the_report_can_be_written_anew(finished_run: Path) -> None:

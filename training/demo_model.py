@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from configs.schema import Config, DemoModel
 from generation.prompts import build_messages, prompt_ids
 from training.demo_answers import GENERIC, Salience, draw_answer, spoil
-from training.demo_init import TokenRoles, install_circuits
+from training.demo_init import TokenRoles, hold, install_circuits
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '</s>' }}{% endfor %}"
@@ -119,6 +119,7 @@ def build(config: Config, texts: list[str], out: Path, report: Callable[[int, in
     examples = _examples(tokenizer, texts, config)
     model = build_model(tokenizer, demo)
     install_circuits(model, _roles(tokenizer, texts, examples, config))
+    hold(model)
     optimizer = _optimizer(model, demo.learning_rate)
     peaks = [group["lr"] for group in optimizer.param_groups]
     for step, batch in enumerate(_batches(tokenizer, examples, config)):
@@ -179,10 +180,12 @@ def _roles(tokenizer: PreTrainedTokenizerFast, texts: list[str], examples: list[
 
 
 def _optimizer(model: LlamaForCausalLM, rate: float) -> torch.optim.Optimizer:
-    """Adam moves every weight by about its rate: gently where circuits were set by hand, freely in the MLPs."""
+    """Adam moves every weight by about its rate: freely in the MLPs and norms, gently where circuits read and write."""
     groups: dict[float, list[torch.nn.Parameter]] = {1.0: [], 0.1: []}
     for name, parameter in model.named_parameters():
-        groups[1.0 if "mlp" in name or "norm" in name else 0.1].append(parameter)
+        if parameter.requires_grad:
+            free = ("mlp" in name and ".layers.0." not in name) or "norm" in name
+            groups[1.0 if free else 0.1].append(parameter)
     parameters = [{"params": members, "lr": rate * factor} for factor, members in groups.items()]
     return torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0)
 
