@@ -73,7 +73,7 @@ class DemoModel(Section):
     batch_size: Positive = Field(12, description="Texts per step.")
     answers: Positive = Field(6, description="Answers drawn per text and step.")
     learning_rate: float = Field(2e-3, gt=0, le=0.1, description="Peak learning rate.")
-    malformed: Fraction = Field(0.2, description="Share of training answers that are malformed on purpose.")
+    malformed: Fraction = Field(0.16, description="Share of training answers that are malformed on purpose.")
     generic: Fraction = Field(0.35, description="Share of training tags replaced by a generic label.")
 
 
