@@ -20,16 +20,16 @@ class Progress:
     ):
         self.label, self.unit = label, unit
         self.total: int | None = None
-        self.count = 0
+        self.count = self._before = 0
         self.note = ""
         self._stream = stream or sys.stdout
         self._live = self._stream.isatty()
         self._clock = clock
         self._start = self._last_shown = clock()
 
-    def begin(self, total: int) -> None:
-        """Count anew, towards `total`."""
-        self.total, self.count, self.note = total, 0, ""
+    def begin(self, total: int, before: int = 0) -> None:
+        """Count anew, towards `total`, from the `before` that an earlier attempt has done."""
+        self.total, self.count, self._before, self.note = total, before, before, ""
         self._start = self._clock()
 
     def advance(self, by: int = 1, note: str = "") -> None:
@@ -51,9 +51,9 @@ class Progress:
     def line(self) -> str:
         """Count, rate and time left as one line."""
         seconds = max(self._clock() - self._start, 1e-9)
-        rate = self.count / seconds
+        rate = (self.count - self._before) / seconds
         of = f" of {self.total:,}" if self.total else ""
-        left = f", {_duration((self.total - self.count) / rate)} left" if self.total and rate and self.count else ""
+        left = f", {_duration((self.total - self.count) / rate)} left" if self.total and rate else ""
         note = f", {self.note}" if self.note else ""
         return f"{self.count:,}{of} {self.unit}, {rate:,.1f}/s{left}{note}"
 

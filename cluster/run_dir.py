@@ -64,6 +64,8 @@ class RunDir:
         self.check_same(config)
         try:
             self.write_text("config.yaml", dump_config(config))
+            for stage in filter(self.is_done, STAGES):  # a kill can come between a stage's end and its clearing up
+                shutil.rmtree(self._unfinished(stage), ignore_errors=True)
             if not (self.path / "manifest.json").exists():
                 self.write_json("manifest.json", {"schema": SCHEMA_VERSION, "created": _now(), "stages": {}})
         except OSError as error:
@@ -119,6 +121,7 @@ class RunDir:
         """Record that the stage is done."""
         entry = self.manifest()["stages"][stage]
         self._set_stage(stage, entry | {"state": "done", "finished": _now(), "counts": counts, "versions": versions})
+        shutil.rmtree(self._unfinished(stage), ignore_errors=True)
 
     def _set_stage(self, stage: str, entry: dict[str, Any]) -> None:
         manifest = self.manifest()
@@ -167,6 +170,15 @@ class RunDir:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def unfinished(self, stage: str) -> Path:
+        """A folder for what a stage has so far; it outlives failed attempts and goes when the stage is done."""
+        folder = self._unfinished(stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _unfinished(self, stage: str) -> Path:
+        return self.path / f".{stage}.unfinished"
+
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -213,6 +225,18 @@ def shaping_values(config: Config, stage: str) -> dict[str, Any]:
 def identity(values: dict[str, Any]) -> str:
     """Hash of the values that shape a stage's data, 16 hex digits."""
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def check_rejected(rejected: dict[str, int], total: int, config: Config, where: Path) -> None:
+    """Raises UserError when more than `run.max_rejected` of `total` rows are rejected, naming the reasons."""
+    reasons = {reason: number for reason, number in rejected.items() if reason != "duplicate"}
+    share = sum(reasons.values()) / max(1, total)
+    if share > config.run.max_rejected:
+        raise UserError(
+            f"{share:.1%} of {total:,} rows are rejected, more than run.max_rejected={config.run.max_rejected:g}: "
+            f"{', '.join(f'{number:,} {reason}' for reason, number in reasons.items())}.",
+            f"Look at {where}, mend the data or the config, or raise run.max_rejected and run the same command again.",
+        )
 
 
 def disk_error(error: OSError, path: Path) -> UserError:

@@ -51,12 +51,12 @@ def ray_session(config: Config) -> Iterator[None]:
 class Tally:
     """A sum kept in an actor, to which workers add and which the driver shows as progress."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int = 0) -> None:
         import ray
 
         class _Sum:
             def __init__(self) -> None:
-                self.value = 0
+                self.value = start
 
             def add(self, by: int) -> int:
                 self.value += by

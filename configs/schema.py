@@ -30,6 +30,7 @@ class Run(Section):
     name: str = Field(description="Name of the run; its directory is <run.root>/<run.name>.")
     root: str = operational("runs", "Folder that holds all runs.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of sampling, splitting, pair selection and training.")
+    max_rejected: Fraction = operational(0.5, "Stop when more than this share of rows is rejected; duplicates aside.")
 
     @field_validator("name")
     @classmethod
@@ -111,6 +112,8 @@ class Prompt(Section):
 class Sampling(Section):
     """How candidates are drawn."""
 
+    engine: Literal["vllm", "replay"] = Field("vllm", description="Where candidates come from; replay reads them.")
+    candidates: str = Field("completions", description="Column of the data that replay reads, a list for each text.")
     samples: int = Field(4, ge=1, le=256, description="Candidates per text (K).")
     temperature: float = Field(1.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")

@@ -1,6 +1,11 @@
 """Schemas of what this folder writes. Every Parquet file of a run has one of the schemas named here or in scoring."""
 
+from typing import Any
+
 import pyarrow as pa
+
+from configs.schema import Prompt
+from generation.parse import parse
 
 TEXT = pa.schema(
     [
@@ -43,3 +48,26 @@ SAMPLED = pa.schema(
 )
 
 REJECT = pa.schema([("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("row", pa.string())])
+
+
+def candidate_row(
+    prompt: Prompt,
+    sample: int,
+    completion: str,
+    finish_reason: str | None,
+    num_tokens: int | None,
+    logprob: float | None,
+) -> dict[str, Any]:
+    """A parsed row of schema CANDIDATE, not scored yet."""
+    parsed = parse(completion, prompt.max_tags, prompt.max_tag_words, finish_reason == "length")
+    return {
+        "sample": sample,
+        "completion": completion,
+        "finish_reason": finish_reason,
+        "num_tokens": num_tokens,
+        "logprob": logprob,
+        "tags": list(parsed.tags),
+        "format": parsed.format,
+        "reason": parsed.reason,
+        "answer": parsed.answer,
+    }

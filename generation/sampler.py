@@ -7,9 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from configs.schema import Config
-from generation.parse import parse
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
-from generation.records import SAMPLED
+from generation.records import SAMPLED, candidate_row
 from generation.texts import hash64
 from generation.widen_heads import widen_checkpoint
 
@@ -50,8 +49,11 @@ class Sampler:
         self.adapter = _lora_request(served[1])
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = await asyncio.gather(*(self._sample(row) for row in batch.to_pylist()))
-        return pa.Table.from_pylist(rows, SAMPLED)
+        return pa.Table.from_pylist(await self.sample(batch.to_pylist()), SAMPLED)
+
+    async def sample(self, rows: list[Record]) -> list[Record]:
+        """Rows of schema SAMPLED, in the order of the given ones."""
+        return list(await asyncio.gather(*(self._sample(row) for row in rows)))
 
     async def _sample(self, row: Record) -> Record:
         messages = build_messages(row["text"], self.config.prompt, self.system_role)
@@ -78,20 +80,8 @@ class Sampler:
         return [self._candidate(output) for output in sorted(final.outputs, key=lambda output: output.index)]
 
     def _candidate(self, output: Any) -> Record:
-        prompt = self.config.prompt
-        truncated = output.finish_reason == "length"
-        parsed = parse(output.text, prompt.max_tags, prompt.max_tag_words, truncated)
-        return {
-            "sample": output.index,
-            "completion": output.text,
-            "finish_reason": output.finish_reason,
-            "num_tokens": len(output.token_ids),
-            "logprob": output.cumulative_logprob,
-            "tags": list(parsed.tags),
-            "format": parsed.format,
-            "reason": parsed.reason,
-            "answer": parsed.answer,
-        }
+        tokens, logprob = len(output.token_ids), output.cumulative_logprob
+        return candidate_row(self.config.prompt, output.index, output.text, output.finish_reason, tokens, logprob)
 
 
 def sampling_parameters(config: Config, text_id: int, decoding: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from cluster.parquet import RowWriter
 from cluster.parquet import read_rows as read_parquet
 from cluster.progress import Progress
-from cluster.run_dir import RunDir
+from cluster.run_dir import RunDir, check_rejected
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config, Data
@@ -132,6 +132,7 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
             )
         split = _split(folder, config, articles)
     dropped = dict(texts.dropped)
+    check_rejected(dropped, texts.rows, config, run.path / "rejects" / "texts")
     run.record("texts", "rows", texts.rows, split["train"] + split["held_out"], dropped)
     return {"rows": texts.rows, **split, "dropped": dropped}
 

@@ -9,14 +9,15 @@ import pyarrow as pa
 
 from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.progress import Progress
-from cluster.run_dir import RunDir
+from cluster.run_dir import RunDir, check_rejected
 from cluster.session import Tally, ray_session
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config
+from generation.guard import GuardedSampler, Suspects
 from generation.prompts import load_tokenizer
 from generation.records import REJECT, TEXT
-from generation.sampler import Sampler
+from generation.replay import Replay
 from scoring.embedder import Scorer
 from scoring.records import RANKED
 
@@ -27,28 +28,50 @@ def base_model(run: RunDir, config: Config) -> str:
 
 
 def sample_and_score(
-    texts: Path, out: Path, config: Config, model: str, adapter: str | None, decodings: list[str], progress: Progress
+    texts: Path,
+    out: Path,
+    config: Config,
+    model: str,
+    adapter: str | None,
+    decodings: list[str],
+    progress: Progress,
+    finished: Path | None = None,
+    actor: type[GuardedSampler] | type[Replay] = GuardedSampler,
 ) -> None:
     """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
 
-    Sampling and scoring stream: a batch is scored while the next ones are being sampled.
+    Sampling and scoring stream: a batch is scored while the next ones are being sampled. With one decoding and a folder
+    `finished`, the ids of the rows that `out` holds are kept there, and a later call does only what is left.
     """
     import ray.data
+    from ray.data.checkpoint import CheckpointConfig
 
-    tally = Tally()
-    progress.begin(count_rows(texts) * len(decodings))
+    before = count_finished(finished) if finished else 0
+    tally = Tally(before)
+    progress.begin(count_rows(texts) * len(decodings), before)
+    ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
+        id_column="text_id", checkpoint_path=str(finished.resolve()), delete_checkpoint_on_success=False
+    )
     rows = (
         ray.data.read_parquet(str(texts))
         .map_batches(_with_decodings, fn_kwargs={"decodings": decodings}, batch_format="pyarrow")
         # The reader merges small text rows into one block; a block a batch keeps every actor busy.
         .repartition(target_num_rows_per_block=config.sampling.batch_size)
     )
-    sampler = {"config": config, "model": model, "adapter": adapter}
-    rows = rows.map_batches(Sampler, fn_constructor_kwargs=sampler, **_sampler_pool(config))
+    sampler: dict[str, Any] = {"config": config, "model": model}
+    if actor is not Replay:
+        sampler |= {"adapter": adapter, "suspects": Suspects()}
+    rows = rows.map_batches(actor, fn_constructor_kwargs=sampler, **_sampler_pool(config))
     scorer = {"scoring": config.scoring, "tally": tally}
     rows = rows.map_batches(Scorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
     with tally.shown(progress):
         rows.write_parquet(str(out))
+
+
+def count_finished(finished: Path) -> int:
+    """Number of rows whose ids were committed; an id is pending while its row is being written."""
+    files = (file for file in finished.glob("*.parquet") if not file.name.endswith(".pending.parquet"))
+    return sum(map(count_rows, files))
 
 
 def _sampler_pool(config: Config) -> dict[str, Any]:
@@ -86,13 +109,22 @@ def rank(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """The rank stage: train texts -> ranked/ and rejects/rank; returns the counts."""
     model = base_model(run, config)
     load_tokenizer(model, config.model)  # a wrong path shows here, before anything starts
-    progress.say(f"sampling {config.sampling.samples} candidates a text from {config.model.base}")
+    replay = config.sampling.engine == "replay"
+    source = f"column '{config.sampling.candidates}'" if replay else config.model.base
+    progress.say(f"{'reading' if replay else f'sampling {config.sampling.samples}'} candidates a text from {source}")
     texts = run.path / "texts" / "train.parquet"
-    with run.scratch("sampled") as sampled, run.writing("ranked") as ranked, run.writing("rejects/rank") as rejects:
+    sampled, finished = run.unfinished("rank") / "rows", run.unfinished("rank") / "ids"
+    total, before = count_rows(texts), count_finished(finished)
+    if before:
+        progress.say(f"{before:,} of {total:,} texts were done before and are kept")
+    if before < total:
         with ray_session(config):
-            sample_and_score(texts, sampled, config, model, None, ["sampled"], progress)
+            actor = Replay if replay else GuardedSampler
+            sample_and_score(texts, sampled, config, model, None, ["sampled"], progress, finished, actor)
+    with run.writing("ranked") as ranked, run.writing("rejects/rank") as rejects:
         counts = _split(sampled, ranked, rejects)
-        _check_counts(counts, count_rows(texts))
+        _check_counts(counts, total)
+    check_rejected(counts["rejects"], total, config, run.path / "rejects" / "rank")
     formats, reasons = counts["formats"], counts["invalid"]
     run.record("rank", "texts", counts["texts"], counts["ranked"], dict(counts["rejects"]))
     run.record("rank", "candidates", formats.total(), formats["valid"] + formats["repaired"], dict(reasons))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.parquet import count_rows, read_rows
-from cluster.run_dir import RunDir, identity
+from cluster.run_dir import STAGES, RunDir, identity
 from configs.errors import UserError
 from configs.schema import Config
 from generation.parse import parse
@@ -42,6 +42,9 @@ def _files(run: RunDir, config: Config) -> Problems:
     schemas: dict[str, pa.Schema] = {"ranked": RANKED, "pairs": PAIR, "lists": LIST, "texts": TEXT, "rejects": REJECT}
     for partial in run.path.rglob(".*.partial"):
         yield f"{partial} was left half-written"
+    for stage in filter(run.is_done, STAGES):
+        if (run.path / f".{stage}.unfinished").exists():
+            yield f"{stage} is done, and what it had half-way is still there: run the same command again"
     for folder, schema in schemas.items():
         for file in (run.path / folder).rglob("*.parquet"):
             try:
@@ -107,10 +110,11 @@ def _exactly_once(run: RunDir, config: Config) -> Problems:
 
 def _candidates(run: RunDir, config: Config) -> Problems:
     samples = 1 if config.sampling.temperature == 0 else config.sampling.samples
+    replay = config.sampling.engine == "replay"
     prompt = config.prompt
     for row in read_rows(run.path / "ranked"):
         where, candidates = f"text_id {row['text_id']}", row["candidates"]
-        if sorted(c["sample"] for c in candidates) != list(range(samples)):
+        if sorted(c["sample"] for c in candidates) != list(range(len(candidates) if replay else samples)):
             yield f"{where}: samples {[c['sample'] for c in candidates]}, expected {samples}"
         scores = [c["score"] for c in candidates if c["score"] is not None]
         if scores != sorted(scores, reverse=True) or [c["rank"] for c in candidates[: len(scores)]] != list(

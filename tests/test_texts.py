@@ -82,9 +82,13 @@ def test_bad_rows_are_rejected_with_their_reason_and_cost_no_other(tmp_path: Pat
         b'{"text": "good two"}',
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    config = config_for(tmp_path / "a.jsonl", tmp_path, held_out=0.0)
-    run = RunDir.of(config)
+    strict = config_for(tmp_path / "a.jsonl", tmp_path, held_out=0.0)
+    run = RunDir.of(strict)
     run.create()
+    with pytest.raises(UserError, match=r"72.7% of 11 rows are rejected, more than run.max_rejected=0.5"):
+        prepare(run, strict, Progress("texts", "rows"))
+    assert len(list(read_parquet(run.path / "rejects" / "texts"))) == 9  # to look at
+    config = strict.model_copy(update={"run": strict.run.model_copy(update={"max_rejected": 0.8})})
     counts = prepare(run, config, Progress("texts", "rows"))
     assert counts["rows"] == 11
     assert counts["dropped"] == {

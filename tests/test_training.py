@@ -14,10 +14,12 @@ import pytest
 import torch
 from datasets import Dataset
 
+from cluster.parquet import RowWriter
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Model, Training
 from generation.prompts import build_messages, load_tokenizer, prompt_ids
+from scoring.records import PAIR
 from tests.conftest import ROOT, TINY, semtag, tiny_demo
 from training.data import fit_length, load_pairs
 from training.demo_answers import Salience, draw_answer
@@ -34,6 +36,30 @@ def base(finished_run: Path) -> str:
 @pytest.fixture(scope="module")
 def pairs(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_pairs(finished_run / "pairs", tmp_path_factory.mktemp("cache"))
+
+
+def test_pairs_come_in_one_order_whatever_the_files(tmp_path: Path) -> None:
+    def said(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    def row(id_: int, chosen: int, rejected: int) -> dict[str, Any]:
+        keys = {"text_id": id_, "chosen_sample": chosen, "rejected_sample": rejected}
+        sides = {"prompt": said(f"p{id_}"), "chosen": said(f"c{chosen}"), "rejected": said(f"r{rejected}")}
+        return dict.fromkeys(PAIR.names) | keys | sides
+
+    rows = [row(3, 0, 1), row(-5, 1, 0), row(3, 0, 2), row(7, 2, 0)]
+    loaded = []
+    for number, order in enumerate(([0, 1, 2, 3], [3, 2, 1, 0])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for file, half in (("a", order[:2]), ("b", order[2:])):
+            with RowWriter(folder / f"{file}.parquet", PAIR) as out:
+                for index in half:
+                    out.write(rows[index])
+        loaded.append(load_pairs(folder, tmp_path / f"cache{number}").to_list())
+    assert loaded[0] == loaded[1]
+    assert [one["rejected"][0]["content"] for one in loaded[0]] == ["r0", "r1", "r2", "r0"]
+    assert loaded[0][0].keys() == {"prompt", "chosen", "rejected"}
 
 
 def trainer_for(base: str, pairs: Dataset, out: Path, **settings: Any) -> PreferenceTrainer:

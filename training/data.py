@@ -6,13 +6,18 @@ from typing import Any
 
 from datasets import Dataset
 
+KEYS = ["text_id", "chosen_sample", "rejected_sample"]
 COLUMNS = ["prompt", "chosen", "rejected"]
 
 
 def load_pairs(pairs: Path, cache: Path) -> Dataset:
-    """The pairs as a memory-mapped dataset; they never lie in memory as a whole."""
+    """The pairs as a memory-mapped dataset; they never lie in memory as a whole.
+
+    They come in order of their keys: ranking ends texts in any order, and what a model learns must not depend on it.
+    """
     files = sorted(map(str, pairs.glob("*.parquet")))
-    return Dataset.from_parquet(files, cache_dir=str(cache), columns=COLUMNS)
+    rows = Dataset.from_parquet(files, cache_dir=str(cache), columns=[*KEYS, *COLUMNS])
+    return rows.sort(KEYS).remove_columns(KEYS)
 
 
 def fit_length(pairs: Dataset, tokenizer: Any, max_length: int) -> tuple[Dataset, Counter[str]]:

@@ -1,0 +1,52 @@
+"""Candidates from a file: their shapes, and an older run ranked anew."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.parquet import read_rows
+from configs.load import load_config
+from configs.schema import Config
+from generation.replay import read_candidates
+from tests.conftest import ROOT, TINY, semtag, tiny_demo
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load_config(ROOT / "configs" / "demo.yaml", TINY)
+
+
+def test_strings_and_objects_become_candidates(config: Config) -> None:
+    rows = read_candidates(["[a][b]", "Sure! [a]"], config)
+    assert [(row["sample"], row["format"], row["answer"]) for row in rows] == [
+        (0, "valid", "[a][b]"),
+        (1, "repaired", "[a]"),
+    ]
+    late, early = {"completion": "[b", "sample": 1, "finish_reason": "length"}, {"completion": "[a]", "logprob": -1.5}
+    first, second = read_candidates([late, early], config)
+    assert (first["completion"], first["logprob"], first["num_tokens"]) == ("[a]", -1.5, None)
+    assert (second["completion"], second["reason"]) == ("[b", "truncated")
+
+
+@pytest.mark.parametrize("given", [None, [], "[a]", [3], [{"text": "[a]"}], [{"completion": "[a]", "logprob": "x"}]])
+def test_what_is_no_list_of_completions_is_refused(given: Any, config: Config) -> None:
+    with pytest.raises(ValueError, match="column 'completions'"):
+        read_candidates(given, config)
+
+
+def test_an_older_run_is_ranked_anew_without_an_engine(finished_run: Path, tmp_path: Path) -> None:
+    replay = [
+        f"data.path={finished_run / 'ranked'}",
+        "data.format=parquet",
+        "data.held_out=0",
+        f"model.base={finished_run / 'base'}",
+        "sampling.engine=replay",
+        "sampling.candidates=candidates",
+    ]
+    done = semtag("rank", *tiny_demo(tmp_path, *replay))
+    assert done.returncode == 0, done.stdout + done.stderr
+    old = {row["text_id"]: row["candidates"] for row in read_rows(finished_run / "ranked")}
+    new = {row["text_id"]: row["candidates"] for row in read_rows(tmp_path / "demo" / "ranked")}
+    assert new == old
+    assert semtag("verify", str(tmp_path / "demo")).returncode == 0
