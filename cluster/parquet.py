@@ -1,14 +1,17 @@
 """Rows to and from Parquet, a bounded number in memory at a time."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ROWS_PER_GROUP = 2048
+ROWS_PER_PART = 16 * ROWS_PER_GROUP
 
 
 class RowWriter:
@@ -43,15 +46,67 @@ class RowWriter:
         self._writer.close()
 
 
+class PartWriter:
+    """Writes tables to part-00000.parquet and so on, a bounded number of rows each, for later passes to share out."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self.folder, self.schema = folder, schema
+        self.rows = self._parts = 0
+        self._writer: pq.ParquetWriter | None = None
+        self._room = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Add the rows of a table; columns that the schema does not name are left out."""
+        table = table.select(self.schema.names).cast(self.schema)
+        self.rows += len(table)
+        while len(table):
+            if not self._room:
+                self._next()
+            part, table = table[: self._room], table[self._room :]
+            self._writer.write_table(part, row_group_size=ROWS_PER_GROUP)  # type: ignore[union-attr]
+            self._room -= len(part)
+
+    def _next(self) -> None:
+        self._close()
+        self._writer = pq.ParquetWriter(self.folder / f"part-{self._parts:05}.parquet", self.schema, compression="zstd")
+        self._parts, self._room = self._parts + 1, ROWS_PER_PART
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+
+def read_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, or of all Parquet files of a folder in order of their names, some at a time."""
+    for file in _files(path):
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=columns):
+                yield pa.Table.from_batches([batch])
+
+
 def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, or of all Parquet files of a folder in order of their names."""
-    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
-    for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=columns):
-            yield from batch.to_pylist()
+    """The same as dicts."""
+    for table in read_tables(path, columns):
+        yield from table.to_pylist()
 
 
 def count_rows(path: Path) -> int:
     """Number of rows of a Parquet file, or of all in a folder, from their footers alone."""
-    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
-    return sum(pq.read_metadata(file).num_rows for file in files)
+    return sum(pq.read_metadata(file).num_rows for file in _files(path))
+
+
+def count_values(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
+    """How often each string comes up."""
+    return Counter({entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()})
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.glob("*.parquet"))

@@ -19,7 +19,7 @@ def preview(data: Data) -> str:
     for row in read_rows(data):
         texts.take(row)
     dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(texts.dropped.items()))
-    return f"{len(texts.seen):,} distinct texts in {texts.rows:,} rows of {data.path}{dropped}"
+    return f"{texts.rows - texts.dropped.total():,} distinct texts in {texts.rows:,} rows of {data.path}{dropped}"
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ import hashlib
 import json
 import re
 import unicodedata
+from array import array
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cluster.parquet import RowWriter
-from cluster.parquet import read_rows as read_parquet
+import numpy as np
+import pyarrow.parquet as pq
+
+from cluster.parquet import RowWriter, read_tables
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, check_rejected
 from cluster.stage import stage_main
@@ -37,9 +40,32 @@ def hash64(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "big", signed=True)
 
 
-def unit_hash(*parts: object) -> float:
-    """The hash of the parts as a number in [0, 1)."""
-    return (hash64(*parts) + 2**63) / 2**64
+class IdSet:
+    """A growing set of signed 64-bit ids that takes 8 bytes each: sorted arrays, merged when they are of like size."""
+
+    RECENT = 2**16
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._sorted: list[np.ndarray] = []  # from long to short
+
+    def add(self, id_: int) -> bool:
+        """Add an id; returns whether it is new."""
+        if id_ in self._recent or any(_holds(ids, id_) for ids in self._sorted):
+            return False
+        self._recent.add(id_)
+        if len(self._recent) == self.RECENT:
+            merged = np.array(sorted(self._recent), dtype=np.int64)
+            while self._sorted and len(self._sorted[-1]) <= len(merged):
+                merged = np.sort(np.concatenate([self._sorted.pop(), merged]), kind="stable")
+            self._sorted.append(merged)
+            self._recent.clear()
+        return True
+
+
+def _holds(ids: np.ndarray, id_: int) -> bool:
+    place = int(ids.searchsorted(id_))
+    return place < len(ids) and int(ids[place]) == id_
 
 
 class Texts:
@@ -47,7 +73,7 @@ class Texts:
 
     def __init__(self, data: Data) -> None:
         self.data = data
-        self.seen: set[int] = set()
+        self.seen = IdSet()
         self.rows = 0
         self.dropped: Counter[str] = Counter()
 
@@ -64,9 +90,8 @@ class Texts:
             return self._reject(row, problem, detail)
         text = normalise(row.values[column])
         id_ = text_id(text)
-        if id_ in self.seen:
+        if not self.seen.add(id_):
             return self._reject(row, "duplicate", f"same text as text_id {id_}")
-        self.seen.add(id_)
         meta = {key: value for key, value in row.values.items() if key != column}
         article = meta.get(self.data.article_column or "title")
         return {
@@ -99,22 +124,29 @@ class Texts:
         return {"stage": "texts", "reason": reason, "detail": f"{row.source}: {detail}".rstrip(": "), "row": content}
 
 
-def hold_out(articles: Counter[str], fraction: float, seed: int) -> set[str]:
-    """The articles to hold out: taken whole in order of their hash while they bring the share closer to `fraction`."""
-    target = fraction * articles.total()
-    chosen: set[str] = set()
-    count = 0
-    for article in sorted(articles, key=lambda name: hash64("held_out", seed, name)):
-        if abs(count + articles[article] - target) < abs(count - target):
-            chosen.add(article)
-            count += articles[article]
-    return chosen
+def split_key(record: dict[str, Any], data: Data, seed: int) -> int:
+    """Signed 64-bit hash of what is held out whole: the text, or its article where it names one."""
+    by_article = data.held_out_by == "article"
+    return hash64("held_out", seed, (by_article and record["article"]) or record["text_id"])
+
+
+def hold_out(keys: np.ndarray, fraction: float) -> np.ndarray:
+    """The keys to hold out, sorted, of the texts' split keys [N] int64.
+
+    Articles are taken whole, in order of their hash, while they bring the share of texts closer to `fraction`.
+    """
+    articles, sizes = np.unique(keys, return_counts=True)
+    target, count, chosen = fraction * len(keys), 0, np.zeros(len(articles), dtype=bool)
+    for place, size in enumerate(sizes.tolist()):
+        if abs(count + size - target) < abs(count - target):
+            chosen[place] = True
+            count += size
+    return articles[chosen]
 
 
 def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Read, clean, split and write the texts; returns the counts."""
-    texts = Texts(config.data)
-    articles: Counter[str] = Counter()
+    texts, keys = Texts(config.data), array("q")
     with run.writing("texts") as folder, run.writing("rejects/texts") as rejects:
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
             for row in read_rows(config.data):
@@ -123,32 +155,37 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
                     bad.write(record)
                 else:
                     good.write(record)
-                    articles[record["article"] or str(record["text_id"])] += 1
+                    keys.append(split_key(record, config.data, config.run.seed))
                 progress.advance()
-        if not articles:
+        if not keys:
             raise UserError(
                 f"No usable text in {config.data.path}: {texts.rows} rows read, dropped: {dict(texts.dropped)}.",
                 "Check data.path and data.column.",
             )
-        split = _split(folder, config, articles)
+        split = _split(folder, config.data, np.frombuffer(keys, dtype=np.int64))
     dropped = dict(texts.dropped)
     check_rejected(dropped, texts.rows, config, run.path / "rejects" / "texts")
     run.record("texts", "rows", texts.rows, split["train"] + split["held_out"], dropped)
     return {"rows": texts.rows, **split, "dropped": dropped}
 
 
-def _split(folder: Path, config: Config, articles: Counter[str]) -> dict[str, int]:
-    """Part all.parquet into train.parquet and held_out.parquet."""
-    fraction, seed = config.data.held_out, config.run.seed
-    by_article = config.data.held_out_by == "article"
-    held = hold_out(articles, fraction, seed) if by_article else set()
-    counts = {"train": 0, "held_out": 0}
-    with RowWriter(folder / "train.parquet", TEXT) as train, RowWriter(folder / "held_out.parquet", TEXT) as held_out:
-        for record in read_parquet(folder / "all.parquet"):
-            name = record["article"] or str(record["text_id"])
-            out = name in held if by_article else unit_hash("held_out", seed, record["text_id"]) < fraction
-            (held_out if out else train).write(record)
-            counts["held_out" if out else "train"] += 1
+def _split(folder: Path, data: Data, keys: np.ndarray) -> dict[str, int]:
+    """Part all.parquet into train.parquet and held_out.parquet; `keys` are its rows' split keys."""
+    if data.held_out_by == "article":
+        out = np.isin(keys, hold_out(keys, data.held_out))
+    else:
+        out = (keys.astype(np.float64) + 2**63) / 2**64 < data.held_out
+    start = 0
+    with (
+        pq.ParquetWriter(folder / "train.parquet", TEXT, compression="zstd") as train,
+        pq.ParquetWriter(folder / "held_out.parquet", TEXT, compression="zstd") as held_out,
+    ):
+        for table in read_tables(folder / "all.parquet"):
+            held = out[start : start + len(table)]
+            train.write_table(table.filter(~held))
+            held_out.write_table(table.filter(held))
+            start += len(table)
+    counts = {"train": int((~out).sum()), "held_out": int(out.sum())}
     (folder / "all.parquet").unlink()
     if not counts["train"]:
         raise UserError("No text is left to train on: all are held out.", "Lower data.held_out.")

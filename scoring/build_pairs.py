@@ -1,69 +1,116 @@
-"""The pairs stage: two passes over ranked/, one to count and one to write; it holds 8 bytes a format pair."""
+"""The pairs stage: passes over ranked/ that are shared out by Ray Data; what is global goes through counts alone."""
 
-from array import array
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from cluster.parquet import RowWriter, count_rows, read_rows
+from cluster.parquet import count_rows, count_values, read_tables
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
+from cluster.session import Tally, ray_session
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config
-from scoring.pairs import Matches, cap_threshold, format_quota, list_row, match, pair_hash, pair_row
-from scoring.records import LIST, PAIR
+from scoring.pairs import cap_threshold, format_quota, list_row, match, pair_hash, pair_row
+from scoring.records import LIST, MATCHED, PAIR
+
+BATCH = 1024
 
 
 def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Ranked lists -> pairs/ and lists/; returns the counts. Raises UserError when there is no pair to train on."""
-    ranked, seed = run.path / "ranked", config.run.seed
-    progress.begin(2 * count_rows(ranked))
-    similarity, hashes = _count(ranked, config, progress)
-    quota = format_quota(similarity, config.pairs.format_share)
-    threshold = cap_threshold(hashes, quota)
-    pairs, lists, dropped, texts = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    with run.writing("pairs") as pairs_folder, run.writing("lists") as lists_folder:
-        with (
-            RowWriter(pairs_folder / "rows.parquet", PAIR) as out,
-            RowWriter(lists_folder / "rows.parquet", LIST) as ls,
-        ):
-            for row in read_rows(ranked):
-                found = match(row["text_id"], row["candidates"], config.pairs, seed)
-                for match_ in found.similarity:
-                    out.write(pair_row(row, match_))
-                for match_ in found.format:
-                    if pair_hash(seed, row["text_id"], match_) <= threshold:
-                        out.write(pair_row(row, match_))
-                        pairs["format"] += 1
-                    else:
-                        found.dropped["over_format_share"] += 1
-                pairs["similarity"] += len(found.similarity)
-                dropped += found.dropped
-                texts["in"] += 1
-                list_ = list_row(row)
-                if list_ is not None:
-                    ls.write(list_)
-                lists["out" if list_ else "fewer_than_two_answers"] += 1
-                progress.advance()
-    made = pairs.total()
+    ranked = run.path / "ranked"
+    texts = count_rows(ranked)
+    progress.begin(texts)
+    with (
+        run.scratch("matched") as matched,
+        run.writing("pairs") as pairs,
+        run.writing("lists") as lists,
+        ray_session(config),
+    ):
+        tally = Tally()
+        with tally.shown(progress):
+            _map(ranked, None, lambda batch: match_rows(batch, config, tally), matched)
+        similarity, format_pairs, dropped = _count(matched)
+        quota = format_quota(similarity, config.pairs.format_share)
+        threshold = cap_threshold(lambda: _hashes(matched), quota)
+        _map(matched, ["similarity", "format", "hashes"], lambda batch: kept_pairs(batch, threshold), pairs)
+        _map(matched, ["list"], kept_lists, lists)
+    made, listed = count_rows(run.path / "pairs"), count_rows(run.path / "lists")
+    if similarity + format_pairs > made:
+        dropped["over_format_share"] = similarity + format_pairs - made
     run.record("pairs", "pairs", made + dropped.total(), made, dict(dropped))
-    run.record("pairs", "lists", texts["in"], lists.pop("out", 0), dict(lists))
+    run.record("pairs", "lists", texts, listed, {"fewer_than_two_answers": texts - listed} if texts > listed else {})
     _check_any(made, dict(dropped), run)
-    return {"pairs": made, **dict(pairs), "dropped": dict(dropped)}
+    return {"pairs": made, "format": made - similarity, "similarity": similarity, "dropped": dict(dropped)}
 
 
-def _count(ranked: Path, config: Config, progress: Progress) -> tuple[int, np.ndarray]:
-    """Number of similarity pairs, and the hashes [F] of all format pairs."""
-    similarity, hashes = 0, array("q")
-    for row in read_rows(ranked, columns=["text_id", "candidates"]):
-        found: Matches = match(row["text_id"], row["candidates"], config.pairs, config.run.seed)
-        similarity += len(found.similarity)
-        hashes.extend(pair_hash(config.run.seed, row["text_id"], match_) for match_ in found.format)
-        progress.advance()
-    return similarity, np.frombuffer(hashes, dtype=np.int64) if hashes else np.empty(0, dtype=np.int64)
+def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
+    """Rows of schema RANKED -> rows of schema MATCHED."""
+    rows = []
+    for row in batch.to_pylist():
+        found = match(row["text_id"], row["candidates"], config.pairs, config.run.seed)
+        rows.append(
+            {
+                "similarity": [pair_row(row, match_) for match_ in found.similarity],
+                "format": [pair_row(row, match_) for match_ in found.format],
+                "hashes": [pair_hash(config.run.seed, row["text_id"], match_) for match_ in found.format],
+                "similarities": len(found.similarity),
+                "dropped": list(found.dropped.elements()),
+                "list": list_row(row),
+            }
+        )
+    tally.add(len(rows))
+    return pa.Table.from_pylist(rows, MATCHED)
+
+
+def kept_pairs(batch: pa.Table, threshold: int | None) -> pa.Table:
+    """Rows of schema MATCHED -> PAIR: all similarity pairs, and format pairs whose hash is not over the threshold."""
+    similarity, format_pairs, hashes = (_flat(batch[name]) for name in ("similarity", "format", "hashes"))
+    inside = pc.less_equal(hashes, threshold) if threshold is not None else pa.array([False] * len(hashes))
+    return pa.concat_tables([_as_table(similarity, PAIR), _as_table(format_pairs.filter(inside), PAIR)])
+
+
+def kept_lists(batch: pa.Table) -> pa.Table:
+    """Rows of schema MATCHED -> LIST, without the nulls."""
+    return _as_table(pc.drop_null(batch["list"].combine_chunks()), LIST)
+
+
+def _map(source: Path, columns: list[str] | None, function: Callable[[pa.Table], pa.Table], out: Path) -> None:
+    """Read, map and write in tasks on all nodes, a part of the rows at a time."""
+    import ray.data
+
+    rows = ray.data.read_parquet(str(source.resolve()), columns=columns)
+    rows.map_batches(function, batch_size=BATCH, batch_format="pyarrow").write_parquet(str(out.resolve()))
+
+
+def _count(matched: Path) -> tuple[int, int, Counter[str]]:
+    """Numbers of similarity and of format pairs, and the reasons of the dropped matches."""
+    similarity = format_pairs = 0
+    dropped: Counter[str] = Counter()
+    for table in read_tables(matched, ["similarities", "hashes", "dropped"]):
+        similarity += pc.sum(table["similarities"]).as_py()
+        format_pairs += len(_flat(table["hashes"]))
+        dropped += count_values(_flat(table["dropped"]))
+    return similarity, format_pairs, dropped
+
+
+def _hashes(matched: Path) -> Iterator[np.ndarray]:
+    for table in read_tables(matched, ["hashes"]):
+        yield _flat(table["hashes"]).to_numpy(zero_copy_only=False)
+
+
+def _flat(lists: pa.ChunkedArray) -> pa.Array:
+    return lists.combine_chunks().flatten()
+
+
+def _as_table(rows: pa.StructArray, schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_arrays(rows.flatten(), schema=schema)
 
 
 def _check_any(made: int, dropped: dict[str, int], run: RunDir) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,13 +62,26 @@ def format_quota(similarity: int, share: float) -> int:
     return quota
 
 
-def cap_threshold(hashes: np.ndarray, quota: int) -> int:
-    """The largest hash, of shape [F] int64, that is still among the `quota` smallest; -2^63 - 1 when none is."""
-    if quota <= 0 or len(hashes) == 0:
-        return -(2**63) - 1
-    if quota >= len(hashes):
-        return 2**63 - 1
-    return int(np.partition(hashes, quota - 1)[quota - 1])
+def cap_threshold(chunks: Callable[[], Iterable[np.ndarray]], quota: int) -> int | None:
+    """The largest of all hashes that is still among the `quota` smallest; None when none is.
+
+    `chunks` is called twice for the hashes, int64 arrays of any lengths: to count them by their upper 16 bits, and to
+    look closely at the one bin in which the quota ends. So memory does not grow with the number of hashes.
+    """
+    bins = np.zeros(2**16, dtype=np.int64)
+    for hashes in chunks():
+        bins += np.bincount(_bin(hashes), minlength=len(bins))
+    quota = min(quota, int(bins.sum()))
+    if quota <= 0:
+        return None
+    last = int(np.searchsorted(bins.cumsum(), quota))
+    close = np.concatenate([hashes[_bin(hashes) == last] for hashes in chunks()])
+    place = quota - int(bins[:last].sum()) - 1
+    return int(np.partition(close, place)[place])
+
+
+def _bin(hashes: np.ndarray) -> np.ndarray:
+    return (hashes >> 48) + 2**15
 
 
 def pair_row(row: dict[str, Any], match_: Match) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from cluster.parquet import RowWriter, count_rows, read_rows
+from cluster.parquet import PartWriter, RowWriter, count_rows, count_values, read_tables
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, check_rejected
 from cluster.session import Tally, ray_session
@@ -146,23 +147,26 @@ def _split(sampled: Path, ranked: Path, rejects: Path) -> dict[str, Any]:
     """Part the pipeline's rows into ranked lists and rejects, counting."""
     counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0}
     counts |= {"rejects": Counter(), "formats": Counter(), "invalid": Counter()}
-    with RowWriter(ranked / "rows.parquet", RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
-        for row in read_rows(sampled):
-            counts["texts"] += 1
-            if row["reason"]:
+    with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
+        for table in read_tables(sampled):
+            counts["texts"] += len(table)
+            rejected = pc.is_valid(table["reason"])
+            for row in table.filter(rejected).to_pylist():
                 counts["rejects"][row["reason"]] += 1
                 bad.write(_reject(row))
-                continue
-            counts["ranked"] += 1
-            good.write({name: row[name] for name in RANKED.names})
-            for candidate in row["candidates"]:
-                counts["formats"][candidate["format"]] += 1
-                if candidate["format"] == "invalid":
-                    counts["invalid"][candidate["reason"]] += 1
-                else:
-                    counts["scored"] += 1
-                    counts["score_sum"] += candidate["score"]
+            kept = table.filter(pc.invert(rejected))
+            good.write(kept)
+            _count_candidates(kept["candidates"].combine_chunks().flatten(), counts)
+    counts["ranked"] = good.rows
     return counts
+
+
+def _count_candidates(candidates: pa.StructArray, counts: dict[str, Any]) -> None:
+    formats, scores = candidates.field("format"), pc.drop_null(candidates.field("score"))
+    counts["formats"] += count_values(formats)
+    counts["invalid"] += count_values(candidates.field("reason").filter(pc.equal(formats, "invalid")))
+    counts["scored"] += len(scores)
+    counts["score_sum"] += pc.sum(scores, min_count=0).as_py()
 
 
 def _reject(row: dict[str, Any]) -> dict[str, Any]:

@@ -38,3 +38,15 @@ LIST = pa.schema(
         ("samples", pa.list_(pa.int32())),
     ]
 )
+
+# What one ranked list yields, before the cap on format pairs is known.
+MATCHED = pa.schema(
+    [
+        ("similarity", pa.list_(pa.struct(PAIR))),
+        ("format", pa.list_(pa.struct(PAIR))),
+        ("hashes", pa.list_(pa.int64())),  # of the format pairs, in their order
+        ("similarities", pa.int32()),  # number of similarity pairs, to count without reading them
+        ("dropped", pa.list_(pa.string())),  # reasons
+        ("list", pa.struct(LIST)),  # null where a text has too few answers
+    ]
+)

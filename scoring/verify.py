@@ -1,24 +1,28 @@
 """`semtag verify RUN`: proves from the files alone that a run kept its invariants."""
 
+import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.parquet import count_rows, read_rows
+from cluster.parquet import count_rows, count_values, read_rows, read_tables
 from cluster.run_dir import STAGES, RunDir, identity
 from configs.errors import UserError
 from configs.schema import Config
 from generation.parse import parse
 from generation.records import REJECT, TEXT
-from generation.texts import text_id
+from generation.texts import IdSet, text_id
 from scoring.pairs import format_quota
 from scoring.records import LIST, PAIR, RANKED
 
 Problems = Iterator[str]
+TEXTS_IN_MEMORY = 200_000
 
 
 def verify(run: RunDir) -> dict[str, list[str]]:
@@ -84,28 +88,36 @@ def _ledger(run: RunDir, config: Config) -> Problems:
 
 
 def _texts(run: RunDir, config: Config) -> Problems:
-    seen: set[int] = set()
+    seen = IdSet()
     for side in ("train", "held_out"):
         for row in read_rows(run.path / "texts" / f"{side}.parquet", ["text_id", "text"]):
-            if row["text_id"] in seen:
+            if not seen.add(row["text_id"]):
                 yield f"text_id {row['text_id']} is there twice"
             if row["text_id"] != text_id(row["text"]):
                 yield f"text_id {row['text_id']} is not the hash of its text"
-            seen.add(row["text_id"])
 
 
 def _exactly_once(run: RunDir, config: Config) -> Problems:
-    expected = {row["text_id"] for row in read_rows(run.path / "texts" / "train.parquet", ["text_id"])}
-    seen: set[int] = set()
-    for row in read_rows(run.path / "ranked", ["text_id"]):
-        if row["text_id"] in seen:
-            yield f"text_id {row['text_id']} is ranked twice"
-        seen.add(row["text_id"])
-    for id_ in sorted(seen - expected):
+    expected, ranked = _ids(run.path / "texts" / "train.parquet"), _ids(run.path / "ranked")
+    found, times = np.unique(ranked, return_counts=True)
+    for id_ in found[times > 1]:
+        yield f"text_id {id_} is ranked twice"
+    for id_ in np.setdiff1d(found, expected):
         yield f"text_id {id_} is ranked but no train text"
-    missing, rejected = len(expected - seen), count_rows(run.path / "rejects" / "rank")
-    if missing != rejected:
-        yield f"{missing} train texts are not ranked, {rejected} are rejected"
+    rejects = [json.loads(row["row"])["text_id"] for row in read_rows(run.path / "rejects" / "rank", ["row"])]
+    missing = np.setdiff1d(expected, found)
+    for id_ in np.setdiff1d(missing, rejects):
+        yield f"text_id {id_} is neither ranked nor rejected"
+    for id_ in sorted(set(rejects) - set(missing.tolist())):
+        yield f"text_id {id_} is rejected and ranked, or no train text"
+    if len(rejects) != len(set(rejects)):
+        yield "a text is rejected twice"
+
+
+def _ids(path: Path) -> np.ndarray:
+    """The text ids [N] of Parquet files."""
+    chunks = [table["text_id"].to_numpy() for table in read_tables(path, ["text_id"])]
+    return np.concatenate([np.empty(0, dtype=np.int64), *chunks])
 
 
 def _candidates(run: RunDir, config: Config) -> Problems:
@@ -128,40 +140,55 @@ def _candidates(run: RunDir, config: Config) -> Problems:
 
 
 def _pairs(run: RunDir, config: Config) -> Problems:
-    ranked = _by_sample(run.path / "ranked")
-    for row in read_rows(run.path / "pairs"):
-        where = f"pair {row['text_id']} ({row['chosen_sample']} over {row['rejected_sample']})"
-        chosen = ranked.get((row["text_id"], row["chosen_sample"]))
-        rejected = ranked.get((row["text_id"], row["rejected_sample"]))
-        if chosen is None or rejected is None:
-            yield f"{where}: no such candidates"
-            continue
-        if chosen[0] != "valid" or (rejected[0] == "valid") != (row["kind"] == "similarity"):
-            yield f"{where}: a {row['kind']} pair of {chosen[0]} over {rejected[0]}"
-        elif row["kind"] == "similarity":
-            gap = chosen[1] - rejected[1]
-            if gap <= 0 or gap < config.pairs.min_margin or abs(gap - row["margin"]) > 1e-9:
-                yield f"{where}: score gap {gap}, stored margin {row['margin']}"
-            if chosen[2] == rejected[2]:
-                yield f"{where}: equal answers"
+    """Pairs against the candidates they name, part by part: only a part's candidates are in memory."""
+    parts = 1 + count_rows(run.path / "ranked") // TEXTS_IN_MEMORY
+    columns = ["text_id", "kind", "margin", "chosen_sample", "rejected_sample"]
+    for part in range(parts):
+        seen: set[tuple[int, int, int]] = set()
+        ranked = {
+            (row["text_id"], c["sample"]): (c["format"], c["score"], (c["answer"] or "").casefold())
+            for row in _part_of(run.path / "ranked", ["text_id", "candidates"], part, parts)
+            for c in row["candidates"]
+        }
+        for row in _part_of(run.path / "pairs", columns, part, parts):
+            key = (row["text_id"], row["chosen_sample"], row["rejected_sample"])
+            problem = _problem_of(row, ranked, config) or ("is there twice" if key in seen else None)
+            seen.add(key)
+            if problem:
+                yield f"pair {row['text_id']} ({row['chosen_sample']} over {row['rejected_sample']}): {problem}"
 
 
-def _by_sample(ranked: Path) -> dict[tuple[int, int], tuple[str, float, str]]:
-    """(text_id, sample) -> (format, score, answer without case)."""
-    return {
-        (row["text_id"], c["sample"]): (c["format"], c["score"], (c["answer"] or "").casefold())
-        for row in read_rows(ranked, ["text_id", "candidates"])
-        for c in row["candidates"]
-    }
+def _part_of(path: Path, columns: list[str], part: int, parts: int) -> Iterator[dict[str, Any]]:
+    for table in read_tables(path, columns):
+        yield from table.filter(table["text_id"].to_numpy() % parts == part).to_pylist()
+
+
+def _problem_of(row: dict[str, Any], ranked: dict[tuple[int, int], Any], config: Config) -> str | None:
+    chosen = ranked.get((row["text_id"], row["chosen_sample"]))
+    rejected = ranked.get((row["text_id"], row["rejected_sample"]))
+    if chosen is None or rejected is None:
+        return "no such candidates"
+    if chosen[0] != "valid" or (rejected[0] == "valid") != (row["kind"] == "similarity"):
+        return f"a {row['kind']} pair of {chosen[0]} over {rejected[0]}"
+    if row["kind"] == "similarity":
+        gap = chosen[1] - rejected[1]
+        if gap <= 0 or gap < config.pairs.min_margin or abs(gap - row["margin"]) > 1e-9:
+            return f"score gap {gap}, stored margin {row['margin']}"
+        if chosen[2] == rejected[2]:
+            return "equal answers"
+    return None
 
 
 def _cap(run: RunDir, config: Config) -> Problems:
-    kinds: dict[str, int] = {"similarity": 0, "format": 0}
-    for row in read_rows(run.path / "pairs", ["kind"]):
-        kinds[row["kind"]] += 1
+    kinds: Counter[str] = Counter()
+    for table in read_tables(run.path / "pairs", ["kind"]):
+        kinds += count_values(table["kind"])
     quota = format_quota(kinds["similarity"], config.pairs.format_share)
+    dropped = run.ledger()["pairs"]["pairs"]["dropped"].get("over_format_share", 0)
     if kinds["format"] > quota:
         yield f"{kinds['format']} format pairs beside {kinds['similarity']} similarity pairs; at most {quota} may be"
+    if dropped and kinds["format"] < quota:
+        yield f"{dropped} format pairs were dropped, though {quota} may be and {kinds['format']} are"
 
 
 def main(path: str) -> int:

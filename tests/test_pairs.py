@@ -92,10 +92,15 @@ def test_quota_is_the_largest_that_keeps_the_share(similarity: int, share: float
     assert quota + 1 > share * (similarity + quota + 1)
 
 
-@given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=50), st.integers(0, 60))
-def test_threshold_lets_exactly_the_quota_pass(hashes: list[int], quota: int) -> None:
-    threshold = cap_threshold(np.array(hashes, dtype=np.int64), quota)
-    assert sum(hash_ <= threshold for hash_ in hashes) == min(quota, len(hashes))
+HASH = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3) | st.sampled_from([-(2**63), 2**63 - 1, 2**48, -(2**48)])
+
+
+@given(st.lists(HASH, unique=True, max_size=50), st.integers(0, 60), st.integers(1, 7))
+def test_threshold_lets_exactly_the_quota_pass(hashes: list[int], quota: int, length: int) -> None:
+    chunks = [np.array(hashes[i : i + length], dtype=np.int64) for i in range(0, len(hashes), length)]
+    threshold = cap_threshold(lambda: chunks, quota)
+    passed = 0 if threshold is None else sum(hash_ <= threshold for hash_ in hashes)
+    assert passed == min(quota, len(hashes))
 
 
 ANSWERS = st.sampled_from(["[a]", "[b]", "[a][b]", "[A]", "[a][a]", "text [c]", "", "[", "[d][e][f][g]"])
