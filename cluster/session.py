@@ -62,7 +62,7 @@ class Tally:
                 self.value += by
                 return self.value
 
-        self.actor = ray.remote(num_cpus=0)(_Sum).remote()
+        self.actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Sum).remote()
 
     def add(self, by: int) -> None:
         """Add without waiting; called in workers."""

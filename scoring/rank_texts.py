@@ -15,10 +15,10 @@ from cluster.session import Tally, ray_session
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config
+from generation.guard import GuardedSampler, Suspects
 from generation.prompts import load_tokenizer
 from generation.records import REJECT, TEXT
 from generation.replay import Replay
-from generation.sampler import Sampler
 from scoring.embedder import Scorer
 from scoring.records import RANKED
 
@@ -37,7 +37,7 @@ def sample_and_score(
     decodings: list[str],
     progress: Progress,
     finished: Path | None = None,
-    actor: type[Sampler] | type[Replay] = Sampler,
+    actor: type[GuardedSampler] | type[Replay] = GuardedSampler,
 ) -> None:
     """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
 
@@ -61,7 +61,7 @@ def sample_and_score(
     )
     sampler: dict[str, Any] = {"config": config, "model": model}
     if actor is not Replay:
-        sampler["adapter"] = adapter
+        sampler |= {"adapter": adapter, "suspects": Suspects()}
     rows = rows.map_batches(actor, fn_constructor_kwargs=sampler, **_sampler_pool(config))
     scorer = {"scoring": config.scoring, "tally": tally}
     rows = rows.map_batches(Scorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
@@ -120,7 +120,7 @@ def rank(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         progress.say(f"{before:,} of {total:,} texts were done before and are kept")
     if before < total:
         with ray_session(config):
-            actor = Replay if replay else Sampler
+            actor = Replay if replay else GuardedSampler
             sample_and_score(texts, sampled, config, model, None, ["sampled"], progress, finished, actor)
     with run.writing("ranked") as ranked, run.writing("rejects/rank") as rejects:
         counts = _split(sampled, ranked, rejects)
