@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -118,9 +119,11 @@ class RunDir:
         self._set_stage(stage, {"state": "running", "started": _now(), "config": values, "identity": identity(values)})
 
     def finish(self, stage: str, counts: dict[str, Any], versions: dict[str, str]) -> None:
-        """Record that the stage is done."""
+        """Record that the stage is done, with this process's peak of memory in MB."""
         entry = self.manifest()["stages"][stage]
-        self._set_stage(stage, entry | {"state": "done", "finished": _now(), "counts": counts, "versions": versions})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        entry |= {"state": "done", "finished": _now(), "peak_mb": peak, "counts": counts, "versions": versions}
+        self._set_stage(stage, entry)
         shutil.rmtree(self._unfinished(stage), ignore_errors=True)
 
     def _set_stage(self, stage: str, entry: dict[str, Any]) -> None:

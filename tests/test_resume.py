@@ -1,50 +1,72 @@
 """Killed at any point and started again, ranking loses nothing and does nothing twice."""
 
-import os
-import signal
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import pytest
+import psutil
+from ray.cluster_utils import Cluster
 
-from cluster.parquet import read_rows
+from benchmarks.chaos import Family, compare, kind_of, torment
+from cluster.parquet import count_rows
 from scoring.rank_texts import count_finished
 from tests.conftest import ROOT, semtag, tiny_demo
 
-
-def ranked(run: Path) -> tuple[list[dict[str, Any]], list[float | None]]:
-    """The rows by id, and apart from them the scores: their last digits depend on the batch they were made in."""
-    rows = sorted(read_rows(run / "ranked"), key=lambda row: row["text_id"])
-    return rows, [candidate.pop("score") for row in rows for candidate in row["candidates"]]
+OFTEN = ["sampling.batch_size=4", "sampling.in_flight=1"]
 
 
-def test_a_killed_ranking_goes_on_where_it_was(finished_run: Path, tmp_path: Path) -> None:
-    base = f"model.base={finished_run / 'base'}"
-    arguments = tiny_demo(tmp_path, base, "sampling.batch_size=4", "sampling.in_flight=1")
-    job = subprocess.Popen(
-        [sys.executable, "-m", "cluster.cli", "rank", *arguments], cwd=ROOT, start_new_session=True, stdout=-3
-    )
+def test_a_tormented_ranking_equals_a_quiet_one(finished_run: Path, tmp_path: Path) -> None:
+    arguments = tiny_demo(tmp_path, f"model.base={finished_run / 'base'}", *OFTEN)
     run = tmp_path / "demo"
-    deadline = time.monotonic() + 300
-    while not count_finished(run / ".rank.unfinished" / "ids"):
-        assert job.poll() is None, "the ranking ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
-    kept = count_finished(run / ".rank.unfinished" / "ids")
-    assert not (run / "ranked").exists()
-
-    again = semtag("rank", *arguments)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "were done before and are kept" in again.stdout
-    rows, scores = ranked(run)
-    expected, expected_scores = ranked(finished_run)
-    assert 0 < kept < len(rows)
-    assert rows == expected
-    assert scores == pytest.approx(expected_scores, abs=1e-6)
+    story = torment(arguments, run / ".rank.unfinished" / "ids", ["engine", "driver"], random.Random(0), pause=0)
+    assert story == {"killed": {"engine": 1, "driver": 1}, "starts": 2}
+    assert compare(finished_run, run) == {
+        "texts": count_rows(finished_run / "ranked"),
+        "lost": 0,
+        "twice": 0,
+        "different": 0,
+    }
     assert semtag("verify", str(run)).returncode == 0
     assert not list(run.glob(".*.unfinished"))
+
+
+def test_a_lost_node_costs_nothing(finished_run: Path, tmp_path: Path) -> None:
+    """Three nodes on loopback; the one with the engine is killed midway, and another one joins."""
+    node: dict[str, Any] = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0})
+    try:
+        workers = [cluster.add_node(num_cpus=4, **node) for _ in range(2)]
+        base, address = f"model.base={finished_run / 'base'}", f"cluster.address={cluster.address}"
+        arguments = tiny_demo(tmp_path, base, address, *OFTEN)
+        run = tmp_path / "demo"
+        job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments], cwd=ROOT)
+        deadline = time.monotonic() + 300
+        while not count_finished(run / ".rank.unfinished" / "ids"):
+            assert job.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        cluster.remove_node(next(worker for worker in workers if runs_engine(worker)), allow_graceful=False)
+        assert (run / ".rank.unfinished").exists(), "the ranking was over before the node was lost"
+        cluster.add_node(num_cpus=4, **node)
+        assert job.wait(timeout=400) == 0
+        assert compare(finished_run, run) == {
+            "texts": count_rows(finished_run / "ranked"),
+            "lost": 0,
+            "twice": 0,
+            "different": 0,
+        }
+        assert semtag("verify", str(run)).returncode == 0
+    finally:
+        cluster.shutdown()
+
+
+def runs_engine(node: Any) -> bool:
+    """Whether the node's raylet has an engine among its children."""
+    (raylet,) = node.all_processes["raylet"]
+    return any(kind_of(member) == "engine" for member in Family(raylet.process.pid).look())
+
+
+def test_what_is_no_process_of_a_job_has_no_kind() -> None:
+    assert kind_of(psutil.Process()) is None

@@ -1,0 +1,148 @@
+"""The pipeline by itself at scale: texts -> ranked lists -> pairs, with no engine and an embedding that costs nothing.
+
+    python -m benchmarks.scale --texts 1000000 --json scale.json
+
+Candidates come from a file (sampling.engine=replay) and scores from a static embedding, a table of word vectors made on
+the spot, so what is measured is Ray Data, Parquet and our own code. The job runs twice, with `--small` and with
+`--texts` texts: memory of the driver, and texts a second, should be the same. `semtag verify` checks both runs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.parquet import RowWriter, count_rows
+from cluster.run_dir import RunDir
+from configs.load import load_config
+
+CONFIG = "configs/demo.yaml"
+CANDIDATES = 4
+WORDS = 20_000
+DATA = pa.schema([("text", pa.string()), ("completions", pa.list_(pa.string()))])
+STAGES = ("texts", "rank", "pairs")
+
+
+def make_row(number: int, seed: int) -> dict[str, Any]:
+    """A text of 40 to 80 made-up words and K completions; one in ten is malformed, in different ways."""
+    rng = random.Random(f"{seed} {number}")
+    words = [word(rng.randrange(WORDS)) for _ in range(rng.randint(40, 80))]
+    completions = []
+    for _ in range(CANDIDATES):
+        answer = "".join(f"[{tag}]" for tag in rng.sample(sorted(set(words)), rng.randint(1, 3)))
+        spoilt = rng.choice([f"Sure! {answer}", answer[:-1], f"{answer}{answer}", "", f"{answer}[a][b][c]"])
+        completions.append(spoilt if rng.random() < 0.1 else answer)
+    return {"text": " ".join(words), "completions": completions}
+
+
+def word(number: int) -> str:
+    """A pronounceable word for a number, each number its own."""
+    syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+    out = ""
+    while not out or number:
+        number, rest = divmod(number, len(syllables))
+        out += syllables[rest]
+    return out
+
+
+def make_models(folder: Path) -> tuple[Path, Path]:
+    """A folder with a tokenizer and no weights, for prompts, and a static embedding model of 64 dimensions."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from transformers import LlamaConfig
+
+    from training.demo_model import build_tokenizer
+
+    base, embedding = folder / "base", folder / "embedding"
+    tokenizer = build_tokenizer([make_row(i, 0)["text"] for i in range(2000)], load_config(CONFIG))
+    tokenizer.save_pretrained(base)
+    LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(base)
+    static = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=64)
+    SentenceTransformer(modules=[static], device="cpu").save(str(embedding))
+    return base, embedding
+
+
+def run_job(texts: int, folder: Path, models: tuple[Path, Path]) -> dict[str, Any]:
+    """Rank `texts` texts and build pairs; returns the figures."""
+    data, name = folder / f"data-{texts}.parquet", f"scale-{texts}"
+    with RowWriter(data, DATA) as out:
+        for number in range(texts):
+            out.write(make_row(number, seed=0))
+    shutil.rmtree(folder / name, ignore_errors=True)
+    arguments = [CONFIG, f"run.name={name}", f"run.root={folder}", f"data.path={data}", "data.held_out=0"]
+    arguments += [f"model.base={models[0]}", f"scoring.model={models[1]}", "pairs.format_share=0.2"]
+    arguments += ["sampling.engine=replay", "sampling.candidates=completions", "sampling.batch_size=2000"]
+    for command in (["rank", *arguments], ["pairs", *arguments], ["verify", str(folder / name)]):
+        subprocess.run([sys.executable, "-m", "cluster.cli", *command], check=True)
+    return figures(RunDir(folder / name), texts)
+
+
+def figures(run: RunDir, texts: int) -> dict[str, Any]:
+    """What the manifest and the files say about a finished job."""
+    stages = run.manifest()["stages"]
+    seconds = {stage: max(1.0, _seconds(stages[stage])) for stage in STAGES}
+    size = sum(file.stat().st_size for name in ("ranked", "pairs", "lists") for file in (run.path / name).iterdir())
+    counts = stages["pairs"]["counts"]
+    return {
+        "texts": texts,
+        "seconds": seconds,
+        "texts_per_second": texts / sum(seconds.values()),
+        "driver_peak_mb": {stage: stages[stage]["peak_mb"] for stage in STAGES},
+        "bytes_per_text": size / texts,
+        "pairs": count_rows(run.path / "pairs"),
+        "format_share": counts["format"] / counts["pairs"],
+    }
+
+
+def _seconds(stage: dict[str, Any]) -> float:
+    return (datetime.fromisoformat(stage["finished"]) - datetime.fromisoformat(stage["started"])).total_seconds()
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| texts | s: texts, rank, pairs | texts/s | driver's peak, MB: same | bytes a text | pairs | format pairs |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        seconds, peak = (", ".join(f"{row[key][s]:,.0f}" for s in STAGES) for key in ("seconds", "driver_peak_mb"))
+        lines.append(
+            f"| {row['texts']:,} | {seconds} | {row['texts_per_second']:,.0f} | {peak} | "
+            f"{row['bytes_per_text']:,.0f} | {row['pairs']:,} | {row['format_share']:.4%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run both sizes and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=1_000_000, help="texts of the large job")
+    parser.add_argument("--small", type=int, default=100_000, help="texts of the job to compare with")
+    parser.add_argument("--root", type=Path, default=Path("runs/scale"), help="folder for data and runs; emptied")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.root, ignore_errors=True)
+    arguments.root.mkdir(parents=True)
+    models = make_models(arguments.root)
+    small, large = rows = [run_job(texts, arguments.root, models) for texts in (arguments.small, arguments.texts)]
+    ratios = {
+        "memory_ratio": max(large["driver_peak_mb"].values()) / max(small["driver_peak_mb"].values()),
+        "speed_ratio": large["texts_per_second"] / small["texts_per_second"],
+    }
+    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores\n\n{table(rows)}\n")
+    print(", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in ratios.items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"jobs": rows, **ratios}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
