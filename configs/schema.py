@@ -64,7 +64,7 @@ class Data(Section):
 class DemoModel(Section):
     """The small base model built on the spot when model.base is 'demo'."""
 
-    vocabulary: int = Field(3000, ge=300, le=32000, description="Size of its tokenizer.")
+    vocabulary: int = Field(5000, ge=300, le=32000, description="Size of its tokenizer.")
     width: int = Field(384, ge=96, le=1024, description="Hidden size; a multiple of heads.")
     layers: int = Field(3, ge=2, le=24, description="Number of decoder layers.")
     heads: int = Field(3, ge=3, le=16, description="Attention heads.")

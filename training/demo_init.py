@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 # Strengths found by the log-probability of true labels before any training.
-_UNEMBED, _CONTINUE, _SELECT, _SUPPRESS = 0.3, 0.8, 0.8, 2.8
+_UNEMBED, _AGAIN, _CONTINUE, _SELECT, _SUPPRESS = 0.3, 0.2, 0.8, 0.8, 3.4
 _SHARPNESS, _OPENING, _TASTE, _MATCH = 0.8, 4.0, 0.5, 40.0
 _FLAG = 4.0  # size of an embedding that marks one token
 _ANSWER_WINDOW = 60  # tokens after the assistant's turn in which brackets count
@@ -66,8 +66,11 @@ def install_circuits(model: LlamaForCausalLM, roles: TokenRoles) -> None:
     first_gain = math.sqrt(config.hidden_size / norm)
     gain = math.sqrt(config.hidden_size / (norm + layout.head))
     last_gain = math.sqrt(config.hidden_size / (norm + 2 * layout.head))
-    unembed = model.lm_head.weight
-    unembed[:, layout.head : 2 * layout.head] = _UNEMBED * model.model.embed_tokens.weight[:, : layout.head]
+    embed, unembed = model.model.embed_tokens.weight, model.lm_head.weight
+    unembed[:, layout.head : 2 * layout.head] = _UNEMBED * embed[:, : layout.head]
+    # Votes against the token just read and the one before it, or induction goes round in words such as "Chihuahua".
+    unembed[:, : layout.head] = -_AGAIN * embed[:, : layout.head]
+    unembed[:, layout.previous] = -_AGAIN * embed[:, layout.previous_from]
     unembed[:, layout.own].normal_(0, 0.1)
     unembed[:, layout.bracket] = roles.prior / (_FLAG * last_gain)
     bottom = [_Head(model, 0, head, first_gain) for head in range(3)]
