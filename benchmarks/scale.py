@@ -8,6 +8,8 @@ the spot, so what is measured is Ray Data, Parquet and our own code. The job run
 """
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import platform
@@ -29,19 +31,29 @@ CONFIG = "configs/demo.yaml"
 CANDIDATES = 4
 WORDS = 20_000
 DATA = pa.schema([("text", pa.string()), ("completions", pa.list_(pa.string()))])
+CHUNK = 1000
+SPOILT = ("Sure! {}", "{}]", "{0}{0}", "", "{}[a][b][c]")
 STAGES = ("texts", "rank", "pairs")
 
 
-def make_row(number: int, seed: int) -> dict[str, Any]:
-    """A text of 40 to 80 made-up words and K completions; one in ten is malformed, in different ways."""
-    rng = random.Random(f"{seed} {number}")
-    words = [word(rng.randrange(WORDS)) for _ in range(rng.randint(40, 80))]
-    completions = []
-    for _ in range(CANDIDATES):
-        answer = "".join(f"[{tag}]" for tag in rng.sample(sorted(set(words)), rng.randint(1, 3)))
-        spoilt = rng.choice([f"Sure! {answer}", answer[:-1], f"{answer}{answer}", "", f"{answer}[a][b][c]"])
-        completions.append(spoilt if rng.random() < 0.1 else answer)
-    return {"text": " ".join(words), "completions": completions}
+def make_rows(chunk: int) -> list[dict[str, Any]]:
+    """CHUNK texts of 40 to 80 made-up words with K completions each; one in ten is malformed, in different ways."""
+    rng, vocabulary = random.Random(chunk), _vocabulary()
+    rows = []
+    for _ in range(CHUNK):
+        words = rng.choices(vocabulary, k=rng.randint(40, 80))
+        completions = []
+        for start in range(0, 3 * CANDIDATES, 3):
+            answer = "".join(f"[{tag}]" for tag in words[start : start + rng.randint(1, 3)])
+            spoilt = rng.random() < 0.1
+            completions.append(rng.choice(SPOILT).format(answer) if spoilt else answer)
+        rows.append({"text": " ".join(words), "completions": completions})
+    return rows
+
+
+@functools.cache
+def _vocabulary() -> list[str]:
+    return [word(number) for number in range(WORDS)]
 
 
 def word(number: int) -> str:
@@ -63,7 +75,7 @@ def make_models(folder: Path) -> tuple[Path, Path]:
     from training.demo_model import build_tokenizer
 
     base, embedding = folder / "base", folder / "embedding"
-    tokenizer = build_tokenizer([make_row(i, 0)["text"] for i in range(2000)], load_config(CONFIG))
+    tokenizer = build_tokenizer([row["text"] for row in make_rows(0)], load_config(CONFIG))
     tokenizer.save_pretrained(base)
     LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(base)
     static = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=64)
@@ -75,8 +87,8 @@ def run_job(texts: int, folder: Path, models: tuple[Path, Path]) -> dict[str, An
     """Rank `texts` texts and build pairs; returns the figures."""
     data, name = folder / f"data-{texts}.parquet", f"scale-{texts}"
     with RowWriter(data, DATA) as out:
-        for number in range(texts):
-            out.write(make_row(number, seed=0))
+        for row in itertools.islice((row for chunk in itertools.count() for row in make_rows(chunk)), texts):
+            out.write(row)
     shutil.rmtree(folder / name, ignore_errors=True)
     arguments = [CONFIG, f"run.name={name}", f"run.root={folder}", f"data.path={data}", "data.held_out=0"]
     arguments += [f"model.base={models[0]}", f"scoring.model={models[1]}", "pairs.format_share=0.2"]

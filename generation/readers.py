@@ -98,15 +98,19 @@ def _read_jsonl(file: Path, data: Data) -> Iterator[Row]:
             try:
                 values = json.loads(line)
             except UnicodeDecodeError as error:
-                yield Row(source, problem="invalid_utf8", detail=str(error))
+                yield Row(source, {"line": _shown(line)}, "invalid_utf8", str(error))
                 continue
             except (json.JSONDecodeError, RecursionError) as error:
-                yield Row(source, {"line": line[:2000].decode("utf-8", "replace")}, "broken_line", str(error))
+                yield Row(source, {"line": _shown(line)}, "broken_line", str(error))
                 continue
             if isinstance(values, dict):
                 yield Row(source, values)
             else:
                 yield Row(source, {"line": values}, "broken_line", "not a JSON object")
+
+
+def _shown(line: bytes) -> str:
+    return line[:2000].decode("utf-8", "backslashreplace")
 
 
 def _read_parquet(file: Path, data: Data) -> Iterator[Row]:

@@ -1,0 +1,135 @@
+"""Poisoned rows among good ones: each ends in the rejects with its reason, and costs no other row.
+
+    python -m benchmarks.poison --rows 10000 --json poison.json
+
+One row in a hundred is poisoned: null, 1 MB of text, nothing but control characters, invalid UTF-8, a duplicate, or a
+text that kills the engine; the last is done for real, with `kill -9` on the engine's process as soon as that text
+reaches it. The job is `semtag rank` in all else. The ledger must balance and `semtag verify` must hold.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import scoring.rank_texts
+from cluster.parquet import count_rows, read_rows
+from cluster.run_dir import RunDir
+from cluster.stage import stage_main
+from generation.guard import GuardedSampler
+
+CONFIG = "configs/demo.yaml"
+SMALL = ["model.demo.steps=120", "model.demo.width=192", "model.demo.layers=2", "model.demo.vocabulary=1000",
+         "sampling.samples=2", "sampling.max_tokens=16", "data.held_out=0"]  # fmt: skip
+DEADLY = "A poison for engines"
+REASONS = {
+    "null": "null_text",
+    "megabyte": "too_long",
+    "control": "empty_text",
+    "bytes": "invalid_utf8",
+    "duplicate": "duplicate",
+    "deadly": "kills_engine",
+}
+
+
+class Vulnerable(GuardedSampler):
+    """A sampler whose engine dies, for real, of texts that say so."""
+
+    async def _candidates(self, row: dict[str, Any], ids: list[int]) -> list[dict[str, Any]]:
+        if DEADLY in row["text"]:
+            for child in psutil.Process(os.getpid()).children(recursive=True):
+                child.kill()
+        return await super()._candidates(row, ids)
+
+
+def make_lines(rows: int, deadly: int) -> tuple[list[bytes], Counter[str]]:
+    """JSON lines with one poisoned row in a hundred, `deadly` of them for engines; and how many of each kind."""
+    texts = [json.loads(line)["text"] for line in Path("configs/demo/texts.jsonl").read_text("utf-8").splitlines()]
+    others = [kind for kind in REASONS if kind != "deadly"]
+    lines, made = [], Counter[str]()
+    for number in range(rows):
+        text = f"Number {number}. {texts[number % len(texts)]}"
+        kind = None
+        if number % 100 == 50:
+            kind = "deadly" if made["deadly"] < deadly else others[number // 100 % len(others)]
+            made[kind] += 1
+        lines.append(_line(kind, text, lines))
+    return lines, made
+
+
+def _line(kind: str | None, text: str, before: list[bytes]) -> bytes:
+    if kind == "bytes":
+        return b'{"text": "' + b"\xff\xfe" + b'"}\n'
+    if kind == "duplicate":
+        return before[-1]
+    poisoned = {"null": None, "megabyte": f"{text} " + "long " * 200_000, "control": "\u0000\u0007\u001b"}
+    poisoned |= {"deadly": f"{DEADLY}. {text}"}
+    return json.dumps({"text": poisoned.get(kind, text) if kind else text}).encode() + b"\n"
+
+
+def run(rows: int, deadly: int, root: Path, overrides: list[str]) -> dict[str, Any]:
+    """Rank poisoned rows; returns what came of them."""
+    data, run = root / "rows.jsonl", RunDir(root / "poison")
+    lines, made = make_lines(rows, deadly)
+    data.write_bytes(b"".join(lines))
+    start = time.monotonic()
+    rank = [CONFIG, "run.name=poison", f"run.root={root}", f"data.path={data}", *SMALL, *overrides]
+    subprocess.run([sys.executable, "-m", "benchmarks.poison", "--semtag", "rank", *rank], check=True)
+    verify = [sys.executable, "-m", "cluster.cli", "verify", str(run.path)]
+    rejects = Counter(row["reason"] for row in read_rows(run.path / "rejects" / "texts", ["reason"]))
+    rejects += Counter(row["reason"] for row in read_rows(run.path / "rejects" / "rank", ["reason"]))
+    return {
+        "rows": rows,
+        "poisoned": made.total(),
+        "ranked": count_rows(run.path / "ranked"),
+        "rejects": dict(rejects),
+        "as_expected": rejects == Counter({REASONS[kind]: number for kind, number in made.items()}),
+        "verified": subprocess.run(verify, check=False).returncode == 0,
+        "seconds": round(time.monotonic() - start),
+    }
+
+
+def semtag(arguments: list[str]) -> int:
+    """The command line, with the rank stage's sampler made vulnerable."""
+    from cluster import cli, pipeline
+
+    pipeline.MODULES["rank"] = "benchmarks.poison"
+    return cli.main(arguments)
+
+
+def main() -> int:
+    """Run and print the outcome; returns 0 when every row is where it belongs."""
+    if sys.argv[1:2] == ["--semtag"]:
+        return semtag(sys.argv[2:])
+    if len(sys.argv) > 1 and (Path(sys.argv[1]) / "manifest.json").exists():  # started as a stage, by semtag()
+        scoring.rank_texts.GuardedSampler = Vulnerable  # type: ignore[misc]
+        stage_main("rank", scoring.rank_texts.rank)
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000, help="rows, one in a hundred of them poisoned")
+    parser.add_argument("--deadly", type=int, default=3, help="how many of the poisoned ones kill engines")
+    parser.add_argument("--root", type=Path, default=Path("runs/poison"), help="folder of the run; emptied")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.root, ignore_errors=True)
+    arguments.root.mkdir(parents=True)
+    result = run(arguments.rows, arguments.deadly, arguments.root, arguments.overrides)
+    print("\n| " + " | ".join(result) + " |\n" + "| --- " * len(result) + "|")
+    print("| " + " | ".join(map(str, result.values())) + " |")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    good = result["as_expected"] and result["verified"] and result["ranked"] == result["rows"] - result["poisoned"]
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
