@@ -12,6 +12,7 @@ import yaml
 from tests.cluster_files import KUBERNETES, documents, groups, named, pods, ray_spec, walk
 from tests.conftest import ROOT
 
+STORAGE = ROOT / "cluster" / "kubernetes" / "storage.yaml"
 SCHEMA = yaml.safe_load((ROOT / "tests" / "schemas" / "kubernetes.yaml").read_text())
 
 
@@ -91,7 +92,7 @@ def test_ray_pods_share_memory_storage_and_token() -> None:
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in pod["containers"][0]["volumeMounts"]}
         assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
-        claims = {claim["metadata"]["name"] for claim in documents(KUBERNETES[-1])}
+        claims = {claim["metadata"]["name"] for claim in documents(STORAGE)}
         assert {
             v["persistentVolumeClaim"]["claimName"] for v in mounts.values() if "persistentVolumeClaim" in v
         } == claims
