@@ -115,7 +115,7 @@ def exported(scraped: Samples) -> dict[str, set[str]]:
         labels.setdefault(name, set()).update(has)
     for name, gauge in METRICS_GAUGES.items():
         if name.startswith(("node_gpus_", "node_gram_")):
-            labels.setdefault(f"ray_{name}", set()).update(gauge.info["tag_keys"])
+            labels.setdefault(f"ray_{name}", set()).update(map(str, gauge.view.columns))
     return labels
 
 
