@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from cluster.metrics import BatchMetrics
 from configs.errors import UserError
 from configs.schema import Scoring
 from generation.records import SAMPLED
@@ -77,10 +78,12 @@ class Scorer:
     def __init__(self, scoring: Scoring, tally: "Tally") -> None:
         self.embedder = Embedder(scoring)
         self.tally = tally
+        self.metrics = BatchMetrics()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows: list[dict[str, Any]] = score_rows(batch.to_pylist(), self.embedder.texts, self.embedder.tags)
         self.tally.add(len(rows))
+        self.metrics.record(rows)
         return pa.Table.from_pylist(rows, SAMPLED)
 
 
