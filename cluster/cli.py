@@ -3,10 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from cluster.pipeline import run_module, run_stages, stages_of
 from cluster.plan import check_model, show_plan
 from cluster.run_dir import RunDir
+from cluster.submit import submit
 from cluster.summary import result_table
 from configs.errors import UserError
 from configs.load import load_config
@@ -17,6 +19,7 @@ examples:
   semtag run configs/demo.yaml                          the whole job on this machine, some minutes
   semtag run configs/demo.yaml data.path=my.jsonl run.name=mine
   semtag run configs/zephyr_squad.yaml --dry-run        what a run would do
+  semtag submit configs/cluster_millions.yaml           the whole job on a Ray cluster
   semtag verify runs/demo                               prove that nothing was lost
 
 A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
@@ -39,6 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_module("scoring.verify", [arguments.run])
         if arguments.command == "report":
             return run_module("evaluation.report", [arguments.run])
+        if arguments.command == "submit":
+            return submit(
+                arguments.config,
+                arguments.overrides,
+                arguments.stage,
+                arguments.address,
+                arguments.working_dir,
+                not arguments.no_wait,
+            )
         config = load_config(arguments.config, arguments.overrides)
         return _do(arguments.command, config, arguments.dry_run, arguments.verbose)
     except UserError as error:
@@ -56,13 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help_ in COMMANDS.items():
-        command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
-        command.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/demo.yaml")
-        command.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as training.beta=0.5")
+        command = _add_config_command(commands, name, help_)
         command.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
         command.add_argument(
             "--verbose", action="store_true", help="show what the libraries print, instead of logging it"
         )
+    _add_submit(commands)
     for name, help_ in (
         ("verify", "check a run's files against every invariant; exit status 0 or 1"),
         ("report", "write report.html anew from report.json"),
@@ -70,6 +81,23 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
         command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
     return parser
+
+
+def _add_config_command(commands: Any, name: str, help_: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
+    command.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/demo.yaml")
+    command.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as training.beta=0.5")
+    return command
+
+
+def _add_submit(commands: Any) -> None:
+    command = _add_config_command(commands, "submit", "the same as a job of a Ray cluster, whose log is followed")
+    command.add_argument("--stage", choices=list(COMMANDS), default="run", help="what to do there; all, unless given")
+    command.add_argument(
+        "--address", metavar="URL", default="http://127.0.0.1:8265", help="Ray's dashboard; default %(default)s"
+    )
+    command.add_argument("--working-dir", metavar="DIR", default=".", help="what is sent, less what .gitignore names")
+    command.add_argument("--no-wait", action="store_true", help="send the job and return")
 
 
 def _do(command: str, config: Config, dry_run: bool, verbose: bool) -> int:

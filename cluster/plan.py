@@ -5,17 +5,21 @@ import sys
 from pathlib import Path
 
 from cluster.pipeline import stages_of
+from cluster.placement import check_fits, needs_of, offer, table
 from cluster.run_dir import RunDir
+from cluster.session import nodes_to_use, place
 from configs.errors import UserError
 from configs.load import dump_config
 from configs.schema import Config
 
 
 def show_plan(run: RunDir, config: Config) -> None:
-    """Print the resolved config, the texts found, the actors and GPUs, and which stages are done already."""
+    """Print the resolved config, the texts found, which stages are done already, and where the actors go.
+
+    Raises UserError when the cluster that is named cannot hold them. For this machine it is said and no error: plans
+    for a larger one are made on a small one.
+    """
     run.check_same(config)
-    sampling, scoring = config.sampling, config.scoring
-    gpus = sampling.actors * sampling.gpus_per_actor + scoring.actors * scoring.gpus_per_actor
     base = "a small model built from the texts" if config.model.base == "demo" else config.model.base
     precision = "4-bit NF4" if config.training.four_bit else config.training.dtype
     print(dump_config(config))
@@ -23,13 +27,28 @@ def show_plan(run: RunDir, config: Config) -> None:
     print(f"  run        {run.path}")
     print(f"  texts      {_texts_found(config)}")
     print(f"  base       {base}")
-    print(f"  sampling   {sampling.samples} candidates a text, {_actors(sampling.actors, sampling.gpus_per_actor)}")
-    print(f"  scoring    {scoring.model}, {_actors(scoring.actors, scoring.gpus_per_actor)}")
-    print(f"  Ray        {config.cluster.address}, {gpus:g} GPUs in all while ranking")
+    print(f"  sampling   {config.sampling.samples} candidates a text")
+    print(f"  scoring    {config.scoring.model}")
     print(f"  training   {config.training.loss}, beta {config.training.beta:g}: the first loss must be "
           f"{(1 / (2 * config.training.beta)) ** 2:g}; LoRA rank {config.training.lora.rank}, {precision}")  # fmt: skip
     for stage in stages_of(config):
         print(f"  {stage:<10} {'done, would be skipped' if run.is_done(stage) else 'to do'}")
+    _show_placement(config)
+
+
+def _show_placement(config: Config) -> None:
+    needs = needs_of(config)
+    print("Placement of ranking and evaluation")
+    for line in table(needs):
+        print(f"  {line}")
+    nodes = nodes_to_use(config)
+    print(f"  {place(config)}: {offer(nodes)}", flush=True)
+    try:
+        check_fits(needs, nodes, place(config))
+    except UserError as error:
+        if config.cluster.address != "local":
+            raise
+        print(f"  would not start here: {error.what}")
 
 
 def check_model(config: Config) -> None:
@@ -42,10 +61,6 @@ def check_model(config: Config) -> None:
     if not (path / "config.json").is_file():
         problem = "has no config.json" if path.exists() else "does not exist"
         raise UserError(f"The model path {base} {problem}.", "Check model.base; a relative path starts here.")
-
-
-def _actors(count: int, gpus: float) -> str:
-    return f"{count} actor{'s' * (count > 1)} with {f'{gpus:g} GPU' if gpus else 'no GPU'} each"
 
 
 def _texts_found(config: Config) -> str:

@@ -3,22 +3,53 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
 LINE_EVERY_SECONDS = 30.0
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What sampling and scoring have done: `valid` of the candidates, `tokens` sampled, and the sum of all scores."""
+
+    texts: int = 0
+    candidates: int = 0
+    valid: int = 0
+    tokens: int = 0
+    scored: int = 0
+    score_sum: float = 0.0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.texts + other.texts,
+            self.candidates + other.candidates,
+            self.valid + other.valid,
+            self.tokens + other.tokens,
+            self.scored + other.scored,
+            self.score_sum + other.score_sum,
+        )
+
+
 class Progress:
     """Counts units of one stage and shows count, rate and time left.
 
-    `total` may stay None while it is unknown. `note` is shown behind the figures.
+    `total` may stay None while it is unknown. `note` is shown behind the figures. With a `price` of a node's hour,
+    the cost since the first call of `show` is shown as well.
     """
 
     def __init__(
-        self, label: str, unit: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        label: str,
+        unit: str,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        price: float | None = None,
     ):
-        self.label, self.unit = label, unit
+        self.label, self.unit, self.price = label, unit, price
+        self.cost = 0.0
+        self._cost_until: float | None = None
         self.total: int | None = None
         self.count = self._before = 0
         self.note = ""
@@ -42,6 +73,25 @@ class Progress:
         self.note = note or self.note
         if self._clock() - self._last_shown >= (0.2 if self._live else LINE_EVERY_SECONDS):
             self._show()
+
+    def show(self, done: Counts, nodes: int) -> None:
+        """Set the count from what is done, with its figures as the note, while `nodes` nodes are paid for."""
+        now = self._clock()
+        since, self._cost_until = now if self._cost_until is None else self._cost_until, now
+        self.cost += nodes * (now - since) / 3600 * (self.price or 0)
+        self.set(done.texts, self._figures(done, max(now - self._start, 1e-9)))
+
+    def _figures(self, done: Counts, seconds: float) -> str:
+        figures = []
+        if done.tokens:  # candidates from a file may come without
+            figures.append(f"{done.tokens / seconds:,.0f} tokens/s")
+        if done.candidates:
+            figures.append(f"{done.valid / done.candidates:.1%} valid")
+        if done.scored:
+            figures.append(f"mean score {done.score_sum / done.scored:.3f}")
+        if self.price is not None:
+            figures.append(f"cost {self.cost:,.2f}")
+        return ", ".join(figures)
 
     def say(self, message: str) -> None:
         """Print a line of its own."""

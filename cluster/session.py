@@ -2,82 +2,163 @@
 
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.progress import Progress
+from cluster.placement import Node, check_fits, needs_of, node_of
+from cluster.progress import Counts, Progress
 from configs.errors import UserError
 from configs.schema import Config
 
 # Ray replaces a node address of 127.0.0.1 by the machine's own and then listens on every interface, unless it is told
 # (by a switch named for other systems, read when Ray is imported) that it will never be part of a cluster.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1"}
+GROWN_NODES = 100  # of a group without a limit, when asking whether a growing cluster can hold a run
 
 
 @contextlib.contextmanager
-def ray_session(config: Config) -> Iterator[None]:
+def ray_session(config: Config, actors: bool = True) -> Iterator[None]:
     """Ray for the length of the block: a private one on 127.0.0.1, or the cluster at `cluster.address`.
 
-    A private Ray gets more logical CPUs than the machine has: its actors wait for each other more than they compute.
+    Without `actors` the block runs tasks alone, and a private Ray has as many CPUs as the machine. Raises UserError when there is no such cluster or it cannot hold the actors.
     """
-    local = config.cluster.address == "local"
-    if local:
-        os.environ |= LOOPBACK
+    _start(config, actors)
     import ray
     import ray.data
 
-    if local:
-        cpus = config.cluster.cpus or max(os.cpu_count() or 1, config.sampling.actors + config.scoring.actors + 4)
-        options: dict[str, Any] = {
-            "num_cpus": cpus,
-            "object_store_memory": int(config.cluster.object_store_gb * 2**30),
-        }
-    else:
-        options = {}
-    try:
-        ray.init(address=config.cluster.address, include_dashboard=False, **options)
-    except ConnectionError as error:
-        raise UserError(f"No Ray cluster at {config.cluster.address}: {error}", "Check cluster.address.") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     try:
+        if actors:
+            check_fits(needs_of(config), _ray_nodes(), place(config))
         yield
     finally:
         ray.shutdown()
 
 
-class Tally:
-    """A sum kept in an actor, to which workers add and which the driver shows as progress."""
+def nodes_to_use(config: Config) -> list[Node]:
+    """The nodes that a run would use: this machine as a local Ray would see it, or those of the cluster, asked."""
+    if config.cluster.address == "local":
+        gpus, kind = _own_gpus() if any(need.gpus for need in needs_of(config)) else (0, None)
+        return [Node(_local_cpus(config), gpus, frozenset({kind} if kind else ()))]
+    _start(config)
+    import ray
 
-    def __init__(self, start: int = 0) -> None:
+    try:
+        return _ray_nodes()
+    finally:
+        ray.shutdown()
+
+
+def place(config: Config) -> str:
+    """Where the run takes place, for messages."""
+    address = config.cluster.address
+    return "this machine" if address == "local" else f"the cluster at cluster.address={address}"
+
+
+def _start(config: Config, actors: bool = True) -> None:
+    local, address = config.cluster.address == "local", config.cluster.address
+    if local or address.startswith(("127.", "localhost")):
+        os.environ |= LOOPBACK
+    if not local:
+        _check_answers(address)
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    options: dict[str, Any] = {}
+    if local:
+        store = int(config.cluster.object_store_gb * 2**30)
+        options = {"num_cpus": _local_cpus(config) if actors else os.cpu_count(), "object_store_memory": store}
+    try:
+        ray.init(address=address, include_dashboard=False, logging_level="warning", **options)
+    except (ConnectionError, AuthenticationError) as error:
+        raise UserError(
+            f"No Ray cluster lets us in at {address}: {error}",
+            "Check cluster.address; a cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH here.",
+        ) from None
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would wait for ever for a cluster that does not answer."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(f"No Ray cluster answers at {address}: {error}", "Check cluster.address.") from None
+
+
+def _local_cpus(config: Config) -> int:
+    """Logical CPUs of a private Ray, more than the machine has: actors wait for each other more than they compute."""
+    return config.cluster.cpus or max(os.cpu_count() or 1, sum(need.most for need in needs_of(config)) + 4)
+
+
+def _own_gpus() -> tuple[int, str | None]:
+    """Number and kind of this machine's GPUs, as Ray counts them when it starts."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    gpus = get_accelerator_manager_for_resource("GPU")
+    visible, found = gpus.get_current_process_visible_accelerator_ids(), gpus.get_current_node_num_accelerators()
+    return found if visible is None else min(found, len(visible)), gpus.get_current_node_accelerator_type()
+
+
+def _ray_nodes() -> list[Node]:
+    """The living nodes, and where the cluster grows by itself those that it may add."""
+    import ray
+    from ray._private.state import state
+
+    nodes = [node_of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    growth = state.get_cluster_config()
+    for group in growth.node_group_configs if growth else ():
+        # A negative count is no limit. Nodes of a group that live already count twice: better than to refuse a run
+        # that would find its place.
+        count = group.max_count if group.max_count >= 0 else GROWN_NODES
+        nodes += [node_of(dict(group.resources))] * count
+    return nodes
+
+
+class Tally:
+    """What workers have done, summed in an actor, which the driver shows as progress."""
+
+    def __init__(self, texts: int = 0) -> None:
         import ray
 
         class _Sum:
             def __init__(self) -> None:
-                self.value = start
+                self.value = Counts(texts=texts)
 
-            def add(self, by: int) -> int:
+            def add(self, by: Counts) -> None:
                 self.value += by
+
+            def total(self) -> Counts:
                 return self.value
 
         self.actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Sum).remote()
 
-    def add(self, by: int) -> None:
+    def add(self, by: Counts) -> None:
         """Add without waiting; called in workers."""
         self.actor.add.remote(by)
+
+    def total(self) -> Counts:
+        """The sum as it is now."""
+        import ray
+
+        total: Counts = ray.get(self.actor.total.remote())
+        return total
 
     @contextlib.contextmanager
     def shown(self, progress: Progress, every: float = 1.0) -> Iterator[None]:
         """Show the sum on `progress` while the block runs."""
-        import ray
-
         stop = threading.Event()
 
         def poll() -> None:
             while not stop.wait(every):
-                progress.set(ray.get(self.actor.add.remote(0)))
+                progress.show(self.total(), _living_nodes())
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
@@ -86,4 +167,10 @@ class Tally:
         finally:
             stop.set()
             thread.join()
-            progress.set(ray.get(self.actor.add.remote(0)))
+            progress.show(self.total(), _living_nodes())
+
+
+def _living_nodes() -> int:
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())

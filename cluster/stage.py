@@ -47,7 +47,7 @@ def stage_main(stage: str, work: StageWork) -> None:
     terminal = sys.stdout if arguments.verbose else _redirect_to_log(run, stage)
     try:
         config = run.config()
-        with Progress(stage, UNITS[stage], terminal) as progress:
+        with Progress(stage, UNITS[stage], terminal, price=config.cluster.price_per_node_hour) as progress:
             run.begin(stage, config)
             counts = work(run, config, progress)
             run.finish(stage, counts, versions())

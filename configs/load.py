@@ -95,8 +95,10 @@ def _explain(problem: Any) -> str:
         return f"Unknown config key {key}. {_nearest(key)}"
     if problem["type"] == "missing":
         return f"{key} is missing: set it in the file or as {key}=VALUE."
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {problem['input']!r})" if key else message
+    message: str = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        return message  # of a whole section: it names its keys itself
+    return f"{key}: {message} (got {problem['input']!r})"
 
 
 def _nearest(key: str) -> str:

@@ -109,6 +109,14 @@ class Prompt(Section):
         return user
 
 
+def check_placement(kind: "Sampling | Scoring", section: str) -> None:
+    """Raises ValueError for a pool of actors that no cluster could hold."""
+    if kind.max_actors is not None and kind.max_actors < kind.actors:
+        raise ValueError(f"{section}.max_actors {kind.max_actors} is less than {section}.actors {kind.actors}")
+    if kind.accelerator_type is not None and not kind.gpus_per_actor:
+        raise ValueError(f"{section}.accelerator_type {kind.accelerator_type} needs {section}.gpus_per_actor")
+
+
 class Sampling(Section):
     """How candidates are drawn."""
 
@@ -123,11 +131,33 @@ class Sampling(Section):
     max_model_len: Positive | None = Field(None, description="Context to serve, in tokens; default the model's.")
     batch_size: Positive = operational(64, "Texts per call of an actor.")
     in_flight: Positive = operational(8, "Batches that an actor works on at once.")
-    actors: Positive = operational(1, "vLLM actors.")
+    actors: Positive = operational(1, "vLLM actors, at least; the run waits for so many.")
+    max_actors: Positive | None = operational(None, "vLLM actors at most; null means as many as actors.")
     gpus_per_actor: float = operational(0.0, "GPUs of each actor; a fraction shares one.", ge=0)
-    tensor_parallel: Positive = operational(1, "GPUs that one model is spread over.")
+    tensor_parallel: Positive = operational(1, "GPUs of one node that one model is spread over.")
+    accelerator_type: str | None = operational(None, "Kind of GPU, in Ray's words, such as H100; null takes any.")
     gpu_memory: float = operational(0.85, "Share of GPU memory that vLLM takes.", gt=0, le=0.98)
     cpu_cache_gb: Positive = operational(1, "Key-value cache on a CPU, in GiB.")
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that one actor holds: its share of one, or one for each part of a model that is spread."""
+        return self.tensor_parallel if self.gpus_per_actor and self.tensor_parallel > 1 else self.gpus_per_actor
+
+    @model_validator(mode="after")
+    def _can_be_placed(self) -> "Sampling":
+        check_placement(self, "sampling")
+        if self.tensor_parallel > 1 and self.gpus_per_actor not in (1, self.tensor_parallel):
+            raise ValueError(
+                f"sampling.tensor_parallel {self.tensor_parallel} needs whole GPUs: set sampling.gpus_per_actor "
+                f"to 1, not {self.gpus_per_actor:g}"
+            )
+        if self.gpus_per_actor > 1 and self.tensor_parallel == 1:
+            raise ValueError(
+                f"sampling.gpus_per_actor {self.gpus_per_actor:g} leaves GPUs idle: set sampling.tensor_parallel "
+                "to as many"
+            )
+        return self
 
 
 class Scoring(Section):
@@ -138,8 +168,20 @@ class Scoring(Section):
     tags_prefix: str = Field("", description="Put before a tag string, for models trained with prefixes.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights while embedding.")
     batch_size: Positive = operational(64, "Strings per forward pass.")
-    actors: Positive = operational(1, "Embedding actors.")
-    gpus_per_actor: float = operational(0.0, "GPUs of each actor; a fraction shares one.", ge=0)
+    actors: Positive = operational(1, "Embedding actors, at least; the run waits for so many.")
+    max_actors: Positive | None = operational(None, "Embedding actors at most; null means as many as actors.")
+    gpus_per_actor: float = operational(0.0, "GPUs of each actor; a fraction shares one.", ge=0, le=1)
+    accelerator_type: str | None = operational(None, "Kind of GPU, in Ray's words, such as L4; null takes any.")
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that one actor holds."""
+        return self.gpus_per_actor
+
+    @model_validator(mode="after")
+    def _can_be_placed(self) -> "Scoring":
+        check_placement(self, "scoring")
+        return self
 
 
 class Pairs(Section):
@@ -198,6 +240,7 @@ class Cluster(Section):
     address: str = operational("local", "'local' starts Ray on this machine, on loopback; 'auto' joins a cluster.")
     cpus: Positive | None = operational(None, "Logical CPUs in local mode; default enough for all actors.")
     object_store_gb: float = operational(0.5, "Ray's shared memory in local mode, in GiB.", ge=0.1)
+    price_per_node_hour: float | None = operational(None, "Price of a node's hour; progress shows the cost.", ge=0)
 
 
 class Config(Section):

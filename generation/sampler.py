@@ -34,6 +34,8 @@ class Sampler:
 
     def __init__(self, config: Config, model: str, adapter: str | None = None) -> None:
         on_gpu = config.sampling.gpus_per_actor > 0
+        # An engine never spans nodes, so its parts have no need to listen beyond loopback, on a cluster either.
+        os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
         if not on_gpu:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.sampling.cpu_cache_gb)
         from vllm import AsyncEngineArgs
@@ -116,6 +118,9 @@ def engine_arguments(config: Config, model: str, adapter: str | None) -> dict[st
         "trust_remote_code": False,
         "load_format": "safetensors",
     }
+    if sampling.tensor_parallel > 1:
+        # All GPUs of the engine are the actor's own; Ray's executor would ask the cluster for as many again.
+        arguments["distributed_executor_backend"] = "mp"
     if sampling.gpus_per_actor > 0:
         arguments["gpu_memory_utilization"] = sampling.gpu_memory
     else:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.parquet import count_rows, count_values, read_tables
-from cluster.progress import Progress
+from cluster.progress import Counts, Progress
 from cluster.run_dir import RunDir
 from cluster.session import Tally, ray_session
 from cluster.stage import stage_main
@@ -31,7 +31,7 @@ def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         run.scratch("matched") as matched,
         run.writing("pairs") as pairs,
         run.writing("lists") as lists,
-        ray_session(config),
+        ray_session(config, actors=False),
     ):
         tally = Tally()
         with tally.shown(progress):
@@ -65,7 +65,7 @@ def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
                 "list": list_row(row),
             }
         )
-    tally.add(len(rows))
+    tally.add(Counts(texts=len(rows)))
     return pa.Table.from_pylist(rows, MATCHED)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.metrics import BatchMetrics
+from cluster.progress import Counts
 from configs.errors import UserError
 from configs.schema import Scoring
 from generation.records import SAMPLED
@@ -82,9 +83,23 @@ class Scorer:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows: list[dict[str, Any]] = score_rows(batch.to_pylist(), self.embedder.texts, self.embedder.tags)
-        self.tally.add(len(rows))
+        self.tally.add(counts_of(rows))
         self.metrics.record(rows)
         return pa.Table.from_pylist(rows, SAMPLED)
+
+
+def counts_of(rows: list[dict[str, Any]]) -> Counts:
+    """What a batch of scored rows adds to the progress."""
+    candidates = [candidate for row in rows for candidate in row["candidates"]]
+    scores = [candidate["score"] for candidate in candidates if candidate["score"] is not None]
+    return Counts(
+        texts=len(rows),
+        candidates=len(candidates),
+        valid=sum(candidate["format"] == "valid" for candidate in candidates),
+        tokens=sum(candidate["num_tokens"] or 0 for candidate in candidates),
+        scored=len(scores),
+        score_sum=sum(scores),
+    )
 
 
 def model_path(name: str) -> str:

@@ -85,10 +85,14 @@ def _sampler_pool(config: Config) -> dict[str, Any]:
         "batch_size": sampling.batch_size,
         "batch_format": "pyarrow",
         "compute": ActorPoolStrategy(
-            size=sampling.actors, max_tasks_in_flight_per_actor=in_flight, max_concurrent_calls_per_actor=in_flight
+            min_size=sampling.actors,
+            max_size=sampling.max_actors or sampling.actors,
+            max_tasks_in_flight_per_actor=in_flight,
+            max_concurrent_calls_per_actor=in_flight,
         ),
         "num_cpus": 1,
-        "num_gpus": sampling.gpus_per_actor,
+        "num_gpus": sampling.gpus,
+        "accelerator_type": sampling.accelerator_type,
     }
 
 
@@ -100,9 +104,10 @@ def _scorer_pool(config: Config) -> dict[str, Any]:
     return {
         "batch_size": None,
         "batch_format": "pyarrow",
-        "compute": ActorPoolStrategy(size=scoring.actors),
+        "compute": ActorPoolStrategy(min_size=scoring.actors, max_size=scoring.max_actors or scoring.actors),
         "num_cpus": 1,
-        "num_gpus": scoring.gpus_per_actor,
+        "num_gpus": scoring.gpus,
+        "accelerator_type": scoring.accelerator_type,
     }
 
 

@@ -1,0 +1,172 @@
+"""Where a run's actors go, and whether the nodes there are can hold them. Pure: it starts and asks nothing."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from configs.errors import UserError
+from configs.schema import Config, Sampling, Scoring
+
+MANY = 10**9  # as good as no limit
+SHARE = 10_000  # Ray counts GPUs to the fourth decimal
+
+
+@dataclass(frozen=True)
+class Need:
+    """A pool of actors of one kind; each takes one CPU and `gpus` GPUs: a share of one, or whole ones of one node."""
+
+    kind: str
+    least: int
+    most: int
+    gpus: float
+    accelerator: str | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node offers."""
+
+    cpus: int
+    gpus: int = 0
+    accelerators: frozenset[str] = frozenset()
+
+
+def needs_of(config: Config) -> tuple[Need, Need]:
+    """The pools of ranking and of evaluation: sampling and scoring."""
+    return _need("sampling", config.sampling), _need("scoring", config.scoring)
+
+
+def _need(name: str, kind: Sampling | Scoring) -> Need:
+    return Need(name, kind.actors, kind.max_actors or kind.actors, kind.gpus, kind.accelerator_type)
+
+
+def node_of(resources: dict[str, float]) -> Node:
+    """A node from its resources in Ray's words."""
+    prefix = "accelerator_type:"
+    kinds = frozenset(name.removeprefix(prefix) for name in resources if name.startswith(prefix))
+    return Node(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), kinds)
+
+
+def check_fits(needs: tuple[Need, Need], nodes: Sequence[Node], where: str) -> None:
+    """Raises UserError when the nodes `where` cannot hold the least number of actors, which would wait for ever."""
+    for need in needs:
+        _check_one_actor(need, nodes, where)
+    for unit, wanted, found in (
+        ("GPUs", sum(need.least * need.gpus for need in needs), sum(node.gpus for node in nodes)),
+        # Reading and writing are Ray tasks as well; without a CPU of their own they never start.
+        ("CPUs", sum(need.least for need in needs) + 1, sum(node.cpus for node in nodes)),
+    ):
+        if wanted > found + 1 / SHARE:
+            kinds = " and ".join(f"{need.least} {need.kind}" for need in needs)
+            work = ", with one for reading and writing," if unit == "CPUs" else ""
+            raise UserError(
+                f"{kinds} actors{work} take {wanted:g} {unit}, and {where} has {found}.",
+                f"Lower sampling.actors or scoring.actors, or add {'nodes' if unit == 'GPUs' else 'CPUs'}.",
+            )
+    first, second = needs
+    beside = _most_beside(first, second, nodes)
+    if len(beside) <= first.least or beside[first.least] < second.least:
+        held = f"{min(first.least, len(beside) - 1)} of {first.least} {first.kind} actors"
+        rest = f" and {min(second.least, beside[min(first.least, len(beside) - 1)])} of {second.least} {second.kind}"
+        raise UserError(
+            f"The nodes of {where} hold {held}{rest} actors: a share of a GPU must lie on one GPU, and all GPUs of an "
+            "actor on one node.",
+            "Lower the number of actors or their gpus_per_actor, or add nodes.",
+        )
+
+
+def _check_one_actor(need: Need, nodes: Sequence[Node], where: str) -> None:
+    if not need.gpus:
+        return
+    if not any(node.gpus for node in nodes):
+        raise UserError(
+            f"A {need.kind} actor takes {need.gpus:g} GPU{'s' * (need.gpus > 1)}, and {where} has none.",
+            f"Set {need.kind}.gpus_per_actor=0 to work on CPUs, or join a cluster with GPUs (cluster.address).",
+        )
+    suited = [node for node in nodes if _suits(node, need)]
+    if not suited:
+        there = ", ".join(_accelerators(nodes)) or "none with a name"
+        raise UserError(
+            f"No node of {where} has an accelerator of type {need.accelerator}; there are: {there}.",
+            f"Check {need.kind}.accelerator_type.",
+        )
+    widest = max(node.gpus for node in suited)
+    if need.gpus > widest:
+        raise UserError(
+            f"A {need.kind} actor takes {need.gpus:g} GPUs of one node, and no node of {where} has more than {widest}.",
+            f"Lower {need.kind}.tensor_parallel to {widest} or less.",
+        )
+
+
+def _suits(node: Node, need: Need) -> bool:
+    return need.accelerator is None or need.accelerator in node.accelerators
+
+
+def _accelerators(nodes: Sequence[Node]) -> list[str]:
+    return sorted({kind for node in nodes for kind in node.accelerators})
+
+
+def _most_beside(first: Need, second: Need, nodes: Sequence[Node]) -> list[int]:
+    """At place s, the most actors of `second` that the nodes hold beside s of `first`; as long as `first` fits.
+
+    `second` takes one GPU or a share of one. Exact: each node's own list is merged with the others'.
+    """
+    return reduce(lambda left, right: _merge(left, right, first.least), (_on_node(first, second, n) for n in nodes))
+
+
+def _on_node(first: Need, second: Need, node: Node) -> list[int]:
+    each, other = round(first.gpus * SHARE), round(second.gpus * SHARE)
+    beside: list[int]
+    if each == 0:
+        beside = [_fit(SHARE, other) * node.gpus if other else MANY] * (node.cpus + 1)
+    elif each >= SHARE:
+        width = math.ceil(first.gpus)
+        beside = [_fit(SHARE, other) * (node.gpus - s * width) for s in range(node.gpus // width + 1)]
+    else:
+        one_gpu = [_fit(SHARE - s * each, other) for s in range(_fit(SHARE, each) + 1)]
+        beside = reduce(lambda left, right: _merge(left, right, node.cpus), [one_gpu] * node.gpus, [0])
+    if not other:
+        beside = [MANY] * len(beside)
+    if not _suits(node, first):
+        beside = beside[:1]
+    room = [min(most, node.cpus - s) for s, most in enumerate(beside) if s <= node.cpus]
+    return room if _suits(node, second) else [0] * len(room)
+
+
+def _fit(room: int, each: int) -> int:
+    return room // each if each else MANY
+
+
+def _merge(left: list[int], right: list[int], most: int) -> list[int]:
+    merged = [0] * min(len(left) + len(right) - 1, most + 1)
+    for s, here in enumerate(left):
+        for t, there in enumerate(right[: max(0, len(merged) - s)]):
+            merged[s + t] = max(merged[s + t], here + there)
+    return merged
+
+
+def table(needs: Sequence[Need]) -> list[str]:
+    """The placement as lines: a header, a line a kind, and the sums."""
+    rows = [("", "actors", "CPUs each", "GPUs each", "accelerator")]
+    for need in needs:
+        accelerator = need.accelerator or ("any" if need.gpus else "-")
+        rows.append((need.kind, span(need.least, need.most), "1", f"{need.gpus:g}", accelerator))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    cpus = span(sum(need.least for need in needs), sum(need.most for need in needs))
+    gpus = span(sum(need.least * need.gpus for need in needs), sum(need.most * need.gpus for need in needs))
+    return [*lines, f"in all CPUs {cpus}, GPUs {gpus}"]
+
+
+def span(least: float, most: float) -> str:
+    """`3` or `3..5`."""
+    return f"{least:g}" if least == most else f"{least:g}..{most:g}"
+
+
+def offer(nodes: Sequence[Node]) -> str:
+    """What the nodes offer, in words."""
+    kinds = ", ".join(_accelerators(nodes))
+    named = f" ({kinds})" if kinds else ""
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    return f"{len(nodes)} node{'s' * (len(nodes) != 1)}, {cpus} CPUs, {gpus} GPUs{named}"

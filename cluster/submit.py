@@ -1,0 +1,131 @@
+"""`semtag submit`: a run, or one stage of it, as a job of a Ray cluster; a thin wrapper of Ray's job API."""
+
+import asyncio
+import logging
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from configs.load import load_config
+
+# Never sent, whether .gitignore names them or not.
+EXCLUDES = ["/.git", "/.venv", "/runs", "__pycache__"]
+TOKEN = "Set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_TOKEN_PATH to a file that holds it."
+
+
+def submit(
+    config: str, overrides: list[str], stage: str = "run", address: str = "", working_dir: str = ".", wait: bool = True
+) -> int:
+    """Send `semtag STAGE CONFIG` with the working directory to the cluster and follow its log.
+
+    Returns 0 when the job succeeded (or was sent, without `wait`), 1 when it did not, 130 after Ctrl-C.
+    Raises UserError for a config that does not hold, before anything is sent, and for a cluster that refuses.
+    """
+    command = entrypoint(config, overrides, stage, Path(working_dir))
+    client = _connect(address)
+    job = _send(client, command, working_dir, address)
+    print(f"Job {job} is sent to {address}: {command}", flush=True)
+    if not wait:
+        print(_how_to_go_on(job, address))
+        return 0
+    try:
+        status = asyncio.run(_follow(client, job))
+    except KeyboardInterrupt:
+        print(f"\nNo longer following. Job {job} goes on.\n{_how_to_go_on(job, address)}")
+        return 130
+    except Exception as error:
+        # Whatever broke the connection, the job does not depend on it.
+        raise UserError(f"Lost sight of job {job}, which goes on: {error}", _how_to_go_on(job, address)) from None
+    print(f"Job {job}: {status}")
+    return 0 if status == "SUCCEEDED" else 1
+
+
+def entrypoint(config: str, overrides: list[str], stage: str, working_dir: Path) -> str:
+    """The job's command line, run in the working directory's copy on the cluster.
+
+    Raises UserError for a config that does not hold, or one that the job would not find, or a run it would lose.
+    """
+    address = "cluster.address=auto"
+    resolved = load_config(config, [address, *overrides])
+    if not working_dir.is_dir():
+        raise UserError(f"The working directory {working_dir} does not exist.", "Check --working-dir.")
+    path, root = Path(config).resolve(), working_dir.resolve()
+    if not path.is_relative_to(root) or f"/{path.relative_to(root).parts[0]}" in EXCLUDES:
+        raise UserError(
+            f"The config {config} would not be sent: the job gets {root} without .git, .venv and runs.",
+            "Put the config there, or name the folder above it with --working-dir.",
+        )
+    if not Path(resolved.run.root).is_absolute():
+        raise UserError(
+            f"run.root={resolved.run.root} would be lost: the job runs in a copy that Ray deletes.",
+            "Give run.root an absolute path that the head and all nodes share.",
+        )
+    return shlex.join(["python", "-m", "cluster.cli", stage, path.relative_to(root).as_posix(), address, *overrides])
+
+
+def _connect(address: str) -> Any:
+    """Ray's client; the token comes from the environment, as for Ray's own commands."""
+    if not address.startswith(("http://", "https://")):
+        raise UserError(
+            f"{address} is not the address of a Ray dashboard.", "Write it as http://HOST:PORT; the port is 8265."
+        )
+    os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""  # EXCLUDES names them, without a warning for each
+    logging.disable(logging.INFO)  # Ray names every .gitignore it meets
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        os.environ.pop(name, None)  # Ray would take these over the address it is given
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import requests
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise _refused(address, error) from None
+    except (ConnectionError, RuntimeError, ValueError, requests.exceptions.RequestException) as error:
+        raise UserError(
+            f"No Ray cluster answers at {address}: {error}",
+            "Check --address; for a cluster elsewhere, forward its dashboard's port to this machine.",
+        ) from None
+
+
+def _send(client: Any, command: str, working_dir: str, address: str) -> str:
+    from ray.exceptions import AuthenticationError
+
+    try:
+        return str(
+            client.submit_job(
+                entrypoint=command,
+                runtime_env={"working_dir": str(Path(working_dir).resolve()), "excludes": EXCLUDES},
+            )
+        )
+    except AuthenticationError as error:
+        raise _refused(address, error) from None
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"The cluster at {address} did not take the job: {error}") from None
+
+
+def _refused(address: str, error: Exception) -> UserError:
+    wrong = "Forbidden" in str(error)
+    what = "refused the token: it is not the cluster's" if wrong else "asks for a token, and none was given"
+    return UserError(f"The cluster at {address} {what}.", TOKEN)
+
+
+async def _follow(client: Any, job: str) -> str:
+    """Print the job's log as it grows; returns the job's last status."""
+    async for lines in client.tail_job_logs(job):
+        print(lines, end="", flush=True)
+    status = client.get_job_status(job)
+    while not status.is_terminal():  # the log ends a moment before the job does
+        time.sleep(0.5)
+        status = client.get_job_status(job)
+    return str(status.value)
+
+
+def _how_to_go_on(job: str, address: str) -> str:
+    at = f"--address {address} {job}"
+    return f"Follow it with `ray job logs --follow {at}`, stop it with `ray job stop {at}`."
