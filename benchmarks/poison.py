@@ -54,7 +54,8 @@ def make_lines(rows: int, deadly: int) -> tuple[list[bytes], Counter[str]]:
     """JSON lines with one poisoned row in a hundred, `deadly` of them for engines; and how many of each kind."""
     texts = [json.loads(line)["text"] for line in Path("configs/demo/texts.jsonl").read_text("utf-8").splitlines()]
     others = [kind for kind in REASONS if kind != "deadly"]
-    lines, made = [], Counter[str]()
+    lines: list[bytes] = []
+    made: Counter[str] = Counter()
     for number in range(rows):
         text = f"Number {number}. {texts[number % len(texts)]}"
         kind = None
@@ -110,7 +111,7 @@ def main() -> int:
     if sys.argv[1:2] == ["--semtag"]:
         return semtag(sys.argv[2:])
     if len(sys.argv) > 1 and (Path(sys.argv[1]) / "manifest.json").exists():  # started as a stage, by semtag()
-        scoring.rank_texts.GuardedSampler = Vulnerable  # type: ignore[misc]
+        setattr(scoring.rank_texts, "GuardedSampler", Vulnerable)  # noqa: B010
         stage_main("rank", scoring.rank_texts.rank)
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -22,7 +22,8 @@ GROWN_NODES = 100  # of a group without a limit, when asking whether a growing c
 def ray_session(config: Config, actors: bool = True) -> Iterator[None]:
     """Ray for the length of the block: a private one on 127.0.0.1, or the cluster at `cluster.address`.
 
-    Without `actors` the block runs tasks alone, and a private Ray has as many CPUs as the machine. Raises UserError when there is no such cluster or it cannot hold the actors.
+    Without `actors` the block runs tasks alone, and a private Ray has as many CPUs as the machine. Raises UserError
+    when there is no such cluster or it cannot hold the actors.
     """
     _start(config, actors)
     import ray
