@@ -92,8 +92,9 @@ class GuardedSampler(Sampler):
         together, groups, given_up = groups_of(rows, deaths)
         why = {"reason": "kills_engine", "detail": f"{MOST_DEATHS} engines died with it"}
         done = [row | {"prompt": [], "candidates": []} | why for row in given_up]
-        async with self._room:
-            done += await self._watched(together)
+        if together:
+            async with self._room:
+                done += await self._watched(together)
         for group in groups:
             async with self._alone():
                 done += await self._watched(group)
