@@ -88,7 +88,20 @@ def raw(folder: Path, config: Config, engine: Record) -> None:
 
 def ray_data_llm(folder: Path, config: Config, engine: Record) -> None:
     """ray.data.llm's processor over K copies of each prompt, since it keeps the first sample of a request alone."""
-    import ray.data
+    sampling = config.sampling
+    with ray_session(config):
+        import ray.data
+
+        copies = ray.data.read_parquet(str(folder / "texts.parquet")).flat_map(
+            lambda row: [row | {"copy": copy} for copy in range(sampling.samples)]
+        )
+        processor = _processor(folder, config, engine)
+        rows = processor(copies.repartition(target_num_rows_per_block=sampling.batch_size))
+        rows.write_parquet(str(folder / "out"))
+
+
+def _processor(folder: Path, config: Config, engine: Record) -> Any:
+    """The processor as its documentation has it, with an engine stage that keeps a journal; Ray must be running."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
     from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 
@@ -105,7 +118,6 @@ def ray_data_llm(folder: Path, config: Config, engine: Record) -> None:
     sampling, model = config.sampling, config.model.base
     arguments = engine_arguments(config, model, None) | _batch_sizes(config) | engine
     system_role = takes_system_role(load_tokenizer(model, config.model))
-    resources = {"CPU": 1, "GPU": sampling.gpus_per_actor} if sampling.gpus_per_actor else {"CPU": 1}
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=model,
@@ -113,7 +125,7 @@ def ray_data_llm(folder: Path, config: Config, engine: Record) -> None:
             batch_size=sampling.batch_size,
             max_concurrent_batches=sampling.in_flight,
             concurrency=1,
-            placement_group_config={"bundles": [resources]},
+            placement_group_config={"bundles": [{"CPU": 1, "GPU": sampling.gpus_per_actor}]},
             detokenize_stage=False,  # vLLM gives the text already
             log_engine_metrics=False,
         ),
@@ -128,12 +140,7 @@ def ray_data_llm(folder: Path, config: Config, engine: Record) -> None:
         },
     )
     processor.get_stage_by_name("vLLMEngineStage").fn = Timed
-    with ray_session(config):
-        copies = ray.data.read_parquet(str(folder / "texts.parquet")).flat_map(
-            lambda row: [row | {"copy": copy} for copy in range(sampling.samples)]
-        )
-        rows = processor(copies.repartition(target_num_rows_per_block=sampling.batch_size))
-        rows.write_parquet(str(folder / "out"))
+    return processor
 
 
 def _as_dict(config: Config, text_id: int, copy: int) -> Record:
