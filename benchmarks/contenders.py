@@ -139,7 +139,9 @@ def _processor(folder: Path, config: Config, engine: Record) -> Any:
             "num_tokens": row["num_generated_tokens"],
         },
     )
-    processor.get_stage_by_name("vLLMEngineStage").fn = Timed
+    # A copy: assigning to the stage itself would resolve its resources again and ask for a GPU.
+    stage = processor.get_stage_by_name("vLLMEngineStage")
+    processor.stages["vLLMEngineStage"] = stage.model_copy(update={"fn": Timed})
     return processor
 
 
