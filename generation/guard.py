@@ -78,8 +78,10 @@ class GuardedSampler(Sampler):
     other.
     """
 
-    def __init__(self, config: Config, model: str, adapter: str | None, suspects: Suspects) -> None:
-        super().__init__(config, model, adapter)
+    def __init__(
+        self, config: Config, model: str, adapter: str | None, suspects: Suspects, engine: Record | None = None
+    ) -> None:
+        super().__init__(config, model, adapter, engine)
         self.suspects = suspects
         self._calls = config.sampling.in_flight
         self._room = asyncio.Semaphore(self._calls)

@@ -30,23 +30,28 @@ class Sampler:
 
     `__call__` takes and returns a table of schema SAMPLED. A row's `decoding` is `sampled` (K candidates, as
     configured) or `greedy` (one). A text that cannot be sampled comes back with its `reason`, never without its batch.
+    `engine` goes over the configured arguments of vLLM's engine.
     """
 
-    def __init__(self, config: Config, model: str, adapter: str | None = None) -> None:
+    def __init__(
+        self, config: Config, model: str, adapter: str | None = None, engine: dict[str, Any] | None = None
+    ) -> None:
         on_gpu = config.sampling.gpus_per_actor > 0
         # An engine never spans nodes, so its parts have no need to listen beyond loopback, on a cluster either.
         os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
         if not on_gpu:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.sampling.cpu_cache_gb)
         from vllm import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.config = config
         self.tokenizer = load_tokenizer(model, config.model)
         self.system_role = takes_system_role(self.tokenizer)
         served = (model, adapter) if on_gpu else widen_checkpoint(model, adapter)
-        arguments = engine_arguments(config, *served) | {"tokenizer": model}
-        self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        arguments = engine_arguments(config, *served) | {"tokenizer": model} | (engine or {})
+        # vLLM sets batch sizes by who asks: a pile of prompts gets 256 sequences or more, a bare engine 128.
+        self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
         self.context = self.engine.model_config.max_model_len
         self.adapter = _lora_request(served[1])
 

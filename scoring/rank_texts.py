@@ -53,8 +53,26 @@ def sample_and_score(
     ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
         id_column="text_id", checkpoint_path=str(finished.resolve()), delete_checkpoint_on_success=False
     )
+    rows = sampled_rows(texts, config, model, adapter, decodings, actor)
+    scorer = {"scoring": config.scoring, "tally": tally}
+    rows = rows.map_batches(Scorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
+    with tally.shown(progress):
+        rows.write_parquet(str(out.resolve()))
+
+
+def sampled_rows(
+    texts: Path,
+    config: Config,
+    model: str,
+    adapter: str | None,
+    decodings: list[str],
+    actor: type[GuardedSampler] | type[Replay] = GuardedSampler,
+) -> Any:
+    """The sampling part of the pipeline: a lazy Ray dataset of rows of schema SAMPLED, not scored yet."""
+    import ray.data
+
     rows = (
-        ray.data.read_parquet(str(texts))
+        ray.data.read_parquet(str(texts.resolve()))
         .map_batches(_with_decodings, fn_kwargs={"decodings": decodings}, batch_format="pyarrow")
         # The reader merges small text rows into one block; a block a batch keeps every actor busy.
         .repartition(target_num_rows_per_block=config.sampling.batch_size)
@@ -62,11 +80,7 @@ def sample_and_score(
     sampler: dict[str, Any] = {"config": config, "model": model}
     if actor is not Replay:
         sampler |= {"adapter": adapter, "suspects": Suspects()}
-    rows = rows.map_batches(actor, fn_constructor_kwargs=sampler, **_sampler_pool(config))
-    scorer = {"scoring": config.scoring, "tally": tally}
-    rows = rows.map_batches(Scorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
-    with tally.shown(progress):
-        rows.write_parquet(str(out))
+    return rows.map_batches(actor, fn_constructor_kwargs=sampler, **_sampler_pool(config))
 
 
 def count_finished(finished: Path) -> int:

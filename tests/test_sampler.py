@@ -139,6 +139,16 @@ def test_a_text_over_the_context_costs_no_other(plain: Engine) -> None:
     assert [len(row["candidates"]) for row in rows] == [3, 0, 3]
 
 
+def test_the_engine_holds_as_many_sequences_as_one_for_a_pile_of_prompts(plain: Engine) -> None:
+    from vllm import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    tokens, sequences = EngineArgs.get_batch_defaults(1)
+    scheduler = plain.sampler.engine.vllm_config.scheduler_config
+    assert scheduler.max_num_seqs == sequences[UsageContext.LLM_CLASS] > 128
+    assert scheduler.max_num_batched_tokens == tokens[UsageContext.LLM_CLASS] > 2048
+
+
 def test_seeds_depend_on_run_and_text_alone() -> None:
     seeds = {seed_of(run, text) for run in range(5) for text in range(200)}
     assert len(seeds) == 1000

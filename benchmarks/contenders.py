@@ -1,0 +1,179 @@
+"""The contenders of benchmarks.generation, each a process of its own: `python -m benchmarks.contenders NAME FOLDER`.
+
+The folder holds `config.yaml`, `job.json` and `texts.parquet`. A contender leaves `engine.json`, the settings that its
+engine came to, and `finished.txt`, a line for each request that its engine finished: when, candidates, tokens.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cluster.parquet import read_rows
+from cluster.session import ray_session
+from configs.load import load_config
+from configs.schema import Config
+from generation.guard import GuardedSampler, Suspects
+from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
+from generation.sampler import engine_arguments, sampling_parameters, seed_of
+from scoring.rank_texts import sampled_rows
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """Writes down what the engine is and when it finishes what, in the process that feeds it."""
+
+    def __init__(self, folder: Path, engine_config: Any) -> None:
+        scheduler, cache, model = engine_config.scheduler_config, engine_config.cache_config, engine_config.model_config
+        settings = {
+            "max_num_seqs": scheduler.max_num_seqs,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+            "chunked_prefill": scheduler.enable_chunked_prefill,
+            "prefix_caching": cache.enable_prefix_caching,
+            "max_model_len": model.max_model_len,
+            "dtype": str(model.dtype),
+            "enforce_eager": model.enforce_eager,
+        }
+        (folder / "engine.json").write_text(json.dumps(settings), encoding="utf-8")
+        self.file = (folder / "finished.txt").open("a", buffering=1, encoding="utf-8")
+
+    def finished(self, candidates: int, tokens: int) -> None:
+        """Note that a request is finished. The clock is the same in all processes."""
+        self.file.write(f"{time.monotonic()} {candidates} {tokens}\n")
+
+
+def ours(folder: Path, config: Config, engine: Record) -> None:
+    """The pipeline's own dataset of sampled rows, written as Parquet."""
+
+    class Timed(GuardedSampler):
+        def __init__(self, config: Config, model: str, adapter: str | None, suspects: Suspects) -> None:
+            super().__init__(config, model, adapter, suspects, engine)
+            self.journal = Journal(folder, self.engine.vllm_config)
+
+        async def _sample(self, row: Record) -> Record:
+            row = await super()._sample(row)
+            self.journal.finished(len(row["candidates"]), sum(c["num_tokens"] for c in row["candidates"]))
+            return row
+
+    with ray_session(config):
+        rows = sampled_rows(folder / "texts.parquet", config, config.model.base, None, ["sampled"], Timed)
+        rows.write_parquet(str(folder / "out"))
+
+
+def raw(folder: Path, config: Config, engine: Record) -> None:
+    """One call of vllm.LLM.generate over all prompts, which are token ids already."""
+    from vllm import LLM
+
+    model = config.model.base
+    tokenizer = load_tokenizer(model, config.model)
+    system_role = takes_system_role(tokenizer)
+    rows = list(read_rows(folder / "texts.parquet"))
+    messages = [build_messages(row["text"], config.prompt, system_role) for row in rows]
+    prompts = [{"prompt_token_ids": prompt_ids(tokenizer, turns)} for turns in messages]
+    parameters = [sampling_parameters(config, row["text_id"], "sampled") for row in rows]
+    llm: Any = LLM(**engine_arguments(config, model, None) | engine)
+    journal, step = Journal(folder, llm.llm_engine.vllm_config), llm.llm_engine.step
+
+    def timed_step() -> Any:
+        outputs = step()
+        for output in outputs:
+            if output.finished:
+                journal.finished(len(output.outputs), sum(len(sample.token_ids) for sample in output.outputs))
+        return outputs
+
+    llm.llm_engine.step = timed_step
+    llm.generate(prompts, parameters, use_tqdm=False)
+
+
+def ray_data_llm(folder: Path, config: Config, engine: Record) -> None:
+    """ray.data.llm's processor over K copies of each prompt, since it keeps the first sample of a request alone."""
+    sampling = config.sampling
+    with ray_session(config):
+        import ray.data
+
+        copies = ray.data.read_parquet(str(folder / "texts.parquet")).flat_map(
+            lambda row: [row | {"copy": copy} for copy in range(sampling.samples)]
+        )
+        processor = _processor(folder, config, engine)
+        rows = processor(copies.repartition(target_num_rows_per_block=sampling.batch_size))
+        rows.write_parquet(str(folder / "out"))
+
+
+def _processor(folder: Path, config: Config, engine: Record) -> Any:
+    """The processor as its documentation has it, with an engine stage that keeps a journal; Ray must be running."""
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+    from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
+
+    class Timed(vLLMEngineStageUDF):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self.journal = Journal(folder, self.llm._vllm_config)
+
+        async def _generate_with_error_handling(self, row: Record, batch_uuid: Any) -> Record:
+            output: Record = await super()._generate_with_error_handling(row, batch_uuid)
+            self.journal.finished(1, output["num_generated_tokens"])
+            return output
+
+    sampling, model = config.sampling, config.model.base
+    arguments = engine_arguments(config, model, None) | _batch_sizes(config) | engine
+    system_role = takes_system_role(load_tokenizer(model, config.model))
+    processor = build_processor(
+        vLLMEngineProcessorConfig(
+            model_source=model,
+            engine_kwargs={name: value for name, value in arguments.items() if name != "model"},
+            batch_size=sampling.batch_size,
+            max_concurrent_batches=sampling.in_flight,
+            concurrency=1,
+            placement_group_config={"bundles": [{"CPU": 1, "GPU": sampling.gpus_per_actor}]},
+            detokenize_stage=False,  # vLLM gives the text already
+            log_engine_metrics=False,
+        ),
+        preprocess=lambda row: {
+            "messages": build_messages(row["text"], config.prompt, system_role),
+            "sampling_params": _as_dict(config, row["text_id"], row["copy"]),
+        },
+        postprocess=lambda row: {
+            "text_id": row["text_id"],
+            "completion": row["generated_text"],
+            "num_tokens": row["num_generated_tokens"],
+        },
+    )
+    # A copy: assigning to the stage itself would resolve its resources again and ask for a GPU.
+    stage = processor.get_stage_by_name("vLLMEngineStage")
+    processor.stages["vLLMEngineStage"] = stage.model_copy(update={"fn": Timed})
+    return processor
+
+
+def _as_dict(config: Config, text_id: int, copy: int) -> Record:
+    """The sampling parameters of the copy, which draws what sample number `copy` of the text draws elsewhere."""
+    sampling = config.sampling
+    return {
+        "n": 1,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "seed": seed_of(config.run.seed, text_id) + copy,
+        "max_tokens": sampling.max_tokens,
+    }
+
+
+def _batch_sizes(config: Config) -> Record:
+    """What vllm.LLM and our sampler get from vLLM by themselves; ray.data.llm would get those of a small server."""
+    from vllm import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    tokens, sequences = EngineArgs.get_batch_defaults(config.sampling.tensor_parallel)
+    return {
+        "max_num_batched_tokens": tokens[UsageContext.LLM_CLASS],
+        "max_num_seqs": sequences[UsageContext.LLM_CLASS],
+    }
+
+
+CONTENDERS = {"ours": ours, "raw": raw, "ray_data_llm": ray_data_llm}
+
+if __name__ == "__main__":
+    name, job_folder = sys.argv[1], Path(sys.argv[2])
+    job = json.loads((job_folder / "job.json").read_text(encoding="utf-8"))
+    CONTENDERS[name](job_folder, load_config(job_folder / "config.yaml"), job["engine"])

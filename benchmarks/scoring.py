@@ -1,0 +1,174 @@
+"""Scoring: ours against one raw `SentenceTransformer.encode`, and against a new encoding for each pair.
+
+    python -m benchmarks.scoring --json scoring.json
+
+Every contender scores the same K candidates of the same texts on the CPU, with all-MiniLM-L6-v2 in float32 and the same
+batch size, and all must come to the same scores within 1e-5:
+
+    ours     scoring.embedder.Embedder and scoring.similarity.score_rows, on the batches of texts that the pipeline
+             hands them, one after another: it never sees all strings at once. Each distinct string is encoded once.
+    raw      one call of SentenceTransformer.encode over all distinct strings, texts first, in order of appearance, and
+             nothing else: no scores, no ranks. It may sort all strings by length before it pads them.
+    naive    for each batch the text and the tags of each of its pairs, encoded anew.
+
+Candidates are drawn as the demo's base model is taught to answer (training.demo_answers): one to three of a text's five
+most salient words, mostly the first ones, 35 % of the tags replaced by one of sixteen generic labels. So answers
+repeat, within a text and from text to text; the line above the table says how many tag strings are distinct. Neither
+the loading of the model nor a first batch of texts that warms it up is timed. Rounds alternate the order of the
+contenders; figures are medians, ratios medians of the rounds' ratios.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rounds import demo_texts, machine, markdown, median_ratio, order, publish
+from configs.schema import DemoModel, Prompt, Sampling, Scoring
+from generation.parse import parse
+from scoring.embedder import PACKAGED, Embedder, model_path
+from scoring.similarity import cosine, score_rows, tag_string
+from training.demo_answers import Salience, draw_answer
+
+Rows = list[dict[str, Any]]
+CONTENDERS = ("ours", "raw", "naive")
+OPENING_WORDS = 14  # where the demo's labels come from by preference
+
+
+def make_rows(texts: list[str], samples: int, seed: int) -> Rows:
+    """A row a text, with the columns that scoring reads: `text`, and `candidates` with `sample` and `tags`."""
+    rng, salience, prompt = random.Random(seed), Salience(texts), Prompt()
+    generic = DemoModel().generic
+    rows: Rows = []
+    for text in texts:
+        labels = salience.labels(text, OPENING_WORDS)
+        answers = [draw_answer(labels, rng, prompt.max_tags, 0.0, generic) for _ in range(samples)]
+        candidates = [{"sample": place, "tags": list(parse(answer).tags)} for place, answer in enumerate(answers)]
+        rows.append({"text": text, "candidates": candidates})
+    return rows
+
+
+def pairs_of(rows: Rows) -> list[tuple[str, str]]:
+    """Text and tag string of each candidate, in order of the samples."""
+    return [(row["text"], tag_string(candidate["tags"])) for row in rows for candidate in row["candidates"]]
+
+
+def batches(rows: Rows, size: int) -> list[Rows]:
+    """The rows as the pipeline hands them over: `size` texts at a time."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def ours(rows: Rows, scoring: Scoring, texts_per_batch: int) -> tuple[float, list[float]]:
+    """Seconds, and the scores in order of text and sample."""
+    embedder = Embedder(scoring)
+    embedder.texts([row["text"] for row in rows[:texts_per_batch]])  # warm-up; texts are not remembered
+    start = time.perf_counter()
+    scored = [
+        row for batch in batches(rows, texts_per_batch) for row in score_rows(batch, embedder.texts, embedder.tags)
+    ]
+    seconds = time.perf_counter() - start
+    by_sample = (sorted(row["candidates"], key=lambda candidate: candidate["sample"]) for row in scored)
+    return seconds, [candidate["score"] for candidates in by_sample for candidate in candidates]
+
+
+def raw(rows: Rows, scoring: Scoring, texts_per_batch: int) -> tuple[float, list[float]]:
+    """Seconds of one call over all distinct strings, and the scores, made of its embeddings outside that time."""
+    encode, pairs = _encoder(scoring), pairs_of(rows)
+    encode([row["text"] for row in rows[:texts_per_batch]])
+    strings = list(dict.fromkeys([*(text for text, _ in pairs), *(tags for _, tags in pairs)]))
+    start = time.perf_counter()
+    embeddings = encode(strings)
+    seconds = time.perf_counter() - start
+    place = {string: index for index, string in enumerate(strings)}
+    left, right = (embeddings[[place[pair[side]] for pair in pairs]] for side in (0, 1))
+    return seconds, cosine(left, right).tolist()
+
+
+def naive(rows: Rows, scoring: Scoring, texts_per_batch: int) -> tuple[float, list[float]]:
+    """Seconds, and the scores."""
+    encode, scores = _encoder(scoring), list[float]()
+    encode([row["text"] for row in rows[:texts_per_batch]])
+    start = time.perf_counter()
+    for batch in batches(rows, texts_per_batch):
+        pairs = pairs_of(batch)
+        left, right = encode([text for text, _ in pairs]), encode([tags for _, tags in pairs])
+        scores += cosine(left, right).tolist()
+    return time.perf_counter() - start, scores
+
+
+def _encoder(scoring: Scoring) -> Callable[[list[str]], np.ndarray]:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(model_path(scoring.model), device="cpu", model_kwargs={"dtype": scoring.dtype})
+
+    def encode(strings: list[str]) -> np.ndarray:
+        embeddings: np.ndarray = model.encode(strings, batch_size=scoring.batch_size, show_progress_bar=False)
+        return embeddings
+
+    return encode
+
+
+def check_agreement(scores: dict[str, list[float]]) -> None:
+    """Raises AssertionError when two contenders came to other scores: then they did not do the same work."""
+    for name, theirs in scores.items():
+        apart = float(np.abs(np.array(scores["raw"]) - np.array(theirs)).max())
+        assert apart < 1e-5, f"{name}: scores differ from those of raw by up to {apart:.2g}"
+
+
+def run(rows: Rows, scoring: Scoring, texts_per_batch: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    functions = {"ours": ours, "raw": raw, "naive": naive}
+    for round_ in range(rounds):
+        scores: dict[str, list[float]] = {}
+        for name in order(CONTENDERS, round_):
+            taken, scores[name] = functions[name](rows, scoring, texts_per_batch)
+            seconds[name].append(taken)
+            print(f"round {round_ + 1} of {rounds}: {name} {taken:.2f} s", flush=True)
+        check_agreement(scores)
+    return seconds
+
+
+def main() -> None:
+    """Run all rounds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=512, help="texts to score (512)")
+    parser.add_argument("--samples", type=int, default=4, metavar="K", help="candidates of each text (4)")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each contender runs (5)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the candidates (0)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    rows = make_rows(demo_texts(arguments.texts), arguments.samples, arguments.seed)
+    seconds = run(rows, Scoring(model=PACKAGED), Sampling().batch_size, arguments.rounds)
+    pairs = pairs_of(rows)
+    result = {
+        "machine": machine(),
+        "texts": len(rows),
+        "samples": arguments.samples,
+        "distinct_tag_strings": len({tags for _, tags in pairs}),
+        "seconds": seconds,
+        "texts_per_second": {name: len(rows) / statistics.median(taken) for name, taken in seconds.items()},
+        "ratio_to_raw": median_ratio(seconds["raw"], seconds["ours"]),
+        "ratio_to_naive": median_ratio(seconds["naive"], seconds["ours"]),
+    }
+    print(f"{len(rows)} texts, {len(pairs)} candidates, {result['distinct_tag_strings']} distinct tag strings")
+    publish(result, table(result), arguments.json)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a Markdown table."""
+    ratios = {"ours": "", "raw": result["ratio_to_raw"], "naive": result["ratio_to_naive"]}
+    rows = [
+        (name, statistics.median(result["seconds"][name]), result["texts_per_second"][name], ratios[name])
+        for name in CONTENDERS
+    ]
+    return markdown(["contender", "s, median", "texts/s", "ours is faster by"], rows)
+
+
+if __name__ == "__main__":
+    main()

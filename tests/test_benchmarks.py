@@ -1,0 +1,130 @@
+"""The benchmarks' command lines and arithmetic; no test measures speed."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from benchmarks.generation import Finished, check_same_work, steady, summary
+from benchmarks.generation import table as generation_table
+from benchmarks.rounds import demo_texts, markdown, median_ratio, order
+from benchmarks.scoring import batches, check_agreement, make_rows, pairs_of
+from benchmarks.scoring import table as scoring_table
+from configs.errors import UserError
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("name", ["demo_seeds", "generation", "scoring"])
+def test_help_teaches_and_starts_nothing(name: str) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert f"python -m benchmarks.{name}" in shown
+    assert "--json" in shown
+
+
+def test_every_contender_goes_first_in_turn() -> None:
+    assert [order("abc", round_) for round_ in range(4)] == [
+        ["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"],
+    ]  # fmt: skip
+
+
+def test_a_slow_round_leaves_the_ratio_alone() -> None:
+    assert median_ratio([2.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2.0
+
+
+def test_a_table_shows_few_digits() -> None:
+    assert markdown(["name", "rate"], [("ours", 12345.678), ("raw", 0.98765), ("x", 123.45), ("y", 2000)]) == (
+        "| name | rate |\n| --- | --- |\n| ours | 12,346 |\n| raw | 0.988 |\n| x | 123.5 |\n| y | 2,000 |"
+    )
+
+
+def test_texts_beyond_the_demos_are_numbered_and_distinct() -> None:
+    texts = demo_texts(1700)
+    assert len(set(texts)) == 1700
+    assert texts[840] == f"{texts[0]} 1"
+    assert texts[1680] == f"{texts[0]} 2"
+
+
+def test_the_steady_state_leaves_out_filling_and_emptying() -> None:
+    # One request of two candidates and 10 tokens a second; before and after, four candidates that take their time.
+    ends = [50.0, 100.0, *(101.0 + i for i in range(10)), 200.0, 300.0]
+    found = steady([Finished(end, 2, 10) for end in reversed(ends)], in_flight=4, samples=4)
+    assert found["steady_candidates"] == 20
+    assert found["steady_seconds"] == pytest.approx(10)
+    assert found["tokens_per_second"] == pytest.approx(10)
+    assert found["texts_per_second"] == pytest.approx(0.5)
+    assert (found["candidates"], found["tokens"]) == (28, 140)
+
+
+def test_requests_of_one_candidate_count_as_parts_of_a_text() -> None:
+    whole = steady([Finished(float(i), 4, 40) for i in range(100)], in_flight=16, samples=4)
+    parts = steady([Finished(float(i), 1, 10) for i in range(100) for _ in range(4)], in_flight=16, samples=4)
+    assert whole == parts
+    assert whole["texts_per_second"] == 1.0
+
+
+def test_too_few_texts_are_refused_with_the_number_that_would_do() -> None:
+    with pytest.raises(UserError, match="--texts to 20 or more"):
+        steady([Finished(float(i), 4, 40) for i in range(15)], in_flight=16, samples=4)
+    assert steady([Finished(float(i), 4, 40) for i in range(20)], in_flight=16, samples=4)["steady_candidates"] == 48
+
+
+def result(rate: float, **changes: Any) -> dict[str, Any]:
+    same = {"engine": {"max_num_seqs": 256}, "candidates": 400, "tokens": 1000, "tokens_per_second": rate}
+    return same | {"texts_per_second": rate / 4, "steady_seconds": 1.0, "process_seconds": 9.0} | changes
+
+
+def test_other_work_is_no_contest() -> None:
+    check_same_work({"raw": result(1), "ours": result(2, tokens=1009)})
+    with pytest.raises(UserError, match="set otherwise"):
+        check_same_work({"raw": result(1), "ours": result(2, engine={"max_num_seqs": 128})})
+    with pytest.raises(UserError, match="of 1011 tokens"):
+        check_same_work({"raw": result(1), "ours": result(2, tokens=1011)})
+    with pytest.raises(UserError, match="drew 399 candidates"):
+        check_same_work({"raw": result(1), "ours": result(2, candidates=399)})
+
+
+def test_ratios_are_ours_over_the_others() -> None:
+    rounds = [{"ours": result(99.0), "raw": result(100.0), "ray_data_llm": result(50.0)}]
+    found = summary(rounds)
+    assert found["ratio_to_raw"] == pytest.approx(0.99)
+    assert found["ratio_to_ray_data_llm"] == pytest.approx(1.98)
+    assert "| raw | 100.0 | 25 | 1 | 9 | 0.99 |" in generation_table(found)
+    assert set(summary([{"ours": result(1.0)}])) == {"medians"}
+
+
+def test_candidates_are_the_same_each_time_and_repeat_somewhat() -> None:
+    texts = demo_texts(200)
+    rows = make_rows(texts, samples=4, seed=0)
+    assert rows == make_rows(texts, samples=4, seed=0) != make_rows(texts, samples=4, seed=1)
+    assert [row["text"] for row in rows] == texts
+    tags = [tags for _, tags in pairs_of(rows)]
+    assert len(tags) == 800
+    assert all(tags)
+    assert 0.5 < len(set(tags)) / len(tags) < 0.98
+
+
+def test_batches_hold_every_row_once() -> None:
+    rows = make_rows(demo_texts(10), samples=2, seed=0)
+    assert [len(batch) for batch in batches(rows, 4)] == [4, 4, 2]
+    assert [row for batch in batches(rows, 4) for row in batch] == rows
+
+
+def test_contenders_that_score_otherwise_are_caught() -> None:
+    check_agreement({"raw": [0.5, 0.25], "ours": [0.5, 0.250001]})
+    with pytest.raises(AssertionError, match="ours: scores differ"):
+        check_agreement({"raw": [0.5, 0.25], "ours": [0.5, 0.2501]})
+
+
+def test_the_scoring_table_names_every_contender() -> None:
+    shown = scoring_table(
+        {
+            "seconds": {"ours": [2.0], "raw": [1.9], "naive": [6.0]},
+            "texts_per_second": {"ours": 420.0, "raw": 442.1, "naive": 140.0},
+            "ratio_to_raw": 0.95,
+            "ratio_to_naive": 3.0,
+        }
+    )
+    assert "| ours | 2 | 420.0 |  |" in shown
+    assert "| naive | 6 | 140.0 | 3 |" in shown
