@@ -2,20 +2,26 @@
 
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import chaos, poison, scale
 from benchmarks.generation import Finished, check_same_work, steady, summary
 from benchmarks.generation import table as generation_table
 from benchmarks.rounds import demo_texts, markdown, median_ratio, order
 from benchmarks.scoring import batches, check_agreement, make_rows, pairs_of
 from benchmarks.scoring import table as scoring_table
+from cluster.parquet import RowWriter
 from configs.errors import UserError
+from generation.parse import parse
+from scoring.records import RANKED
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("name", ["demo_seeds", "generation", "scoring"])
+@pytest.mark.parametrize("name", ["chaos", "demo_seeds", "generation", "poison", "scale", "scoring"])
 def test_help_teaches_and_starts_nothing(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
@@ -128,3 +134,33 @@ def test_the_scoring_table_names_every_contender() -> None:
     )
     assert "| ours | 2 | 420.0 |  |" in shown
     assert "| naive | 6 | 140.0 | 3 |" in shown
+
+
+def test_made_up_words_differ_and_rows_repeat() -> None:
+    assert len({scale.word(number) for number in range(scale.WORDS)}) == scale.WORDS
+    rows = scale.make_rows(3)
+    assert rows == scale.make_rows(3) != scale.make_rows(4)
+    formats = Counter(parse(completion).format for row in rows for completion in row["completions"])
+    assert sum(formats.values()) == scale.CHUNK * scale.CANDIDATES
+    assert 0.88 < formats["valid"] / sum(formats.values()) < 0.92
+
+
+def test_chaos_sees_what_was_lost_doubled_or_changed(tmp_path: Path) -> None:
+    def run(name: str, rows: list[tuple[int, str, float]]) -> Path:
+        (tmp_path / name / "ranked").mkdir(parents=True)
+        with RowWriter(tmp_path / name / "ranked" / "rows.parquet", RANKED) as out:
+            for id_, completion, score in rows:
+                out.write({"text_id": id_, "candidates": [{"completion": completion, "score": score}]})
+        return tmp_path / name
+
+    calm = run("calm", [(1, "[a]", 0.5), (2, "[b]", 0.5), (3, "[c]", 0.5), (4, "[d]", 0.5)])
+    same = run("same", [(4, "[d]", 0.5 + 1e-8), (1, "[a]", 0.5), (2, "[b]", 0.5), (3, "[c]", 0.5)])
+    stormy = run("stormy", [(1, "[a]", 0.5), (1, "[a]", 0.5), (2, "[x]", 0.5), (3, "[c]", 0.6)])
+    assert chaos.compare(calm, same) == {"texts": 4, "lost": 0, "twice": 0, "different": 0}
+    assert chaos.compare(calm, stormy) == {"texts": 4, "lost": 1, "twice": 1, "different": 2}
+
+
+def test_poisoned_rows_are_one_in_a_hundred() -> None:
+    lines, made = poison.make_lines(1000, deadly=2)
+    assert len(lines) == 1000
+    assert made == {"deadly": 2, "control": 2, "bytes": 2, "duplicate": 2, "null": 1, "megabyte": 1}
