@@ -69,7 +69,7 @@ def word(number: int) -> str:
 def make_models(folder: Path) -> tuple[Path, Path]:
     """A folder with a tokenizer and no weights, for prompts, and a static embedding model of 64 dimensions."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from transformers import LlamaConfig
 
     from training.demo_model import build_tokenizer
