@@ -156,7 +156,7 @@ def table(needs: Sequence[Need]) -> list[str]:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     cpus = span(sum(need.least for need in needs), sum(need.most for need in needs))
     gpus = span(sum(need.least * need.gpus for need in needs), sum(need.most * need.gpus for need in needs))
-    return [*lines, f"in all {cpus} CPUs and {gpus} GPUs"]
+    return [*lines, f"in all CPUs {cpus}, GPUs {gpus}"]
 
 
 def span(least: float, most: float) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -58,9 +59,11 @@ def place(config: Config) -> str:
 
 
 def _start(config: Config) -> None:
-    local = config.cluster.address == "local"
-    if local:
+    local, address = config.cluster.address == "local", config.cluster.address
+    if local or address.startswith(("127.", "localhost")):
         os.environ |= LOOPBACK
+    if not local:
+        _check_answers(address)
     import ray
     from ray.exceptions import AuthenticationError
 
@@ -69,14 +72,24 @@ def _start(config: Config) -> None:
         store = int(config.cluster.object_store_gb * 2**30)
         options = {"num_cpus": _local_cpus(config), "object_store_memory": store}
     try:
-        ray.init(address=config.cluster.address, include_dashboard=False, logging_level="warning", **options)
-    except ConnectionError as error:
-        raise UserError(f"No Ray cluster at {config.cluster.address}: {error}", "Check cluster.address.") from None
-    except AuthenticationError:
+        ray.init(address=address, include_dashboard=False, logging_level="warning", **options)
+    except (ConnectionError, AuthenticationError) as error:
         raise UserError(
-            f"The Ray cluster at {config.cluster.address} refused the token, or got none.",
-            "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",
+            f"No Ray cluster lets us in at {address}: {error}",
+            "Check cluster.address; a cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH here.",
         ) from None
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would wait for ever for a cluster that does not answer."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(f"No Ray cluster answers at {address}: {error}", "Check cluster.address.") from None
 
 
 def _local_cpus(config: Config) -> int:

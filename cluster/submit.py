@@ -1,6 +1,7 @@
 """`semtag submit`: a run, or one stage of it, as a job of a Ray cluster; a thin wrapper of Ray's job API."""
 
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -11,7 +12,7 @@ from configs.errors import UserError
 from configs.load import load_config
 
 # Never sent, whether .gitignore names them or not.
-EXCLUDES = [".git", ".venv", "runs"]
+EXCLUDES = ["/.git", "/.venv", "/runs", "__pycache__"]
 TOKEN = "Set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_TOKEN_PATH to a file that holds it."
 
 
@@ -52,9 +53,9 @@ def entrypoint(config: str, overrides: list[str], stage: str, working_dir: Path)
     if not working_dir.is_dir():
         raise UserError(f"The working directory {working_dir} does not exist.", "Check --working-dir.")
     path, root = Path(config).resolve(), working_dir.resolve()
-    if not path.is_relative_to(root) or path.relative_to(root).parts[0] in EXCLUDES:
+    if not path.is_relative_to(root) or f"/{path.relative_to(root).parts[0]}" in EXCLUDES:
         raise UserError(
-            f"The config {config} would not be sent: the job gets {root} without {', '.join(EXCLUDES)}.",
+            f"The config {config} would not be sent: the job gets {root} without .git, .venv and runs.",
             "Put the config there, or name the folder above it with --working-dir.",
         )
     if not Path(resolved.run.root).is_absolute():
@@ -62,9 +63,7 @@ def entrypoint(config: str, overrides: list[str], stage: str, working_dir: Path)
             f"run.root={resolved.run.root} would be lost: the job runs in a copy that Ray deletes.",
             "Give run.root an absolute path that the head and all nodes share.",
         )
-    return shlex.join(
-        ["python", "-m", "cluster.cli", stage, path.relative_to(root).as_posix(), address, *overrides]
-    )  # fmt: skip
+    return shlex.join(["python", "-m", "cluster.cli", stage, path.relative_to(root).as_posix(), address, *overrides])
 
 
 def _connect(address: str) -> Any:
@@ -73,6 +72,8 @@ def _connect(address: str) -> Any:
         raise UserError(
             f"{address} is not the address of a Ray dashboard.", "Write it as http://HOST:PORT; the port is 8265."
         )
+    os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""  # EXCLUDES names them, without a warning for each
+    logging.disable(logging.INFO)  # Ray names every .gitignore it meets
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)  # Ray would take these over the address it is given
     if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:

@@ -49,6 +49,10 @@ def test_overrides_and_round_trip(tmp_path: Path) -> None:
         ("training.beta=.inf", "training.beta"),
         ("sampling.samples=lots", "sampling.samples"),
         ("sampling.samples=1", "sampling.samples must be at least 2"),
+        ("sampling.tensor_parallel=2", "sampling.tensor_parallel 2 needs whole GPUs"),
+        ("sampling.gpus_per_actor=2", "sampling.gpus_per_actor 2 leaves GPUs idle"),
+        ("sampling.accelerator_type=H100", "sampling.accelerator_type H100 needs sampling.gpus_per_actor"),
+        ("scoring.gpus_per_actor=2", "scoring.gpus_per_actor: Input should be less than or equal to 1 (got 2)"),
         ("run.name=a/b", "'a/b' is not a run name"),
         ("run.name=..", "'..' is not a run name"),
         ("run.name=", "is not a run name"),
@@ -62,6 +66,32 @@ def test_mistakes_are_named(override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config(DEMO, [override])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sampling.actors=3", "sampling.max_actors=2"], "sampling.max_actors 2 is less than sampling.actors 3"),
+        (["scoring.actors=3", "scoring.max_actors=2"], "scoring.max_actors 2 is less than scoring.actors 3"),
+        (["sampling.tensor_parallel=2", "sampling.gpus_per_actor=0.5"], "needs whole GPUs"),
+        (["sampling.tensor_parallel=4", "sampling.gpus_per_actor=2"], "needs whole GPUs"),
+    ],
+)
+def test_pools_that_cannot_be_are_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(DEMO, overrides)
+    assert message in str(caught.value)
+    assert "got" not in str(caught.value)
+
+
+def test_an_engine_over_several_gpus_holds_them_all() -> None:
+    def gpus(*overrides: str) -> float:
+        return load_config(DEMO, overrides).sampling.gpus
+
+    assert gpus() == 0
+    assert gpus("sampling.gpus_per_actor=0.7") == 0.7
+    assert gpus("sampling.gpus_per_actor=1", "sampling.tensor_parallel=4") == 4
+    assert gpus("sampling.gpus_per_actor=4", "sampling.tensor_parallel=4") == 4
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

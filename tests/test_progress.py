@@ -2,7 +2,7 @@
 
 import io
 
-from cluster.progress import LINE_EVERY_SECONDS, Progress
+from cluster.progress import LINE_EVERY_SECONDS, Counts, Progress
 from cluster.stage import describe
 
 
@@ -43,6 +43,32 @@ def test_a_terminal_gets_a_live_bar_that_goes_away() -> None:
     assert "\u2501" * 12 in out.getvalue()
     assert "2:00:00 left" in out.getvalue()
     assert out.getvalue().endswith("\r\x1b[2K")
+
+
+def test_the_line_tells_tokens_format_score_and_cost() -> None:
+    out, clock = io.StringIO(), Clock()
+    progress = Progress("rank", "texts", out, clock, price=3.5)
+    progress.begin(1000)
+    clock.now = 10
+    progress.show(Counts(), 0)  # from here on nodes are paid for
+    batch = Counts(texts=16, candidates=64, valid=60, tokens=1000, scored=62, score_sum=31.0)
+    clock.now = 1810
+    progress.show(batch + batch, 4)
+    # 32 texts and 2,000 tokens in 1,810 s; 968 more take 968/32 as long; 4 nodes for half an hour at 3.5
+    figures = "1 tokens/s, 93.8% valid, mean score 0.500, cost 7.00"
+    assert out.getvalue().splitlines() == [f"     rank  32 of 1,000 texts, 0.0/s, 15:12:32 left, {figures}"]
+    clock.now = 1810 + 3600
+    progress.show(batch + batch + batch, 1)
+    assert progress.line().endswith("cost 10.50")
+
+
+def test_without_tokens_or_a_price_the_line_says_nothing_of_them() -> None:
+    clock = Clock()
+    progress = Progress("rank", "texts", io.StringIO(), clock)
+    progress.begin(10)
+    clock.now = 1
+    progress.show(Counts(texts=1, candidates=2, valid=1), 1)
+    assert progress.line() == "1 of 10 texts, 1.0/s, 0:09 left, 50.0% valid"
 
 
 def test_counts_in_words() -> None:

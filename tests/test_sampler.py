@@ -13,7 +13,7 @@ from configs.load import load_config
 from configs.schema import Config, Model, Prompt
 from generation.prompts import PLAIN_TEMPLATE, build_messages, load_tokenizer, prompt_ids, takes_system_role
 from generation.records import TEXT
-from generation.sampler import Sampler, seed_of
+from generation.sampler import Sampler, engine_arguments, seed_of
 from tests.conftest import ROOT, TINY
 
 TEXTS = ["The governor holds the speed of a steam engine.", "Bees make honey in a hive.", "Glass is sand and ash."]
@@ -35,6 +35,12 @@ def table(texts: list[str], decoding: str = "sampled") -> pa.Table:
         for i, text in enumerate(texts)
     ]
     return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
+
+
+def test_an_engine_over_several_gpus_keeps_to_its_actor() -> None:
+    several = ["sampling.gpus_per_actor=1", "sampling.tensor_parallel=2"]
+    arguments = engine_arguments(load_config(ROOT / "configs" / "demo.yaml", several), "model", None)
+    assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (2, "mp")
 
 
 class Recorder(Sampler):

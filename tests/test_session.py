@@ -8,15 +8,15 @@ from tests.conftest import ROOT
 # In a process of its own: Ray reads where to listen when it is imported.
 LISTENERS = """
 import psutil
+from cluster.progress import Counts
 from cluster.session import Tally, ray_session
 from configs.load import load_config
 
 with ray_session(load_config("configs/demo.yaml")):
     tally = Tally()
-    tally.add(3)
-    import ray
-
-    assert ray.get(tally.actor.add.remote(0)) == 3
+    tally.add(Counts(texts=3, scored=1, score_sum=0.5))
+    tally.add(Counts(texts=1, scored=1, score_sum=0.25))
+    assert tally.total() == Counts(texts=4, scored=2, score_sum=0.75)
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     for process in processes:
         for connection in process.net_connections("inet"):

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.progress import Counts
 from configs.errors import UserError
 from configs.schema import Scoring
-from scoring.embedder import Embedder
+from scoring.embedder import Embedder, counts_of
 from scoring.similarity import cosine, rank_candidates, score_rows, tag_string
 
 
@@ -20,6 +21,15 @@ def test_cosine_by_hand() -> None:
 def test_rank_puts_the_best_first_and_breaks_ties_by_sample() -> None:
     candidates = [{"sample": s, "score": v} for s, v in [(3, 0.2), (2, None), (1, 0.9), (0, 0.2)]]
     assert [(c["sample"], c["rank"]) for c in rank_candidates(candidates)] == [(1, 0), (0, 1), (3, 2), (2, None)]
+
+
+def test_what_a_batch_adds_to_the_progress() -> None:
+    def candidate(format_: str, tokens: int | None, score: float | None) -> dict[str, Any]:
+        return {"format": format_, "num_tokens": tokens, "score": score}
+
+    first = [candidate("valid", 7, 0.5), candidate("repaired", None, 0.25), candidate("invalid", 9, None)]
+    rows = [{"candidates": first}, {"candidates": [candidate("valid", 4, -0.5)]}, {"candidates": []}]
+    assert counts_of(rows) == Counts(texts=3, candidates=4, valid=2, tokens=20, scored=3, score_sum=0.25)
 
 
 def test_each_distinct_string_is_embedded_once() -> None:
