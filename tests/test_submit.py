@@ -1,5 +1,6 @@
 """A real Ray head with a token on this machine, and jobs sent to it: by Ray's own command and by `semtag submit`."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -93,9 +94,10 @@ def head() -> Iterator[Head]:
     finally:
         # `ray stop` would end every Ray of this machine.
         ours = [process, *process.children(recursive=True)]
-        process.terminate()
-        _, alive = psutil.wait_procs(ours, timeout=20)
-        for one in alive:
+        for one in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.terminate()
+        for one in psutil.wait_procs(ours, timeout=5)[1]:
             one.kill()
         shutil.rmtree(scratch, ignore_errors=True)
 
