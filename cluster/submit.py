@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import shlex
-import time
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ async def _follow(client: Any, job: str) -> str:
         print(lines, end="", flush=True)
     status = client.get_job_status(job)
     while not status.is_terminal():  # the log ends a moment before the job does
-        time.sleep(0.5)
+        await asyncio.sleep(0.5)
         status = client.get_job_status(job)
     return str(status.value)
 

@@ -29,7 +29,7 @@ def test_help_teaches_and_answers_in_under_a_second() -> None:
         done = semtag("--help")
         seconds.append(time.monotonic() - start)
     assert done.returncode == 0
-    for word in ("run", "rank", "pairs", "train", "evaluate", "verify", "report", "examples:"):
+    for word in ("run", "rank", "pairs", "train", "evaluate", "submit", "verify", "report", "examples:"):
         assert word in done.stdout
     assert min(seconds) < 1.0
 
@@ -65,6 +65,8 @@ def test_the_published_plan_needs_no_network(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "squad_v2, split train, from the Hugging Face hub" in done.stdout
     assert "the first loss must be 25; LoRA rank 16, 4-bit NF4" in done.stdout
+    assert "  sampling  1       1          0.7        any" in done.stdout
+    assert "  in all CPUs 2, GPUs 1" in done.stdout
 
 
 def test_a_stage_asks_for_the_ones_before_it(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def head() -> Iterator[Head]:
     command = [
         *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=6", "--object-store-memory=200000000"),
         *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={scratch}"),
+        # Ray believes what it is told: two GPUs of a kind, for actors that hold one and never touch it.
+        *("--num-gpus=2", '--resources={"accelerator_type:H100": 1}'),
         *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
         *(f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"),
     ]
@@ -131,7 +133,8 @@ def replay(finished_run: Path, root: Path) -> list[str]:
 
 
 def test_semtag_submit_follows_a_job_to_its_end(head: Head, finished_run: Path, tmp_path: Path) -> None:
-    done = head.submit(*replay(finished_run, tmp_path), "--stage", "rank")
+    placed = ["sampling.gpus_per_actor=1", "sampling.accelerator_type=H100", "sampling.max_actors=2"]
+    done = head.submit(*replay(finished_run, tmp_path), *placed, "--stage", "rank")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCEEDED" in done.stdout
     assert "rank  done: " in done.stdout  # the job's own words
@@ -144,6 +147,13 @@ def test_a_job_that_fails_is_told(head: Head, tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAILED" in done.stdout
     assert "No such file" in done.stdout
+
+
+def test_a_job_that_the_cluster_cannot_hold_ends_at_once(head: Head, finished_run: Path, tmp_path: Path) -> None:
+    unknown = ["sampling.gpus_per_actor=1", "sampling.accelerator_type=H200"]
+    done = head.submit(*replay(finished_run, tmp_path), *unknown, "--stage", "rank")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "No node of the cluster at cluster.address=auto has an accelerator of type H200" in done.stdout
 
 
 def test_ctrl_c_leaves_the_job_alone(head: Head, finished_run: Path, tmp_path: Path) -> None:
@@ -180,8 +190,9 @@ def test_what_the_user_can_mend(head: Head, tmp_path: Path) -> None:
     assert "asks for a token, and none was given" in fails(*there, head.url, RAY_AUTH_MODE=None, **nothing)
     assert "No Ray cluster answers at http://127.0.0.1:1" in fails(*there, "http://127.0.0.1:1")
     assert "is not the address of a Ray dashboard" in fails(*there, "127.0.0.1:8265")
-    plan = ["run", *tiny_demo(tmp_path, f"cluster.address={head.gcs}", "sampling.gpus_per_actor=1"), "--dry-run"]
-    assert "A sampling actor takes 1 GPU, and the cluster" in fails(*plan)
+    wide = ["sampling.gpus_per_actor=1", "sampling.tensor_parallel=4"]
+    plan = ["run", *tiny_demo(tmp_path, f"cluster.address={head.gcs}", *wide), "--dry-run"]
+    assert "A sampling actor takes 4 GPUs of one node, and no node of the cluster" in fails(*plan)
     assert not (tmp_path / "demo").exists()
 
 
