@@ -133,7 +133,7 @@ def _processor(folder: Path, config: Config, engine: Record) -> Any:
 
 
 def _timed(stage: Any, folder: Path) -> Any:
-    """The engine stage with a journal; a copy, because the stage would resolve its resources again and ask for a GPU."""
+    """The engine stage with a journal; a copy, for the stage itself would resolve its resources anew, with a GPU."""
     from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 
     class Timed(vLLMEngineStageUDF):
