@@ -104,17 +104,6 @@ def ray_data_llm(folder: Path, config: Config, engine: Record) -> None:
 def _processor(folder: Path, config: Config, engine: Record) -> Any:
     """The processor as its documentation has it, with an engine stage that keeps a journal; Ray must be running."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-    from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
-
-    class Timed(vLLMEngineStageUDF):
-        def __init__(self, **arguments: Any) -> None:
-            super().__init__(**arguments)
-            self.journal = Journal(folder, self.llm._vllm_config)
-
-        async def _generate_with_error_handling(self, row: Record, batch_uuid: Any) -> Record:
-            output: Record = await super()._generate_with_error_handling(row, batch_uuid)
-            self.journal.finished(1, output["num_generated_tokens"])
-            return output
 
     sampling, model = config.sampling, config.model.base
     arguments = engine_arguments(config, model, None) | _batch_sizes(config) | engine
@@ -140,10 +129,25 @@ def _processor(folder: Path, config: Config, engine: Record) -> Any:
             "num_tokens": row["num_generated_tokens"],
         },
     )
-    # A copy: assigning to the stage itself would resolve its resources again and ask for a GPU.
-    stage = processor.get_stage_by_name("vLLMEngineStage")
-    processor.stages["vLLMEngineStage"] = stage.model_copy(update={"fn": Timed})
+    processor.stages["vLLMEngineStage"] = _timed(processor.get_stage_by_name("vLLMEngineStage"), folder)
     return processor
+
+
+def _timed(stage: Any, folder: Path) -> Any:
+    """The engine stage with a journal; a copy, for the stage itself would resolve its resources anew, with a GPU."""
+    from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
+
+    class Timed(vLLMEngineStageUDF):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self.journal = Journal(folder, self.llm._vllm_config)
+
+        async def _generate_with_error_handling(self, row: Record, batch_uuid: Any) -> Record:
+            output: Record = await super()._generate_with_error_handling(row, batch_uuid)
+            self.journal.finished(1, output["num_generated_tokens"])
+            return output
+
+    return stage.model_copy(update={"fn": Timed})
 
 
 def _as_dict(config: Config, text_id: int, copy: int) -> Record:

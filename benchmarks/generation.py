@@ -188,7 +188,10 @@ def check_same_work(results: dict[str, dict[str, Any]]) -> None:
     first = results["raw"]
     for name, result in results.items():
         if result["engine"] != first["engine"]:
-            raise UserError(f"The engine of {name} is set otherwise: {result['engine']}, raw: {first['engine']}.", "")
+            raise UserError(
+                f"The engine of {name} is set otherwise: {result['engine']}, raw: {first['engine']}.",
+                "The ratios would compare different work.",
+            )
         apart = abs(result["tokens"] / first["tokens"] - 1)
         if result["candidates"] != first["candidates"] or apart > 0.01:
             raise UserError(

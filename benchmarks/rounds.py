@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,13 +49,17 @@ def demo_texts(count: int) -> list[str]:
 
 
 def machine() -> str:
-    """The CPU's model, the cores and, where there is one, the GPU."""
+    """The CPU's model, the cores and the GPUs, as far as the system names them."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores"
+    parts = [model, f"{os.cpu_count()} cores"]
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        parts += subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return ", ".join(parts)
 
 
 def publish(result: dict[str, Any], table: str, out: Path | None) -> None:
