@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test test-cluster check lock clean
 
 setup: .venv/.ready
 
@@ -19,7 +19,11 @@ demo: setup
 	@$(BIN)/semtag run configs/demo.yaml
 
 test: setup check
-	@$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
+	@$(BIN)/python -m pytest -m "not cluster" --durations=8 --cov --cov-report=term --cov-fail-under=85
+
+# Clusters of several nodes, and jobs sent to them: some 8 minutes.
+test-cluster: setup
+	@$(BIN)/python -m pytest -m cluster
 
 check: setup
 	@$(BIN)/ruff check .

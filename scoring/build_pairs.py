@@ -72,8 +72,11 @@ def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
 def kept_pairs(batch: pa.Table, threshold: int | None) -> pa.Table:
     """Rows of schema MATCHED -> PAIR: all similarity pairs, and format pairs whose hash is not over the threshold."""
     similarity, format_pairs, hashes = (_flat(batch[name]) for name in ("similarity", "format", "hashes"))
-    inside = pc.less_equal(hashes, threshold) if threshold is not None else pa.array([False] * len(hashes))
-    return pa.concat_tables([_as_table(similarity, PAIR), _as_table(format_pairs.filter(inside), PAIR)])
+    if threshold is None:
+        format_pairs = format_pairs[:0]
+    else:
+        format_pairs = format_pairs.filter(pc.less_equal(hashes, threshold))
+    return pa.concat_tables([_as_table(similarity, PAIR), _as_table(format_pairs, PAIR)])
 
 
 def kept_lists(batch: pa.Table) -> pa.Table:

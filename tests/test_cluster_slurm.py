@@ -117,6 +117,7 @@ def run_slurm(tmp_path: Path, status: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("status", [0, 3])
 def test_the_slurm_script_brings_ray_up_and_down(tmp_path: Path, status: int) -> None:
     import psutil

@@ -1,18 +1,8 @@
-"""Engines that die: the text that kills them is found, and costs no other."""
+"""How a text that kills engines is found. With real engines: benchmarks.poison, and test_resume for one that dies."""
 
-from pathlib import Path
 from typing import Any
 
-from benchmarks import poison
 from generation.guard import DEATHS_IN_A_ROW, GROUP, MOST_DEATHS, _Ledger, groups_of
-
-
-def test_every_poison_is_rejected_with_its_reason_and_costs_no_other_row(finished_run: Path, tmp_path: Path) -> None:
-    base = f"model.base={finished_run / 'base'}"
-    result = poison.run(600, 1, tmp_path, [base, "sampling.batch_size=32", "run.max_rejected=0.05"])
-    reasons = {"null_text", "too_long", "empty_text", "invalid_utf8", "duplicate", "kills_engine"}
-    assert result["rejects"] == dict.fromkeys(reasons, 1)
-    assert (result["ranked"], result["as_expected"], result["verified"]) == (594, True, True)
 
 
 def test_deaths_in_a_row_are_counted_until_a_text_is_done() -> None:

@@ -3,13 +3,16 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema import Pairs
 from generation.parse import parse, same_answer_key
+from scoring.build_pairs import kept_lists, kept_pairs
 from scoring.pairs import cap_threshold, format_quota, list_row, match, pair_hash, pair_row
+from scoring.records import LIST, MATCHED, PAIR
 
 
 def candidate(sample: int, completion: str, score: float | None = None) -> dict[str, Any]:
@@ -150,3 +153,33 @@ def test_hash_depends_on_text_and_samples() -> None:
         pair_hash(seed, text, (FIVE[i], FIVE[j])) for seed in (0, 1) for text in (1, 2) for i, j in ((0, 1), (1, 0))
     }
     assert len(hashes) == 8
+
+
+def pair(text_id: int, kind: str) -> dict[str, Any]:
+    return dict.fromkeys(PAIR.names) | {"text_id": text_id, "kind": kind}
+
+
+def test_kept_pairs_are_all_similarity_pairs_and_format_pairs_up_to_the_threshold() -> None:
+    rows = [
+        {"similarity": [pair(1, "similarity")], "format": [pair(1, "format"), pair(2, "format")], "hashes": [5, -7]},
+        {"similarity": [], "format": [pair(3, "format")], "hashes": [6]},
+    ]
+    batch = pa.Table.from_pylist(rows, MATCHED)
+
+    def kept(threshold: int | None) -> list[tuple[int, str]]:
+        table = kept_pairs(batch, threshold)
+        assert table.schema.equals(PAIR)
+        return [(row["text_id"], row["kind"]) for row in table.to_pylist()]
+
+    assert kept(5) == [(1, "similarity"), (1, "format"), (2, "format")]
+    assert kept(-7) == [(1, "similarity"), (2, "format")]
+    assert kept(None) == [(1, "similarity")]
+
+
+@pytest.mark.parametrize("threshold", [None, 0])
+def test_texts_that_yield_nothing_give_empty_tables(threshold: int | None) -> None:
+    nothing: dict[str, Any] = {"similarity": [], "format": [], "hashes": [], "similarities": 0, "dropped": []}
+    for rows in ([], [nothing | {"list": None}]):
+        batch = pa.Table.from_pylist(rows, MATCHED)
+        assert kept_pairs(batch, threshold).equals(PAIR.empty_table())
+        assert kept_lists(batch).equals(LIST.empty_table())

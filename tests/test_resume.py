@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from ray.cluster_utils import Cluster
 
 from benchmarks.chaos import Family, compare, kind_of, torment
@@ -33,6 +34,7 @@ def test_a_tormented_ranking_equals_a_quiet_one(finished_run: Path, tmp_path: Pa
     assert not list(run.glob(".*.unfinished"))
 
 
+@pytest.mark.cluster
 def test_a_lost_node_costs_nothing(finished_run: Path, tmp_path: Path) -> None:
     """Three nodes on loopback; the one with the engine is killed midway, and another one joins."""
     node: dict[str, Any] = {"node_ip_address": "127.0.0.1", "include_dashboard": False}

@@ -104,6 +104,7 @@ def head() -> Iterator[Head]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+@pytest.mark.cluster
 def test_ray_s_own_command_does_the_demo_s_ranking(head: Head, finished_run: Path, tmp_path: Path) -> None:
     arguments = ["rank", *tiny_demo(tmp_path, f"model.base={finished_run / 'base'}", "cluster.address=auto")]
     job = ["job", "submit", "--address", head.url, "--working-dir", ".", "--", "python", "-m", "cluster.cli"]
@@ -132,6 +133,7 @@ def replay(finished_run: Path, root: Path) -> list[str]:
     return tiny_demo(root, *data, *source)
 
 
+@pytest.mark.cluster
 def test_semtag_submit_follows_a_job_to_its_end(head: Head, finished_run: Path, tmp_path: Path) -> None:
     placed = ["sampling.gpus_per_actor=1", "sampling.accelerator_type=H100", "sampling.max_actors=2"]
     done = head.submit(*replay(finished_run, tmp_path), *placed, "--stage", "rank")
@@ -142,6 +144,7 @@ def test_semtag_submit_follows_a_job_to_its_end(head: Head, finished_run: Path, 
     assert semtag("verify", str(tmp_path / "demo")).returncode == 0
 
 
+@pytest.mark.cluster
 def test_a_job_that_fails_is_told(head: Head, tmp_path: Path) -> None:
     done = head.submit(*tiny_demo(tmp_path, f"data.path={tmp_path / 'none.jsonl'}"), "--stage", "rank")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -149,6 +152,7 @@ def test_a_job_that_fails_is_told(head: Head, tmp_path: Path) -> None:
     assert "No such file" in done.stdout
 
 
+@pytest.mark.cluster
 def test_a_job_that_the_cluster_cannot_hold_ends_at_once(head: Head, finished_run: Path, tmp_path: Path) -> None:
     unknown = ["sampling.gpus_per_actor=1", "sampling.accelerator_type=H200"]
     done = head.submit(*replay(finished_run, tmp_path), *unknown, "--stage", "rank")
@@ -156,11 +160,13 @@ def test_a_job_that_the_cluster_cannot_hold_ends_at_once(head: Head, finished_ru
     assert "No node of the cluster at cluster.address=auto has an accelerator of type H200" in done.stdout
 
 
+@pytest.mark.cluster
 def test_ctrl_c_leaves_the_job_alone(head: Head, finished_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cluster.cli", "submit", *replay(finished_run, tmp_path), "--stage", "rank"]
     following = subprocess.Popen(
-        [*command, "--address", head.url], cwd=ROOT, env=head.environment, stdout=-1, stderr=-2, text=True
-    )
+        [*command, "--address", head.url], cwd=ROOT, env=head.environment, stdout=-1, stderr=-2, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )  # fmt: skip
     assert following.stdout is not None
     for line in following.stdout:
         if "Running entrypoint" in line:
@@ -175,6 +181,7 @@ def test_ctrl_c_leaves_the_job_alone(head: Head, finished_run: Path, tmp_path: P
     assert head.run(str(BIN / "ray"), "job", "stop", "--address", head.url, job).returncode == 0
 
 
+@pytest.mark.cluster
 def test_what_the_user_can_mend(head: Head, tmp_path: Path) -> None:
     def fails(*arguments: str, **changes: str | None) -> str:
         done = head.run(sys.executable, "-m", "cluster.cli", *arguments, **changes)
