@@ -9,7 +9,6 @@ an embedding's last digits depend on the batch that it was made in.
 """
 
 import argparse
-import json
 import random
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.rounds import machine, markdown, publish
 from cluster.parquet import read_rows
 from scoring.rank_texts import count_finished
 
@@ -89,7 +89,8 @@ def torment(arguments: list[str], finished: Path, kinds: list[str], rng: random.
         job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments])
         family, starts = Family(job.pid), starts + 1
         while job.poll() is None:
-            _wait(job, family, finished, rng.uniform(0, pause) if rng.random() < 0.5 else None, bool(left), pause)
+            seconds = rng.uniform(0, pause) if pause and rng.random() < 0.5 else None
+            _wait(job, family, finished, seconds, bool(left))
             victims = family.of_kind(left[0]) if left and job.poll() is None else []
             if victims:
                 kill(rng.choice(victims))
@@ -102,16 +103,14 @@ def torment(arguments: list[str], finished: Path, kinds: list[str], rng: random.
             raise RuntimeError(f"the job failed with nothing killed: exit status {job.returncode}")
 
 
-def _wait(
-    job: subprocess.Popen[bytes], family: Family, finished: Path, seconds: float | None, armed: bool, pause: float
-) -> None:
-    """Wait for the next kill: for `seconds`, or for the next commit when None or without a pause; or the job's end."""
+def _wait(job: subprocess.Popen[bytes], family: Family, finished: Path, seconds: float | None, armed: bool) -> None:
+    """Wait for the next kill, `seconds` or with None until the next commit, while `armed`; or for the job's end."""
     start, before = time.monotonic(), count_finished(finished)
     while job.poll() is None:
         family.look()
         if not armed:
             time.sleep(0.2)
-        elif seconds is not None and pause:
+        elif seconds is not None:
             if time.monotonic() - start >= seconds:
                 return
             time.sleep(0.05)
@@ -171,10 +170,7 @@ def main() -> int:
     verified = subprocess.run([sys.executable, "-m", "cluster.cli", "verify", str(run)], check=False).returncode == 0
     result = story | compare(arguments.root / "calm", run)
     result |= {"verified": verified, "seconds": round(time.monotonic() - start)}
-    print("\n| " + " | ".join(result) + " |\n" + "| --- " * len(result) + "|")
-    print("| " + " | ".join(map(str, result.values())) + " |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    publish({"machine": machine(), **result}, markdown(list(result), [list(map(str, result.values()))]), arguments.json)
     return 0 if verified and not result["lost"] + result["twice"] + result["different"] else 1
 
 

@@ -8,13 +8,13 @@ runs/demo-seed-N and are resumed, so a seed that is done costs nothing.
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.rounds import machine, markdown
 
 
 def run_seed(seed: int, root: str, overrides: list[str]) -> dict[str, Any]:
@@ -39,20 +39,16 @@ def run_seed(seed: int, root: str, overrides: list[str]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| seed | texts | well formed, base | tuned | similarity, both well formed [95 %] | all texts [95 %] |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = ["seed", "texts", "well formed, base", "tuned", "similarity, both well formed [95 %]", "all texts [95 %]"]
+    cells = []
     for row in rows:
         intervals = [
             f"{row[kind]['value']:+.3f} [{row[kind]['low']:+.3f}, {row[kind]['high']:+.3f}]"
             for kind in ("both_valid", "all_texts")
         ]
-        lines.append(
-            f"| {row['seed']} | {row['held_out_texts']} | {row['base_format']:.1%} | {row['tuned_format']:.1%} | "
-            f"{intervals[0]} | {intervals[1]} |"
-        )
-    return "\n".join(lines)
+        rates = [f"{row['base_format']:.1%}", f"{row['tuned_format']:.1%}"]
+        cells.append([row["seed"], row["held_out_texts"], *rates, *intervals])
+    return markdown(columns, cells)
 
 
 def main() -> None:
@@ -64,7 +60,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides for every seed")
     arguments = parser.parse_args()
     rows = [run_seed(seed, arguments.root, arguments.overrides) for seed in arguments.seeds]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores\n\n{table(rows)}")
+    print(f"{machine()}\n\n{table(rows)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 import scoring.rank_texts
+from benchmarks.rounds import demo_texts, machine, markdown, publish
 from cluster.parquet import count_rows, read_rows
 from cluster.run_dir import RunDir
 from cluster.stage import stage_main
@@ -52,12 +53,10 @@ class Vulnerable(GuardedSampler):
 
 def make_lines(rows: int, deadly: int) -> tuple[list[bytes], Counter[str]]:
     """JSON lines with one poisoned row in a hundred, `deadly` of them for engines; and how many of each kind."""
-    texts = [json.loads(line)["text"] for line in Path("configs/demo/texts.jsonl").read_text("utf-8").splitlines()]
     others = [kind for kind in REASONS if kind != "deadly"]
     lines: list[bytes] = []
     made: Counter[str] = Counter()
-    for number in range(rows):
-        text = f"Number {number}. {texts[number % len(texts)]}"
+    for number, text in enumerate(demo_texts(rows)):
         kind = None
         if number % 100 == 50:
             kind = "deadly" if made["deadly"] < deadly else others[number // 100 % len(others)]
@@ -124,10 +123,7 @@ def main() -> int:
     shutil.rmtree(arguments.root, ignore_errors=True)
     arguments.root.mkdir(parents=True)
     result = run(arguments.rows, arguments.deadly, arguments.root, arguments.overrides)
-    print("\n| " + " | ".join(result) + " |\n" + "| --- " * len(result) + "|")
-    print("| " + " | ".join(map(str, result.values())) + " |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    publish({"machine": machine(), **result}, markdown(list(result), [list(map(str, result.values()))]), arguments.json)
     good = result["as_expected"] and result["verified"] and result["ranked"] == result["rows"] - result["poisoned"]
     return 0 if good else 1
 

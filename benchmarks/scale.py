@@ -10,9 +10,6 @@ the spot, so what is measured is Ray Data, Parquet and our own code. The job run
 import argparse
 import functools
 import itertools
-import json
-import os
-import platform
 import random
 import shutil
 import subprocess
@@ -23,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from benchmarks.rounds import machine, markdown, publish
 from cluster.parquet import RowWriter, count_rows
 from cluster.run_dir import RunDir
 from configs.load import load_config
@@ -121,17 +119,14 @@ def _seconds(stage: dict[str, Any]) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The figures as a Markdown table."""
-    lines = [
-        "| texts | s: texts, rank, pairs | texts/s | driver's peak, MB: same | bytes a text | pairs | format pairs |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = ["texts", "s: texts, rank, pairs", "texts/s", "driver's peak, MB: same", "bytes a text", "pairs",
+               "format pairs"]  # fmt: skip
+    cells = []
     for row in rows:
         seconds, peak = (", ".join(f"{row[key][s]:,.0f}" for s in STAGES) for key in ("seconds", "driver_peak_mb"))
-        lines.append(
-            f"| {row['texts']:,} | {seconds} | {row['texts_per_second']:,.0f} | {peak} | "
-            f"{row['bytes_per_text']:,.0f} | {row['pairs']:,} | {row['format_share']:.4%} |"
-        )
-    return "\n".join(lines)
+        speed, size = f"{row['texts_per_second']:,.0f}", f"{row['bytes_per_text']:,.0f}"
+        cells.append([row["texts"], seconds, speed, peak, size, row["pairs"], f"{row['format_share']:.4%}"])
+    return markdown(columns, cells)
 
 
 def main() -> None:
@@ -150,10 +145,8 @@ def main() -> None:
         "memory_ratio": max(large["driver_peak_mb"].values()) / max(small["driver_peak_mb"].values()),
         "speed_ratio": large["texts_per_second"] / small["texts_per_second"],
     }
-    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores\n\n{table(rows)}\n")
+    publish({"machine": machine(), "jobs": rows, **ratios}, table(rows), arguments.json)
     print(", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in ratios.items()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"jobs": rows, **ratios}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class RunDir:
         try:
             self.write_text("config.yaml", dump_config(config))
             for stage in filter(self.is_done, STAGES):  # a kill can come between a stage's end and its clearing up
-                shutil.rmtree(self._unfinished(stage), ignore_errors=True)
+                shutil.rmtree(self.unfinished_path(stage), ignore_errors=True)
             if not (self.path / "manifest.json").exists():
                 self.write_json("manifest.json", {"schema": SCHEMA_VERSION, "created": _now(), "stages": {}})
         except OSError as error:
@@ -124,7 +124,7 @@ class RunDir:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         entry |= {"state": "done", "finished": _now(), "peak_mb": peak, "counts": counts, "versions": versions}
         self._set_stage(stage, entry)
-        shutil.rmtree(self._unfinished(stage), ignore_errors=True)
+        shutil.rmtree(self.unfinished_path(stage), ignore_errors=True)
 
     def _set_stage(self, stage: str, entry: dict[str, Any]) -> None:
         manifest = self.manifest()
@@ -175,11 +175,12 @@ class RunDir:
 
     def unfinished(self, stage: str) -> Path:
         """A folder for what a stage has so far; it outlives failed attempts and goes when the stage is done."""
-        folder = self._unfinished(stage)
+        folder = self.unfinished_path(stage)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _unfinished(self, stage: str) -> Path:
+    def unfinished_path(self, stage: str) -> Path:
+        """Where that folder is while a stage has one."""
         return self.path / f".{stage}.unfinished"
 
     def write_json(self, name: str, value: Any) -> None:

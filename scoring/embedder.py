@@ -83,8 +83,9 @@ class Scorer:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows: list[dict[str, Any]] = score_rows(batch.to_pylist(), self.embedder.texts, self.embedder.tags)
-        self.tally.add(counts_of(rows))
-        self.metrics.record(rows)
+        counts = counts_of(rows)
+        self.tally.add(counts)
+        self.metrics.record(rows, counts)
         return pa.Table.from_pylist(rows, SAMPLED)
 
 

@@ -47,7 +47,7 @@ def _files(run: RunDir, config: Config) -> Problems:
     for partial in run.path.rglob(".*.partial"):
         yield f"{partial} was left half-written"
     for stage in filter(run.is_done, STAGES):
-        if (run.path / f".{stage}.unfinished").exists():
+        if run.unfinished_path(stage).exists():
             yield f"{stage} is done, and what it had half-way is still there: run the same command again"
     for folder, schema in schemas.items():
         for file in (run.path / folder).rglob("*.parquet"):

@@ -19,18 +19,17 @@ from tests.conftest import ROOT, semtag, tiny_demo
 OFTEN = ["sampling.batch_size=4", "sampling.in_flight=1"]
 
 
+def check_nothing_lost(calm: Path, run: Path) -> None:
+    assert compare(calm, run) == {"texts": count_rows(calm / "ranked"), "lost": 0, "twice": 0, "different": 0}
+    assert semtag("verify", str(run)).returncode == 0
+
+
 def test_a_tormented_ranking_equals_a_quiet_one(finished_run: Path, tmp_path: Path) -> None:
     arguments = tiny_demo(tmp_path, f"model.base={finished_run / 'base'}", *OFTEN)
     run = tmp_path / "demo"
     story = torment(arguments, run / ".rank.unfinished" / "ids", ["engine", "driver"], random.Random(0), pause=0)
     assert story == {"killed": {"engine": 1, "driver": 1}, "starts": 2}
-    assert compare(finished_run, run) == {
-        "texts": count_rows(finished_run / "ranked"),
-        "lost": 0,
-        "twice": 0,
-        "different": 0,
-    }
-    assert semtag("verify", str(run)).returncode == 0
+    check_nothing_lost(finished_run, run)
     assert not list(run.glob(".*.unfinished"))
 
 
@@ -53,13 +52,7 @@ def test_a_lost_node_costs_nothing(finished_run: Path, tmp_path: Path) -> None:
         assert (run / ".rank.unfinished").exists(), "the ranking was over before the node was lost"
         cluster.add_node(num_cpus=4, **node)
         assert job.wait(timeout=400) == 0
-        assert compare(finished_run, run) == {
-            "texts": count_rows(finished_run / "ranked"),
-            "lost": 0,
-            "twice": 0,
-            "different": 0,
-        }
-        assert semtag("verify", str(run)).returncode == 0
+        check_nothing_lost(finished_run, run)
     finally:
         cluster.shutdown()
 
