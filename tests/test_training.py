@@ -21,9 +21,8 @@ from configs.schema import Model, Training
 from generation.prompts import build_messages, load_tokenizer, prompt_ids
 from scoring.records import PAIR
 from tests.conftest import ROOT, TINY, semtag, tiny_demo
-from training.data import fit_length, load_pairs
+from training.data import fit_length, load_lists, load_pairs, tokenized
 from training.demo_answers import Salience, draw_answer
-from training.demo_model import pack
 from training.launch import last_checkpoint, load_base, lora_config
 from training.trainer import PreferenceTrainer, expected_first_loss, score_completions_only, trainer_arguments
 
@@ -58,13 +57,14 @@ def test_pairs_come_in_one_order_whatever_the_files(tmp_path: Path) -> None:
                     out.write(rows[index])
         loaded.append(load_pairs(folder, tmp_path / f"cache{number}").to_list())
     assert loaded[0] == loaded[1]
-    assert [one["rejected"][0]["content"] for one in loaded[0]] == ["r0", "r1", "r2", "r0"]
-    assert loaded[0][0].keys() == {"prompt", "chosen", "rejected"}
+    assert [one["completions"][1][0]["content"] for one in loaded[0]] == ["r0", "r1", "r2", "r0"]
+    assert loaded[0][0] == {"prompt": said("p-5"), "completions": [said("c1"), said("r0")], "scores": [1.0, 0.0]}
 
 
 def trainer_for(base: str, pairs: Dataset, out: Path, **settings: Any) -> PreferenceTrainer:
     training = Training(max_steps=3, batch_size=4, report_to=[], learning_rate=1e-3, **settings)
     return PreferenceTrainer(
+        training,
         model=load_base(base, training),
         args=trainer_arguments(training, str(out), 0, on_gpu=False),
         train_dataset=pairs,
@@ -78,16 +78,30 @@ def losses(trainer: PreferenceTrainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize(("beta", "first"), [(0.1, 25.0), (0.5, 1.0), (2.0, 0.0625)])
-def test_the_first_loss_is_known(beta: float, first: float, base: str, pairs: Dataset, tmp_path: Path) -> None:
-    assert expected_first_loss(beta) == pytest.approx(first)
-    trainer = trainer_for(base, pairs, tmp_path, beta=beta)
+@pytest.mark.parametrize(
+    ("loss", "beta", "first"),
+    [("ipo", 0.1, 25.0), ("ipo", 0.5, 1.0), ("ipo", 2.0, 0.0625), ("sigmoid", 0.5, 0.693147)],
+)
+def test_the_first_loss_is_known(
+    loss: str, beta: float, first: float, base: str, pairs: Dataset, tmp_path: Path
+) -> None:
+    assert expected_first_loss(loss, beta) == pytest.approx(first)
+    trainer = trainer_for(base, pairs, tmp_path, loss=loss, beta=beta)
     assert losses(trainer)[0] == pytest.approx(first, rel=1e-4)
-    assert trainer.first_loss_checked
+    assert trainer.checked
 
 
 def test_the_likelihood_term_adds_to_the_loss_but_not_to_the_check(base: str, pairs: Dataset, tmp_path: Path) -> None:
     assert losses(trainer_for(base, pairs, tmp_path, beta=0.5, likelihood_weight=1.0))[0] > 1.5
+
+
+@pytest.mark.parametrize("loss", ["ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce"])
+def test_whole_lists_train(loss: str, base: str, finished_run: Path, tmp_path: Path) -> None:
+    lists = load_lists(finished_run / "lists", tmp_path / "cache")
+    assert max(map(len, lists["completions"])) == 3
+    found = losses(trainer_for(base, lists, tmp_path, loss=loss, beta=0.5))
+    assert len(found) == 3
+    assert all(loss > 0 for loss in found)
 
 
 def test_a_false_start_is_refused(base: str, pairs: Dataset, tmp_path: Path) -> None:
@@ -114,6 +128,7 @@ def test_scoring_completions_only_changes_no_figure(
 def test_nats_per_token_agree_with_the_loss_of_a_single_pair(base: str, pairs: Dataset, tmp_path: Path) -> None:
     training = Training(max_steps=3, batch_size=1, beta=0.5, report_to=[], learning_rate=1e-3, warmup=0.0)
     trainer = PreferenceTrainer(
+        training,
         model=load_base(base, training),
         args=trainer_arguments(training, str(tmp_path), 0, on_gpu=False),
         train_dataset=pairs,
@@ -132,13 +147,16 @@ def test_a_pair_over_the_length_is_counted_not_cut(base: str) -> None:
 
     def pair(words: int) -> dict[str, Any]:
         prompt = [{"role": "user", "content": "word " * words}]
-        sides = {side: [{"role": "assistant", "content": f"[{side}]"}] for side in ("chosen", "rejected")}
-        return {"prompt": prompt, **sides}
+        sides = [[{"role": "assistant", "content": f"[{side}]"}] for side in ("chosen", "rejected")]
+        return {"prompt": prompt, "completions": sides, "scores": [1.0, 0.0]}
 
     short, long = pair(5), pair(300)
-    fitting, dropped = fit_length(Dataset.from_list([short, long, short]), tokenizer, 60)
+    fitting, dropped = fit_length(tokenized(Dataset.from_list([short, long, short]), tokenizer), 60)
     assert (len(fitting), dict(dropped)) == (2, {"too_long": 1})
-    assert dict(fit_length(Dataset.from_list([short]), tokenizer, 60)[1]) == {}
+    assert dict(fit_length(tokenized(Dataset.from_list([short]), tokenizer), 60)[1]) == {}
+    whole = max(len(fitting[0]["prompt_ids"]) + len(ids) for ids in fitting[0]["completion_ids"])
+    assert len(fit_length(fitting, whole)[0]) == 2
+    assert len(fit_length(fitting, whole - 1)[0]) == 0
 
 
 def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:
@@ -210,22 +228,6 @@ def test_drawn_answers_are_malformed_as_often_as_asked() -> None:
     answers = [draw_answer(["governor", "engine", "Watt"], rng, 3, malformed=0.2, generic=0.3) for _ in range(4000)]
     share = sum(parse(answer).format != "valid" for answer in answers) / 4000
     assert share == pytest.approx(0.2, abs=0.04)
-
-
-def test_answers_packed_behind_one_prompt_score_as_they_do_alone(base: str) -> None:
-    model = load_base(base, Training()).eval()
-    prompt, answers = [5, 20, 21, 22, 23], [[30, 31, 2], [40, 2], [50, 51, 52, 2]]
-    batch = pack([prompt], [answers], pad=3)
-    with torch.no_grad():
-        hidden = model.model(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions
-        ).last_hidden_state
-        packed = torch.log_softmax(model.lm_head(hidden[batch.rows, batch.columns]), -1)
-        packed = packed.gather(-1, batch.targets[:, None]).flatten().split([len(answer) for answer in answers])
-        for answer, scores in zip(answers, packed, strict=True):
-            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-            alone = torch.log_softmax(logits, -1).gather(-1, torch.tensor(answer)[:, None]).flatten()
-            assert torch.allclose(scores, alone, atol=1e-4)
 
 
 def test_the_demos_tokenizer_reads_back_what_it_writes_and_opens_with_the_prompt(base: str) -> None:

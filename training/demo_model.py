@@ -28,6 +28,7 @@ from configs.schema import Config, DemoModel
 from generation.prompts import build_messages, prompt_ids
 from training.demo_answers import GENERIC, Salience, draw_answer, spoil
 from training.demo_init import TokenRoles, hold, install_circuits
+from training.lists import IGNORED, ListCollator, may_see
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '</s>' }}{% endfor %}"
@@ -98,17 +99,6 @@ class Example(NamedTuple):
 
     prompt: list[int]
     labels: list[str]
-
-
-class Batch(NamedTuple):
-    """B prompts, each followed by several answers that see the prompt and themselves; N answer tokens in all."""
-
-    ids: Tensor  # [B, T]
-    positions: Tensor  # [B, T], restarting after the prompt at each answer
-    mask: Tensor  # [B, 1, T, T], added to attention scores
-    rows: Tensor  # [N], where each answer token is predicted from
-    columns: Tensor  # [N]
-    targets: Tensor  # [N]
 
 
 def build(config: Config, texts: list[str], out: Path, report: Callable[[int, int, float], None]) -> dict[str, float]:
@@ -190,8 +180,12 @@ def _optimizer(model: LlamaForCausalLM, rate: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0)
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, examples: list[Example], config: Config) -> Iterator[Batch]:
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, examples: list[Example], config: Config
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of lists as the trainer has them, a list a row; each answer is drawn anew, and none is better."""
     demo, rng = config.model.demo, random.Random(config.run.seed)
+    collate = ListCollator(tokenizer.pad_token_id, budget=1)
     order: list[Example] = []
     for _ in range(demo.steps):
         while len(order) < demo.batch_size:
@@ -205,42 +199,24 @@ def _batches(tokenizer: PreTrainedTokenizerFast, examples: list[Example], config
             for example in chosen
         ]
         answers = [[[*_encode(tokenizer, text), tokenizer.eos_token_id] for text in texts] for texts in drawn]
-        yield pack([example.prompt for example in chosen], answers, tokenizer.pad_token_id)
+        yield collate(
+            [
+                {"prompt_ids": example.prompt, "completion_ids": own, "scores": [0.0] * demo.answers}
+                for example, own in zip(chosen, answers, strict=True)
+            ]
+        )
 
 
-def pack(prompts: list[list[int]], answers: list[list[list[int]]], pad: int) -> Batch:
-    """One row a prompt with all its answers, which saves reading the prompt again for each."""
-    width = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
-    ids = torch.full((len(prompts), width), pad)
-    positions, part = torch.zeros_like(ids), torch.full_like(ids, -1)
-    sources: list[tuple[int, int]] = []
-    for row, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
-        start = len(prompt)
-        ids[row, :start], positions[row, :start], part[row, :start] = torch.tensor(prompt), torch.arange(start), 0
-        for number, answer in enumerate(own, 1):
-            end = start + len(answer)
-            ids[row, start:end], part[row, start:end] = torch.tensor(answer), number
-            positions[row, start:end] = len(prompt) + torch.arange(len(answer))
-            # An answer's first token is predicted at the end of the prompt.
-            sources += [(row, len(prompt) - 1), *((row, column) for column in range(start, end - 1))]
-            start = end
-    place = torch.arange(width)
-    visible = (part[:, :, None] == part[:, None, :]) | (part[:, None, :] == 0)
-    visible = visible & (place[:, None] >= place) | torch.eye(width, dtype=torch.bool)
-    mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
-    rows, columns = torch.tensor(sources).T
-    targets = torch.tensor([token for own in answers for answer in own for token in answer])
-    return Batch(ids, positions, mask, rows, columns, targets)
-
-
-def _loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
+def _loss(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> Tensor:
+    mask, targets = may_see(batch["lists"], batch["completions"]), batch["shift_labels"]
+    predicting = targets != IGNORED
     # bfloat16 is several times faster where the CPU has it; weights and optimizer stay in float32.
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+            input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False
         ).last_hidden_state
-        logits = model.lm_head(hidden[batch.rows, batch.columns])
-    return torch.nn.functional.cross_entropy(logits.float(), batch.targets)
+        logits = model.lm_head(hidden[predicting])
+    return torch.nn.functional.cross_entropy(logits.float(), targets[predicting])
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:

@@ -1,71 +1,149 @@
-"""TRL's DPOTrainer with the IPO loss, checked at the first step and watched in nats per token."""
+"""TRL's DPOTrainer over ranked lists: the prompt is read once for all completions of a list. A pair is a list of two.
 
+From TRL come the fused LM head, adapters as their own reference, checkpoints and launchers; from here what a batch is
+and what is paid for it.
+"""
+
+import contextlib
+import math
 from typing import Any
 
 import torch
+from peft import PeftModel
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
 from cluster.progress import Progress
 from configs.errors import UserError
 from configs.schema import Training
+from training.data import tokenized
+from training.lists import ListCollator, may_see, sum_by_slot
+from training.losses import LOSSES
 
 FIRST_LOSS_TOLERANCE = 1e-3
+SHARING_TOLERANCES = {
+    "float32": 1e-3,
+    "bfloat16": 0.2,
+    "float16": 0.2,
+}  # nats a token; a state that leaks costs whole nats
+FOR_THE_MODEL = ("input_ids", "position_ids", "shift_labels")
 
 
-def expected_first_loss(beta: float) -> float:
-    """(1 / (2 beta))^2: IPO's loss (arXiv 2310.12036, eq. 17) where policy and reference are equal."""
-    return (1 / (2 * beta)) ** 2
+def expected_first_loss(loss: str, beta: float) -> float | None:
+    """The loss where policy and reference are equal: (1 / (2 beta))^2 for IPO (arXiv 2310.12036, eq. 17), ln 2 for DPO.
+
+    None for losses of which it depends on the lists.
+    """
+    return {"ipo": (1 / (2 * beta)) ** 2, "sigmoid": math.log(2)}.get(loss)
 
 
 class PreferenceTrainer(DPOTrainer):
-    """DPOTrainer that refuses a false start and logs how far it is from IPO's target.
+    """DPOTrainer over lists, which refuses a false start and logs how far it is from IPO's target.
 
-    TRL takes IPO's log-ratios per token: (h_c/|c| - h_r/|r| - 1/(2 beta))^2, with h summed over the completion and
-    |.| its number of tokens, the end token included. `nats_per_token/*` are these h/|.| (token-weighted over the
-    batch), to be read beside `nats_per_token/target`; TRL's own `rewards/*` are sums and do not match the loss.
+    Takes rows with `prompt`, `completions` and `scores`. With `training.per_token` the log-ratios are means a token of
+    a completion, its end token included, as TRL has them for IPO; else sums, as DPO has them. `nats_per_token/chosen`
+    and `/rejected` are those of the best and the worst completion of each list (token-weighted over the batch), to be
+    read beside `nats_per_token/target`; `accuracy` is the share of lists whose best gained more than their worst.
     """
 
-    first_loss_checked = False
-    loss_types: list[str]
-    loss_weights: list[float]
+    checked = False
+
+    def __init__(self, training: Training, **arguments: Any) -> None:
+        self.training, self.list_loss = training, LOSSES[training.loss]
+        tokenizer = arguments["processing_class"]
+        filling = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        super().__init__(data_collator=ListCollator(filling, training.row_tokens), **arguments)
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return dataset if "prompt_ids" in dataset.column_names else tokenized(dataset, processing_class)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["prompt_ids", "completion_ids", "scores"]
+
+    def log_probs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """Log-probabilities [B, K] of the completions, summed over their tokens."""
+        mask = may_see(inputs["lists"], inputs["completions"])
+        rows = {name: inputs[name] for name in FOR_THE_MODEL}
+        found = model(**rows, attention_mask=mask, use_cache=False, fused_lm_head=True).log_probs
+        return sum_by_slot(found, inputs["slots"], inputs["scores"].shape)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        if model.training and not self.first_loss_checked:
-            self._check_first_loss(model, inputs)
-        result = super()._compute_loss(model, inputs, return_outputs)
-        self._log_nats_per_token(inputs["completion_mask"], "train" if model.training else "eval")
-        return result
+        policy = self.log_probs(model, inputs)
+        with torch.no_grad(), self._without_adapter():
+            reference = self.log_probs(self.ref_model or model, inputs)
+        ratios = policy - reference
+        if model.training and not self.checked:
+            self.checked = True
+            self._check_sharing(model)
+            self._check_first_loss(ratios.detach(), inputs)
+        loss = self._preference_loss(ratios, inputs)
+        best = _one_hot(inputs["scores"], inputs["present"], best=True)
+        if self.training.likelihood_weight:
+            # As TRL's `sft` loss: mean over all tokens of the batch's best completions.
+            likelihood = policy[best].sum() / inputs["lengths"][best].sum()
+            loss = loss - self.training.likelihood_weight * likelihood
+        self._log_nats_per_token(ratios.detach(), best, inputs, "train" if model.training else "eval")
+        return (loss, None) if return_outputs else loss
 
-    def _check_first_loss(self, model: Any, inputs: dict[str, Any]) -> None:
-        """Raises UserError unless the IPO loss of the untrained adapter is (1/(2 beta))^2."""
-        self.first_loss_checked = True
+    def _preference_loss(self, ratios: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        if self.training.per_token:
+            ratios = ratios / inputs["lengths"].clamp(min=1)
+        return self.list_loss(ratios, inputs["scores"], inputs["present"], self.beta).mean()
+
+    def _without_adapter(self) -> contextlib.AbstractContextManager[Any]:
+        plain = self.accelerator.unwrap_model(self.model)
+        return plain.disable_adapter() if isinstance(plain, PeftModel) else contextlib.nullcontext()
+
+    def _check_sharing(self, model: Any) -> None:
+        """Raises UserError when a list's completions, behind one prompt, score otherwise than each by itself."""
+        example = self.train_dataset[0]
+        apart = [example | {"completion_ids": [one], "scores": [0.0]} for one in example["completion_ids"]]
+        with torch.no_grad():
+            together, alone = (
+                self.log_probs(model, self._prepare_inputs(self.data_collator(lists))).flatten()
+                for lists in ([example], apart)
+            )
+        lengths = torch.tensor(list(map(len, example["completion_ids"])), device=alone.device)
+        gap = float(((together - alone).abs() / lengths).max())
+        if gap > SHARING_TOLERANCES["bfloat16" if self.training.four_bit else self.training.dtype]:
+            raise UserError(
+                f"Completions behind one prompt score {gap:.3g} nats a token otherwise than alone: this model does not "
+                "heed an attention mask.",
+                "Take a model whose layers all attend; those with a state or a convolution cannot be trained here yet.",
+            )
+
+    def _check_first_loss(self, ratios: Tensor, inputs: dict[str, Tensor]) -> None:
+        """Raises UserError unless the first loss is that of log-ratios of 0."""
         if self.state.global_step > 0:
             return
-        expected = expected_first_loss(self.beta)
-        with torch.no_grad():
-            types, weights = self.loss_types, self.loss_weights
-            self.loss_types, self.loss_weights = ["ipo"], [1.0]
-            first = float(super()._compute_loss(model, inputs, False))
-            self.loss_types, self.loss_weights = types, weights
-        self._metrics["train"].clear()
+        first = float(self._preference_loss(ratios, inputs))
+        expected = float(self._preference_loss(torch.zeros_like(ratios), inputs))
         if abs(first - expected) > FIRST_LOSS_TOLERANCE * expected:
+            formula = " = (1/(2 beta))^2" if self.training.loss == "ipo" else ""
             raise UserError(
-                f"The first loss is {first:.6g}, not {expected:.6g} = (1/(2 beta))^2 at beta {self.beta:g}: before the "
-                "first update policy and reference must be the same model, and here they are not.",
+                f"The first loss is {first:.6g}, not {expected:.6g}{formula} at beta {self.beta:g}: before the first "
+                "update policy and reference must be the same model, and here they are not.",
                 "Look for dropout, an adapter that was trained before, or a process that loaded other weights.",
             )
 
-    def _log_nats_per_token(self, completion_mask: torch.Tensor, mode: str) -> None:
-        metrics = self._metrics[mode]
-        tokens = completion_mask.sum(dim=1).float()
-        chosen, rejected = (float(half.mean()) for half in tokens.chunk(2))
-        nats_chosen = metrics["rewards/chosen"][-1] / self.beta / chosen
-        nats_rejected = metrics["rewards/rejected"][-1] / self.beta / rejected
-        metrics["nats_per_token/chosen"].append(nats_chosen)
-        metrics["nats_per_token/rejected"].append(nats_rejected)
-        metrics["nats_per_token/margin"].append(nats_chosen - nats_rejected)
-        metrics["nats_per_token/target"].append(1 / (2 * self.beta))
+    def _log_nats_per_token(self, ratios: Tensor, best: Tensor, inputs: dict[str, Tensor], mode: str) -> None:
+        worst = _one_hot(inputs["scores"], inputs["present"], best=False)
+        chosen, rejected = (
+            float(ratios[which].sum() / inputs["lengths"][which].sum().clamp(min=1)) for which in (best, worst)
+        )
+        logged = {"chosen": chosen, "rejected": rejected, "margin": chosen - rejected, "target": 1 / (2 * self.beta)}
+        for name, value in logged.items():
+            self._metrics[mode][f"nats_per_token/{name}"].append(value)
+        right = (ratios * best).sum(dim=1) > (ratios * worst).sum(dim=1)
+        self._metrics[mode]["accuracy"].append(float(right.float().mean()))
+
+
+def _one_hot(scores: Tensor, present: Tensor, best: bool) -> Tensor:
+    """[B, K] bool: the best, or the worst, of each list; of equal ones the first, or the last."""
+    marks = scores.masked_fill(~present, -torch.inf if best else torch.inf)
+    place = marks.argmax(dim=1) if best else marks.shape[1] - 1 - marks.flip(1).argmin(dim=1)
+    return torch.zeros_like(present).scatter_(1, place.unsqueeze(1), True) & present
 
 
 def score_completions_only() -> None:
@@ -101,14 +179,10 @@ class ShowProgress(TrainerCallback):
 
 
 def trainer_arguments(training: Training, out: str, seed: int, on_gpu: bool) -> DPOConfig:
-    """TRL's arguments for a config."""
-    with_likelihood = training.likelihood_weight > 0
+    """TRL's arguments for a config; the loss and the lengths are not among them."""
     return DPOConfig(
         output_dir=out,
-        loss_type=["ipo", "sft"] if with_likelihood else ["ipo"],
-        loss_weights=[1.0, training.likelihood_weight] if with_likelihood else None,
         beta=training.beta,
-        max_length=training.max_length,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
         warmup_steps=training.warmup,

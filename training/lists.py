@@ -1,0 +1,118 @@
+"""Ranked lists as rows of tokens in which the completions of a list share their prompt.
+
+A list is one sequence: the prompt less its last token, then for each completion that last token and the completion less
+its own last token. A position sees its list's prompt and its own completion, and positions count on from the prompt, so
+each completion's log-probabilities are those that it has by itself; the copies of the prompt's last token each predict
+the first token of a completion. Several lists share a row up to a budget of tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # label of a position that predicts nothing, as everywhere in transformers
+
+
+class Sequences(NamedTuple):
+    """A list's tokens in their places: what stands there, where it counts from, what it belongs to and predicts."""
+
+    ids: list[int]
+    positions: list[int]
+    completions: list[int]  # 0 the prompt, then 1 to K
+    labels: list[int]
+
+
+def lay_out(prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Sequences:
+    """The sequence of one list. The prompt has one token at least, and so has each completion."""
+    *before, last = prompt
+    laid = Sequences(list(before), list(range(len(before))), [0] * len(before), [IGNORED] * len(before))
+    for number, completion in enumerate(completions, 1):
+        laid.ids.extend([last, *completion[:-1]])
+        laid.positions.extend(range(len(before), len(before) + len(completion)))
+        laid.completions.extend([number] * len(completion))
+        laid.labels.extend(completion)
+    return laid
+
+
+def into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Which sequences share a row: the longest first, each into the fullest row that has room for it.
+
+    A row holds `budget` tokens at most, or one sequence that is longer.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        fitting = [row for row in range(len(rows)) if room[row] >= lengths[index]]
+        row = min(fitting, key=lambda row: room[row], default=len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(budget)
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    return rows
+
+
+def may_see(lists: Tensor, completions: Tensor) -> Tensor:
+    """Attention mask [R, 1, L, L], True where position i may see position j, of rows [R, L].
+
+    `lists` says which list of its row a position belongs to, -1 for padding, which sees itself alone.
+    """
+    length = lists.shape[1]
+    earlier = torch.ones(length, length, dtype=torch.bool, device=lists.device).tril()
+    same_list = lists.unsqueeze(2) == lists.unsqueeze(1)
+    own = (completions.unsqueeze(2) == completions.unsqueeze(1)) | (completions.unsqueeze(1) == 0)
+    there = (lists >= 0).unsqueeze(1)
+    return ((earlier & same_list & own & there) | torch.eye(length, dtype=torch.bool, device=lists.device)).unsqueeze(1)
+
+
+class ListCollator:
+    """Examples with `prompt_ids`, `completion_ids` (K lists) and `scores` (K) -> a batch of B lists in R rows.
+
+    `scores`, `present` and `lengths` are [B, K] with K the longest list's; `input_ids`, `position_ids`, `shift_labels`
+    and `slots` are [R, L]. A slot is b K + k of the completion that a position predicts, or -1. The mask is made from
+    `lists` and `completions` on the device that trains.
+    """
+
+    def __init__(self, pad_token_id: int, budget: int) -> None:
+        self.pad_token_id, self.budget = pad_token_id, budget
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        most = max(len(example["completion_ids"]) for example in examples)
+        lengths = [list(map(len, example["completion_ids"])) for example in examples]
+        batch = {  # trainers read the batch size off the first tensor
+            "scores": _table([example["scores"] for example in examples], most, torch.float32),
+            "present": _table([[True] * len(one) for one in lengths], most, torch.bool),
+            "lengths": _table(lengths, most, torch.int64),
+        }
+        laid = [lay_out(example["prompt_ids"], example["completion_ids"]) for example in examples]
+        rows = into_rows([len(one.ids) for one in laid], self.budget)
+        return batch | self._rows(laid, rows, most)
+
+    def _rows(self, laid: list[Sequences], rows: list[list[int]], most: int) -> dict[str, Tensor]:
+        columns: dict[str, list[list[int]]] = {
+            "input_ids": [[token for index in row for token in laid[index].ids] for row in rows],
+            "position_ids": [[place for index in row for place in laid[index].positions] for row in rows],
+            "shift_labels": [[label for index in row for label in laid[index].labels] for row in rows],
+            "lists": [[place for place, index in enumerate(row) for _ in laid[index].ids] for row in rows],
+            "completions": [[number for index in row for number in laid[index].completions] for row in rows],
+            "slots": [
+                [index * most + number - 1 if number else -1 for index in row for number in laid[index].completions]
+                for row in rows
+            ],
+        }
+        filling = {"input_ids": self.pad_token_id, "position_ids": 0, "shift_labels": IGNORED, "completions": 0}
+        longest = max(map(len, columns["input_ids"]))
+        return {name: _table(values, longest, torch.int64, filling.get(name, -1)) for name, values in columns.items()}
+
+
+def sum_by_slot(log_probs: Tensor, slots: Tensor, shape: torch.Size) -> Tensor:
+    """Sums [B, K] of the log-probabilities [R, L] of each slot's tokens."""
+    predicting = slots >= 0
+    sums = log_probs.new_zeros(shape.numel())
+    return sums.index_add(0, slots[predicting], log_probs[predicting]).view(shape)
+
+
+def _table(rows: list[Any], length: int, dtype: torch.dtype, filling: int = 0) -> Tensor:
+    return torch.tensor([[*row, *[filling] * (length - len(row))] for row in rows], dtype=dtype)
