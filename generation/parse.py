@@ -101,7 +101,7 @@ def _balanced(body: str) -> bool:
 
 
 def _has_word(tag: str) -> bool:
-    return any(character.isalnum() for character in tag)
+    return any(map(str.isalnum, tag))
 
 
 def _squeeze(tag: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.metrics import BatchMetrics
+from cluster.places import local_folder
 from cluster.progress import Counts
 from configs.errors import UserError
 from configs.schema import Scoring
@@ -30,13 +31,15 @@ class Embedder:
         import torch
         from sentence_transformers import SentenceTransformer
 
+        # Off in the stages, for processes that fork. This one does not, and tokenising is half of a small model's work.
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"
         if scoring.gpus_per_actor == 0:
             # Ray gives an actor of one CPU one thread; scoring works in bursts while sampling waits, so take all.
             torch.set_num_threads(os.cpu_count() or 1)
         self.scoring = scoring
         try:
             self.model = SentenceTransformer(
-                model_path(scoring.model),
+                local_folder(model_path(scoring.model)),
                 device="cuda" if scoring.gpus_per_actor > 0 else "cpu",
                 trust_remote_code=False,
                 model_kwargs={"dtype": scoring.dtype},

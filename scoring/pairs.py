@@ -1,6 +1,7 @@
 """Ranked lists -> preference pairs and lists. What a pair is, which ones are kept, and why the others are not."""
 
 import itertools
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ def match(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) ->
     the model did not write them.
     """
     found = Matches()
-    for left, right in _meetings(candidates, pairs):
+    for left, right in _meetings(text_id, candidates, pairs, seed):
         kept, reason = _prefer(left, right, pairs)
         if kept is None:
             found.dropped[reason] += 1
@@ -120,7 +121,7 @@ def list_row(row: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _meetings(candidates: list[Candidate], pairs: Pairs) -> Iterator[Match]:
+def _meetings(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) -> Iterator[Match]:
     """Which candidates meet, as unordered pairs in a fixed order."""
     in_order = sorted(candidates, key=lambda c: c["sample"])
     if pairs.strategy == "first_two":
@@ -132,12 +133,28 @@ def _meetings(candidates: list[Candidate], pairs: Pairs) -> Iterator[Match]:
     valid = [c for c in candidates if c["format"] == "valid"]
     malformed = [c for c in in_order if c["format"] != "valid"]
     best = max(valid, key=_by_score, default=None)
-    if len(valid) > 1:
-        yield best, min(valid, key=_by_score)  # type: ignore[misc]
+    others = [c for c in valid if c is not best]
+    if best is not None and others:
+        yield best, _opponent(text_id, best, others, pairs, seed)
     if best is not None and malformed:
         yield best, malformed[0]
     if not valid:
         yield from itertools.combinations(malformed[:2], 2)
+
+
+def _opponent(text_id: int, best: Candidate, others: list[Candidate], pairs: Pairs, seed: int) -> Candidate:
+    """Whom the best valid candidate meets.
+
+    As lists grow, their worst answer becomes a poor example: one near two standard deviations under the mean teaches
+    more (arXiv 2502.16825).
+    """
+    if pairs.strategy == "best_vs_worst":
+        return min(others, key=_by_score)
+    if pairs.strategy == "best_vs_random":
+        return min(others, key=lambda c: hash64("opponent", seed, text_id, c["sample"]))
+    scores = [c["score"] for c in [best, *others]]
+    target = statistics.fmean(scores) - 2 * statistics.pstdev(scores)
+    return min(others, key=lambda c: (abs(c["score"] - target), c["sample"]))
 
 
 def _by_score(candidate: Candidate) -> tuple[float, int]:

@@ -55,6 +55,23 @@ def test_best_vs_worst_pairs_the_extremes_and_one_malformed() -> None:
     assert samples_of(found.format) == [(1, 2)]
 
 
+def test_best_vs_random_draws_any_other_and_always_the_same() -> None:
+    many = [candidate(i, f"[{letter}]", 0.9 - 0.1 * i) for i, letter in enumerate("abcdef")]
+    pairs = Pairs(strategy="best_vs_random")
+    met = [samples_of(match(text_id, many, pairs, 0).similarity) for text_id in range(200)]
+    assert {(0, other) for other in range(1, 6)} == {pair for pairs_ in met for pair in pairs_}
+    assert met == [samples_of(match(text_id, many[::-1], pairs, 0).similarity) for text_id in range(200)]
+
+
+def test_mean_minus_2sd_leaves_an_outlier_alone() -> None:
+    # Mean 0.5525, standard deviation 0.1392: the target is 0.274, to which 0.35 is nearest.
+    scores = [*[0.6] * 17, 0.5, 0.35, 0.0]
+    many = [candidate(i, f"[{'abcdefghijklmnopqrst'[i]}]", score) for i, score in enumerate(scores)]
+    assert samples_of(match(1, many, Pairs(strategy="mean_minus_2sd"), 0).similarity) == [(0, 18)]
+    assert samples_of(match(1, many, Pairs(strategy="best_vs_worst"), 0).similarity) == [(0, 19)]
+    assert samples_of(match(1, many[:1], Pairs(strategy="mean_minus_2sd"), 0).similarity) == []
+
+
 def test_all_pairs_meets_everyone() -> None:
     found = match(1, FIVE, Pairs(strategy="all_pairs", max_per_text=100), 0)
     assert sorted(samples_of(found.similarity)) == [(0, 3), (1, 0), (1, 3)]
@@ -112,7 +129,7 @@ ANSWERS = st.sampled_from(["[a]", "[b]", "[a][b]", "[A]", "[a][a]", "text [c]", 
 @settings(max_examples=300)
 @given(
     st.lists(st.tuples(ANSWERS, st.sampled_from([0.1, 0.2, 0.3, 0.31])), max_size=6),
-    st.sampled_from(["first_two", "best_vs_worst", "all_pairs"]),
+    st.sampled_from(["first_two", "best_vs_worst", "best_vs_random", "mean_minus_2sd", "all_pairs"]),
     st.sampled_from([0.0, 0.05]),
     st.randoms(use_true_random=False),
 )
