@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.pipeline import run_module, run_stages, stages_of
+from cluster.places import naming_store
 from cluster.plan import check_model, show_plan
 from cluster.run_dir import RunDir
 from cluster.submit import submit
@@ -102,6 +103,11 @@ def _add_submit(commands: Any) -> None:
 
 def _do(command: str, config: Config, dry_run: bool, verbose: bool) -> int:
     run = RunDir.of(config)
+    with naming_store(run.path):
+        return _do_in(run, command, config, dry_run, verbose)
+
+
+def _do_in(run: RunDir, command: str, config: Config, dry_run: bool, verbose: bool) -> int:
     check_model(config)
     if dry_run:
         show_plan(run, config)

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cluster.places import Place
+
 ROWS_PER_GROUP = 2048
 ROWS_PER_PART = 16 * ROWS_PER_GROUP
 
@@ -17,11 +19,12 @@ ROWS_PER_PART = 16 * ROWS_PER_GROUP
 class RowWriter:
     """Writes dicts to one Parquet file of a fixed schema; the file exists even when no row came."""
 
-    def __init__(self, file: Path, schema: pa.Schema) -> None:
+    def __init__(self, file: Place, schema: pa.Schema) -> None:
         self.schema = schema
         self.rows = 0
         self._buffer: list[dict[str, Any]] = []
-        self._writer = pq.ParquetWriter(file, schema, compression="zstd")
+        self._sink = file.open("wb")
+        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row."""
@@ -44,6 +47,7 @@ class RowWriter:
         if kind is None:
             self._flush()
         self._writer.close()
+        self._sink.close()
 
 
 class PartWriter:
@@ -84,23 +88,24 @@ class PartWriter:
         self._close()
 
 
-def read_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+def read_tables(path: Place, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The rows of a Parquet file, or of all Parquet files of a folder in order of their names, some at a time."""
     for file in _files(path):
-        with pq.ParquetFile(file) as parquet:
+        # pre_buffer would keep all that was read until the end.
+        with file.open("rb") as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=columns):
                 yield pa.Table.from_batches([batch])
 
 
-def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(path: Place, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """The same as dicts."""
     for table in read_tables(path, columns):
         yield from table.to_pylist()
 
 
-def count_rows(path: Path) -> int:
+def count_rows(path: Place) -> int:
     """Number of rows of a Parquet file, or of all in a folder, from their footers alone."""
-    return sum(pq.read_metadata(file).num_rows for file in _files(path))
+    return sum(_count(file) for file in _files(path))
 
 
 def count_values(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
@@ -108,5 +113,10 @@ def count_values(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
     return Counter({entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()})
 
 
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(path.glob("*.parquet"))
+def _count(file: Place) -> int:
+    with file.open("rb") as source:
+        return pq.read_metadata(source).num_rows
+
+
+def _files(path: Place) -> list[Place]:
+    return [path] if path.is_file() else sorted(path.glob("*.parquet"), key=str)

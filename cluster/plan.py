@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 from cluster.pipeline import stages_of
 from cluster.placement import check_fits, needs_of, offer, table
+from cluster.places import in_store, place_at
 from cluster.run_dir import RunDir
 from cluster.session import nodes_to_use, place
 from configs.errors import UserError
@@ -29,8 +29,10 @@ def show_plan(run: RunDir, config: Config) -> None:
     print(f"  base       {base}")
     print(f"  sampling   {config.sampling.samples} candidates a text")
     print(f"  scoring    {config.scoring.model}")
-    print(f"  training   {config.training.loss}, beta {config.training.beta:g}: the first loss must be "
-          f"{(1 / (2 * config.training.beta)) ** 2:g}; LoRA rank {config.training.lora.rank}, {precision}")  # fmt: skip
+    training = config.training
+    first = f": the first loss must be {(1 / (2 * training.beta)) ** 2:g}" if training.loss == "ipo" else ""
+    print(f"  training   {training.data}, {training.loss}, beta {training.beta:g}{first}; LoRA rank "
+          f"{training.lora.rank}, {precision}")  # fmt: skip
     for stage in stages_of(config):
         print(f"  {stage:<10} {'done, would be skipped' if run.is_done(stage) else 'to do'}")
     _show_placement(config)
@@ -54,8 +56,8 @@ def _show_placement(config: Config) -> None:
 def check_model(config: Config) -> None:
     """Raises UserError when model.base is plainly a path and nothing is there. Hub names are not looked up."""
     base = config.model.base
-    path = Path(base)
-    is_hub_name = not base.startswith((".", "/", "~")) and base.count("/") <= 1
+    path = place_at(base)
+    is_hub_name = not in_store(base) and not base.startswith((".", "/", "~")) and base.count("/") <= 1
     if base == "demo" or (is_hub_name and not path.exists()):
         return
     if not (path / "config.json").is_file():

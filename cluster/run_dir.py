@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cluster.lease import lease
+from cluster.places import Place, place_at, remove, upload, working_folder
 from configs.errors import UserError
 from configs.load import dump_config, flatten, load_config
 from configs.schema import Config
@@ -33,32 +35,33 @@ STAGES = tuple(STAGE_SECTIONS)
 
 
 class RunDir:
-    """One directory that holds all that one job made.
+    """One directory, on a disk or in an object store, that holds all that one job made.
 
     Every file in it appears whole or not at all: stages write into `writing(name)`, small files are replaced
-    atomically. The manifest records, for each stage, its state, counts and the config values that shaped it.
+    atomically. The manifest records, for each stage, its state, counts and the config values that shaped it; in a
+    store, which cannot rename folders, it alone says whether a folder is complete. `here` is the part of the run that
+    only this machine needs, such as checkpoints: the directory itself, or for one in a store a local folder beside it.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Place) -> None:
+        self.path = place_at(path)
+        self.here = self.path if isinstance(self.path, Path) else working_folder(self.path)
 
     @classmethod
     def of(cls, config: Config) -> "RunDir":
         """The directory that the config names."""
-        if "://" in config.run.root:
-            raise UserError(f"run.root={config.run.root} is not a local folder.", "Give a path on a mounted disk.")
-        return cls(Path(config.run.root) / config.run.name)
+        return cls(place_at(config.run.root) / config.run.name)
 
     # -- config ---------------------------------------------------------------------------------------------
 
     def create(self) -> None:
         """Make the directory. Raises UserError when the disk is full or not writable."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.path).free < MIN_FREE_BYTES:
+            self.here.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.here).free < MIN_FREE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise disk_error(error, self.path) from None
+            raise disk_error(error, self.here) from None
 
     def start(self, config: Config) -> None:
         """Write the config and, for a new run, the manifest. Raises UserError as `create` and `check_same` do."""
@@ -66,7 +69,7 @@ class RunDir:
         try:
             self.write_text("config.yaml", dump_config(config))
             for stage in filter(self.is_done, STAGES):  # a kill can come between a stage's end and its clearing up
-                shutil.rmtree(self.unfinished_path(stage), ignore_errors=True)
+                remove(self.unfinished_path(stage))
             if not (self.path / "manifest.json").exists():
                 self.write_json("manifest.json", {"schema": SCHEMA_VERSION, "created": _now(), "stages": {}})
         except OSError as error:
@@ -124,7 +127,7 @@ class RunDir:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         entry |= {"state": "done", "finished": _now(), "peak_mb": peak, "counts": counts, "versions": versions}
         self._set_stage(stage, entry)
-        shutil.rmtree(self.unfinished_path(stage), ignore_errors=True)
+        remove(self.unfinished_path(stage))
 
     def _set_stage(self, stage: str, entry: dict[str, Any]) -> None:
         manifest = self.manifest()
@@ -153,19 +156,32 @@ class RunDir:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A folder that becomes `name` when the block ends well, replacing what stood there."""
-        target = self.path / name
-        partial = target.with_name(f".{target.name}.partial")
+        """A local folder that becomes `name` when the block ends well, replacing what stood there."""
+        target, partial = self.path / name, (self.here / name).with_name(f".{Path(name).name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        remove(target)
+        if isinstance(target, Path):
+            partial.rename(target)
+        else:
+            upload(partial, target)
+            shutil.rmtree(partial)
+
+    @contextlib.contextmanager
+    def sharing(self, name: str) -> Iterator[Place]:
+        """The same for a folder that the workers of all nodes write into."""
+        if isinstance(self.path, Path):
+            with self.writing(name) as folder:
+                yield folder
+        else:
+            remove(self.path / name)
+            yield self.path / name
 
     @contextlib.contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
-        """A folder that is gone after the block."""
-        folder = self.path / f".{name}.partial"
+        """A local folder that is gone after the block."""
+        folder = self.here / f".{name}.partial"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
@@ -173,14 +189,22 @@ class RunDir:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def unfinished(self, stage: str) -> Path:
-        """A folder for what a stage has so far; it outlives failed attempts and goes when the stage is done."""
-        folder = self.unfinished_path(stage)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    @contextlib.contextmanager
+    def shared_scratch(self, name: str) -> Iterator[Place]:
+        """The same for a folder that the workers of all nodes reach."""
+        if isinstance(self.path, Path):
+            with self.scratch(name) as folder:
+                yield folder
+            return
+        shared = self.path / f".{name}.partial"
+        remove(shared)
+        try:
+            yield shared
+        finally:
+            remove(shared)
 
-    def unfinished_path(self, stage: str) -> Path:
-        """Where that folder is while a stage has one."""
+    def unfinished_path(self, stage: str) -> Place:
+        """A folder for what a stage has so far; it outlives failed attempts and goes when the stage is done."""
         return self.path / f".{stage}.unfinished"
 
     def write_json(self, name: str, value: Any) -> None:
@@ -190,6 +214,9 @@ class RunDir:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file atomically."""
         target = self.path / name
+        if not isinstance(target, Path):
+            target.write_text(text, encoding="utf-8")
+            return
         partial = target.with_name(f".{target.name}.partial")
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -200,16 +227,27 @@ class RunDir:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process. Raises UserError when another one holds it."""
-        with (self.path / ".lock").open("w") as file:
+        with (self.here / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"Another process works on {self.path}.", "Wait for it, or end it.") from None
-            yield
+            with contextlib.nullcontext() if isinstance(self.path, Path) else lease(self.path / ".lock"):
+                yield
+
+    def keep_logs(self) -> None:
+        """Put a copy of the logs and training curves of this machine into the store, where the run lies in one."""
+        if isinstance(self.path, Path):
+            return
+        for name in ("logs", "tensorboard"):
+            upload(self.here / name, self.path / name)
 
     def _clear_partial(self) -> None:
-        for partial in list(self.path.rglob(".*.partial")):
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        partials: list[Place] = [*self.path.rglob(".*.partial")]
+        if self.here != self.path:
+            partials += self.here.rglob(".*.partial")
+        for partial in partials:
+            remove(partial) if partial.is_dir() else partial.unlink()
 
     def _require(self, name: str) -> None:
         if not (self.path / name).exists():
@@ -231,7 +269,7 @@ def identity(values: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def check_rejected(rejected: dict[str, int], total: int, config: Config, where: Path) -> None:
+def check_rejected(rejected: dict[str, int], total: int, config: Config, where: Place) -> None:
     """Raises UserError when more than `run.max_rejected` of `total` rows are rejected, naming the reasons."""
     reasons = {reason: number for reason, number in rejected.items() if reason != "duplicate"}
     share = sum(reasons.values()) / max(1, total)
@@ -243,7 +281,7 @@ def check_rejected(rejected: dict[str, int], total: int, config: Config, where: 
         )
 
 
-def disk_error(error: OSError, path: Path) -> UserError:
+def disk_error(error: OSError, path: Place) -> UserError:
     """The error of the disk in words, for a full disk with its mend."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(

@@ -3,12 +3,12 @@
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from cluster.placement import Node, check_fits, needs_of, node_of
 from cluster.progress import Counts, Progress
+from cluster.repeating import repeating
 from configs.errors import UserError
 from configs.schema import Config
 
@@ -153,22 +153,17 @@ class Tally:
         return total
 
     @contextlib.contextmanager
-    def shown(self, progress: Progress, every: float = 1.0) -> Iterator[None]:
-        """Show the sum on `progress` while the block runs."""
-        stop = threading.Event()
+    def shown(self, progress: Progress) -> Iterator[None]:
+        """Show the sum on `progress` while the block runs, and once more at its end."""
 
-        def poll() -> None:
-            while not stop.wait(every):
-                progress.show(self.total(), _living_nodes())
-
-        thread = threading.Thread(target=poll, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+        def show() -> None:
             progress.show(self.total(), _living_nodes())
+
+        try:
+            with repeating(show, every=1.0):
+                yield
+        finally:
+            show()
 
 
 def _living_nodes() -> int:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from cluster.places import store_error
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, disk_error
 from configs.errors import UserError
@@ -35,7 +36,7 @@ StageWork = Callable[[RunDir, Config, Progress], dict[str, Any]]
 def stage_main(stage: str, work: StageWork) -> None:
     """Run one stage as a process: `python -m MODULE RUN_DIRECTORY [--verbose]`.
 
-    All that libraries print goes to <run>/logs/<stage>.log; progress and errors go to the terminal. Exits with
+    All that libraries print goes to logs/<stage>.log of the run; progress and errors go to the terminal. Exits with
     status 2 and a message for a UserError or a full disk, with 1 and the end of the traceback for a bug.
     """
     parser = argparse.ArgumentParser(description=f"The {stage} stage of a run.")
@@ -52,6 +53,7 @@ def stage_main(stage: str, work: StageWork) -> None:
             counts = work(run, config, progress)
             run.finish(stage, counts, versions())
             progress.say("done: " + describe(counts))
+        run.keep_logs()
     except BaseException as error:
         _fail(error, run, stage, terminal)
 
@@ -84,8 +86,8 @@ def describe(counts: dict[str, Any]) -> str:
 
 def _redirect_to_log(run: RunDir, stage: str) -> Any:
     """Point this process's and all its children's output at the stage's log; returns the terminal."""
-    (run.path / "logs").mkdir(parents=True, exist_ok=True)
-    log = os.open(run.path / "logs" / f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    (run.here / "logs").mkdir(parents=True, exist_ok=True)
+    log = os.open(run.here / "logs" / f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     terminal = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -96,6 +98,8 @@ def _redirect_to_log(run: RunDir, stage: str) -> Any:
 def _fail(error: BaseException, run: RunDir, stage: str, terminal: Any) -> None:
     with contextlib.suppress(OSError):  # the log's disk may be the full one
         traceback.print_exc()
+    with contextlib.suppress(Exception):  # the store may be what failed
+        run.keep_logs()
     user_error = _as_user_error(error, run)
     if user_error is not None:
         print(f"error: {user_error}", file=terminal, flush=True)
@@ -103,7 +107,7 @@ def _fail(error: BaseException, run: RunDir, stage: str, terminal: Any) -> None:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         os._exit(130)
     last = "".join(traceback.format_exception(error)).splitlines()[-12:]
-    log = run.path / "logs" / f"{stage}.log"
+    log = run.here / "logs" / f"{stage}.log"
     print(f"The {stage} stage failed ({type(error).__name__}). Its log is {log}; the end:", file=terminal)
     print("\n".join(f"  {line}" for line in last), file=terminal, flush=True)
     os._exit(1)
@@ -116,8 +120,10 @@ def _as_user_error(error: BaseException, run: RunDir) -> UserError | None:
         if isinstance(cause, UserError):
             return cause
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return disk_error(cause, run.path)
+            return disk_error(cause, run.here)
+        if known := store_error(cause, run.path):
+            return known
         cause = cause.__cause__ or cause.__context__ or getattr(cause, "cause", None)
     if re.search(r"No space left on device|Disk quota exceeded", str(error)):
-        return disk_error(OSError(errno.ENOSPC, ""), run.path)
+        return disk_error(OSError(errno.ENOSPC, ""), run.here)
     return None

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from cluster.places import in_store
 from configs.errors import UserError
 from configs.load import load_config
 
@@ -57,10 +58,10 @@ def entrypoint(config: str, overrides: list[str], stage: str, working_dir: Path)
             f"The config {config} would not be sent: the job gets {root} without .git, .venv and runs.",
             "Put the config there, or name the folder above it with --working-dir.",
         )
-    if not Path(resolved.run.root).is_absolute():
+    if not in_store(resolved.run.root) and not Path(resolved.run.root).is_absolute():
         raise UserError(
             f"run.root={resolved.run.root} would be lost: the job runs in a copy that Ray deletes.",
-            "Give run.root an absolute path that the head and all nodes share.",
+            "Give run.root a place in a store (s3://...), or an absolute path that the head and all nodes share.",
         )
     return shlex.join(["python", "-m", "cluster.cli", stage, path.relative_to(root).as_posix(), address, *overrides])
 

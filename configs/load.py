@@ -7,17 +7,18 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from upath import UPath
 
 from configs.errors import UserError
 from configs.schema import Config
 
 
-def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def load_config(path: str | Path | UPath, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read a YAML file, apply overrides such as `training.beta=0.5`, and validate.
 
     Raises UserError for a missing or broken file, a malformed override, an unknown key or a bad value.
     """
-    values = _read_yaml(Path(path))
+    values = _read_yaml(UPath(path))
     for override in overrides:
         _apply(values, override)
     return validate(values)
@@ -58,7 +59,7 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
             yield prefix + name
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: UPath) -> dict[str, Any]:
     if not path.is_file():
         shipped = sorted(str(p) for p in Path(__file__).parent.glob("*.yaml"))
         raise UserError(f"No config file at {path}.", "Shipped configs: " + ", ".join(shipped))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 # Marks keys that change how fast or where a run works, never what it makes:
@@ -18,6 +18,19 @@ def operational(default: Any, description: str, **bounds: Any) -> Any:
     return Field(default, description=description, json_schema_extra=OPERATIONAL, **bounds)
 
 
+def _without_secrets(name: str) -> str:
+    """Raises ValueError for a place in a store whose name carries credentials or settings of the connection."""
+    store, _, rest = name.partition("://")
+    if rest and ("@" in rest or "?" in rest):
+        raise ValueError(
+            f"{store}://... must name a bucket and a path alone; endpoint and credentials come from the environment"
+        )
+    return name
+
+
+PlaceName = Annotated[str, AfterValidator(_without_secrets)]
+
+
 class Section(BaseModel):
     """Base of all config sections: unknown keys are refused, values are frozen."""
 
@@ -28,7 +41,7 @@ class Run(Section):
     """Where the run lives."""
 
     name: str = Field(description="Name of the run; its directory is <run.root>/<run.name>.")
-    root: str = operational("runs", "Folder that holds all runs.")
+    root: PlaceName = operational("runs", "Folder that holds all runs; also s3://BUCKET/PATH or gs://BUCKET/PATH.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of sampling, splitting, pair selection and training.")
     max_rejected: Fraction = operational(0.5, "Stop when more than this share of rows is rejected; duplicates aside.")
 
@@ -46,7 +59,7 @@ class Run(Section):
 class Data(Section):
     """Which texts to read."""
 
-    path: str = Field(description="File, folder, or Hugging Face dataset name.")
+    path: PlaceName = Field(description="File or folder, also in s3:// or gs://, or Hugging Face dataset name.")
     format: Literal["auto", "jsonl", "parquet", "csv", "text", "squad", "hub", "disk"] = Field(
         "auto", description="Format of the data; auto goes by the file's ending."
     )
@@ -81,7 +94,7 @@ class DemoModel(Section):
 class Model(Section):
     """The model that becomes the tagger."""
 
-    base: str = Field(description="Path or hub name of the base model, or 'demo' to build a small one here.")
+    base: PlaceName = Field(description="Path, hub name or s3:// place of the base model; 'demo' builds a small one.")
     chat_template: str | None = Field(None, description="Jinja file that replaces the model's chat template.")
     demo: DemoModel = Field(DemoModel(), description="The builder's settings, when base is 'demo'.")
 
@@ -163,7 +176,7 @@ class Sampling(Section):
 class Scoring(Section):
     """How an answer is scored against its text."""
 
-    model: str = Field("thenlper/gte-large", description="Path or hub name of the embedding model.")
+    model: PlaceName = Field("thenlper/gte-large", description="Path, hub name or s3:// place of the embedder.")
     text_prefix: str = Field("", description="Put before a text, for models trained with prefixes.")
     tags_prefix: str = Field("", description="Put before a tag string, for models trained with prefixes.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights while embedding.")
@@ -187,8 +200,10 @@ class Scoring(Section):
 class Pairs(Section):
     """How ranked lists become preferences."""
 
-    strategy: Literal["first_two", "best_vs_worst", "all_pairs"] = Field(
-        "best_vs_worst", description="Which candidates of a text meet."
+    strategy: Literal["first_two", "best_vs_worst", "best_vs_random", "mean_minus_2sd", "all_pairs"] = Field(
+        "best_vs_worst",
+        description="Which candidates of a text meet; mean_minus_2sd sets the best against the one whose score is "
+        "nearest to two standard deviations under the mean.",
     )
     min_margin: float = Field(0.0, ge=0, le=2, description="Smallest score gap of a similarity pair; ties never pass.")
     max_per_text: Positive = Field(8, description="Most similarity pairs, and most format pairs, of one text.")
@@ -206,8 +221,12 @@ class Lora(Section):
 class Training(Section):
     """Preference fine-tuning."""
 
-    loss: Literal["ipo"] = Field("ipo", description="Preference loss.")
+    data: Literal["pairs", "lists"] = Field("pairs", description="Train on pairs, or on whole ranked lists.")
+    loss: Literal["ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce"] = Field(
+        "ipo", description="Preference loss; of a list, IPO and sigmoid (DPO) are means over all its pairs."
+    )
     beta: float = Field(0.1, gt=0, le=100, description="IPO's tau; the target is 1/(2 beta) nats per token.")
+    per_token: bool = Field(True, description="Log-ratios as means a token (TRL's IPO); false sums them (TRL's DPO).")
     likelihood_weight: float = Field(0.0, ge=0, le=100, description="Weight of -log p(chosen) per token in the loss.")
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning-rate schedule.")
@@ -220,6 +239,7 @@ class Training(Section):
     max_length: Positive = Field(1024, description="Longest prompt and completion in tokens; longer pairs are dropped.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights while training.")
     four_bit: bool = Field(False, description="Keep the base in 4 bit NF4 (QLoRA).")
+    row_tokens: Positive = operational(512, "Lists share a row of the batch up to so many tokens.")
     gradient_checkpointing: bool = operational(False, "Trade compute for memory.")
     save_steps: Positive = operational(100, "Steps between checkpoints.")
     report_to: list[str] = operational(["tensorboard"], "Trackers of the training curves.")

@@ -1,12 +1,12 @@
 """The evaluate stage: both models answer the held-out texts, greedily and at the sampling temperature."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cluster.parquet import RowWriter, read_rows
+from cluster.places import Place, uri
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
@@ -27,13 +27,12 @@ HEADLINE = "sampled"  # what the published experiment measured, and how a tagger
 def evaluate(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Held-out texts -> evaluation/: answers, report.json, report.html and its pictures; returns the headline."""
     one_sample = config.model_copy(update={"sampling": config.sampling.model_copy(update={"samples": 1})})
-    with run.scratch("answers") as scratch:
+    with run.shared_scratch("answers") as scratch:
         texts = scratch / "texts.parquet"
         count = _choose_texts(run.path / "texts" / "held_out.parquet", texts, config)
         for arm in ARMS:
             progress.say(f"the {arm} model answers {count:,} held-out texts, {' and '.join(DECODINGS)}")
-            adapter = str((run.path / "model").resolve()) if arm == "tuned" else None
-            (scratch / arm).mkdir()
+            adapter = uri(run.path / "model") if arm == "tuned" else None
             # An engine a model: a batch that mixed base and adapter requests would answer all with the adapter.
             with ray_session(config):
                 sample_and_score(
@@ -48,7 +47,7 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
             "tuned_well_formed": headline["tuned"]["value"]}  # fmt: skip
 
 
-def build_report(run: RunDir, config: Config, answers: Path) -> dict[str, Any]:
+def build_report(run: RunDir, config: Config, answers: Place) -> dict[str, Any]:
     """All that report.html shows, from the answers of both arms."""
     arms = {arm: _by_text(answers / arm) for arm in ARMS}
     shared = sorted(arms["base"].keys() & arms["tuned"].keys())
@@ -74,7 +73,7 @@ def build_report(run: RunDir, config: Config, answers: Path) -> dict[str, Any]:
     }
 
 
-def _choose_texts(held_out: Path, chosen: Path, config: Config) -> int:
+def _choose_texts(held_out: Place, chosen: Place, config: Config) -> int:
     """Write the held-out texts to answer: all, or `max_texts` of them by hash."""
     ids = np.fromiter((row["text_id"] for row in read_rows(held_out, ["text_id"])), dtype=np.int64)
     if not len(ids):
@@ -89,7 +88,7 @@ def _choose_texts(held_out: Path, chosen: Path, config: Config) -> int:
     return len(kept)
 
 
-def _by_text(folder: Path) -> dict[int, dict[str, Any]]:
+def _by_text(folder: Place) -> dict[int, dict[str, Any]]:
     """text_id -> {text, decoding: answer}, for the texts that were answered in every decoding."""
     found: dict[int, dict[str, Any]] = {}
     for row in read_rows(folder):

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from cluster.places import naming_store
 from cluster.run_dir import RunDir
 from configs.errors import UserError
 from evaluation import plots
@@ -79,15 +80,19 @@ def _figure(value: float | None) -> str:
 def main() -> int:
     """`python -m evaluation.report RUN`: write the page anew from report.json."""
     run = RunDir(sys.argv[1])
-    folder = run.path / "evaluation"
+    file = run.path / "evaluation" / "report.json"
     try:
-        if not (folder / "report.json").exists():
-            raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
-        write_pages(json.loads((folder / "report.json").read_text(encoding="utf-8")), folder)
+        with naming_store(run.path):
+            if not file.exists():
+                raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
+            report = file.read_text(encoding="utf-8")
+            with run.writing("evaluation") as folder:
+                (folder / "report.json").write_text(report, encoding="utf-8")
+                write_pages(json.loads(report), folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(folder / "report.html")
+    print(file.with_name("report.html"))
     return 0
 
 

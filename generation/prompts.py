@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from cluster.places import local_folder
 from configs.errors import UserError
 from configs.schema import Model, Prompt
 
@@ -24,7 +25,7 @@ def load_tokenizer(path: str | Path, model: Model) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(local_folder(str(path)))
     except (OSError, ValueError) as error:
         raise UserError(f"No tokenizer at {path}: {str(error).splitlines()[0]}", "Check model.base.") from None
     if model.chat_template:

@@ -5,9 +5,9 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from cluster.places import Place, in_store, naming_store, place_at
 from configs.errors import UserError
 from configs.schema import Data
 
@@ -36,7 +36,8 @@ def read_rows(data: Data) -> Iterator[Row]:
 
     Raises UserError when the source as a whole cannot be read.
     """
-    return itertools.islice(_all_rows(data), data.limit)
+    with naming_store(place_at(data.path)):
+        yield from itertools.islice(_all_rows(data), data.limit)
 
 
 def _all_rows(data: Data) -> Iterator[Row]:
@@ -44,7 +45,7 @@ def _all_rows(data: Data) -> Iterator[Row]:
     if format_ in ("hub", "disk"):
         yield from _read_dataset(data, format_)
         return
-    for file in _files(Path(data.path), format_):
+    for file in _files(place_at(data.path), format_):
         try:
             yield from READERS[format_](file, data)
         except OSError as error:
@@ -53,7 +54,7 @@ def _all_rows(data: Data) -> Iterator[Row]:
 
 def detect_format(data: Data) -> str:
     """The configured format, or the one that the path shows."""
-    path = Path(data.path)
+    path = place_at(data.path)
     if data.format != "auto":
         if data.format != "hub" and not path.exists():
             raise _missing(path)
@@ -71,25 +72,25 @@ def detect_format(data: Data) -> str:
                 f"Cannot tell the format of {path}.", f"Set data.format; known endings: {', '.join(ENDINGS)}."
             )
         return ENDINGS[path.suffix]
-    if path.suffix or path.is_absolute() or data.path.startswith("."):
+    if path.suffix or path.is_absolute() or in_store(path) or data.path.startswith("."):
         raise _missing(path)
     return "hub"
 
 
-def _missing(path: Path) -> UserError:
+def _missing(path: Place) -> UserError:
     return UserError(f"No such file: {path}.", "Check data.path; a relative path starts at the current folder.")
 
 
-def _files(path: Path, format_: str) -> list[Path]:
+def _files(path: Place, format_: str) -> list[Place]:
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.iterdir() if ENDINGS.get(file.suffix) == format_)
+    files = sorted((file for file in path.iterdir() if ENDINGS.get(file.suffix) == format_), key=str)
     if not files:
         raise UserError(f"No {format_} file in {path}.", "Check data.path and data.format.")
     return files
 
 
-def _read_jsonl(file: Path, data: Data) -> Iterator[Row]:
+def _read_jsonl(file: Place, data: Data) -> Iterator[Row]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             source = f"{file.name}:{number}"
@@ -113,23 +114,24 @@ def _shown(line: bytes) -> str:
     return line[:2000].decode("utf-8", "backslashreplace")
 
 
-def _read_parquet(file: Path, data: Data) -> Iterator[Row]:
+def _read_parquet(file: Place, data: Data) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        parquet = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{file} is not a Parquet file: {error}.", "Check data.format.") from None
-    require_column(data.column, parquet.schema_arrow.names, file)
-    number = 0
-    for batch in parquet.iter_batches(1024):
-        for values in batch.to_pylist():
-            number += 1
-            yield Row(f"{file.name}:{number}", values)
+    with file.open("rb") as source:
+        try:
+            parquet = pq.ParquetFile(source, pre_buffer=False)  # which would keep all that was read until the end
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{file} is not a Parquet file: {error}.", "Check data.format.") from None
+        require_column(data.column, parquet.schema_arrow.names, file)
+        number = 0
+        for batch in parquet.iter_batches(1024):
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{file.name}:{number}", values)
 
 
-def _read_csv(file: Path, data: Data) -> Iterator[Row]:
+def _read_csv(file: Place, data: Data) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.DictReader(lines, restkey="extra_cells")
@@ -138,7 +140,7 @@ def _read_csv(file: Path, data: Data) -> Iterator[Row]:
             yield Row(f"{file.name}:{reader.line_num}", values)
 
 
-def _read_text(file: Path, data: Data) -> Iterator[Row]:
+def _read_text(file: Place, data: Data) -> Iterator[Row]:
     """A paragraph each; blank lines part them."""
     paragraph: list[str] = []
     with file.open(encoding="utf-8", errors="surrogateescape") as lines:
@@ -150,7 +152,7 @@ def _read_text(file: Path, data: Data) -> Iterator[Row]:
                 paragraph = []
 
 
-def _read_squad(file: Path, data: Data) -> Iterator[Row]:
+def _read_squad(file: Place, data: Data) -> Iterator[Row]:
     """SQuAD's own nesting: articles of paragraphs; the questions are left aside."""
     try:
         articles = json.loads(file.read_text(encoding="utf-8"))["data"]
@@ -185,7 +187,7 @@ def _read_dataset(data: Data, format_: str) -> Iterator[Row]:
         yield Row(f"{data.path}:{number}", dict(values))
 
 
-def require_column(column: str, columns: list[str], source: Path | str) -> None:
+def require_column(column: str, columns: list[str], source: Place | str) -> None:
     """Raises UserError when `column` is not among `columns`."""
     if column not in columns:
         raise UserError(
@@ -194,7 +196,7 @@ def require_column(column: str, columns: list[str], source: Path | str) -> None:
         )
 
 
-READERS: dict[str, Callable[[Path, Data], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Place, Data], Iterator[Row]]] = {
     "jsonl": _read_jsonl,
     "parquet": _read_parquet,
     "csv": _read_csv,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.places import local_folder
 from configs.schema import Config
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
 from generation.records import SAMPLED, candidate_row
@@ -45,6 +46,7 @@ class Sampler:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        model, adapter = local_folder(model), adapter and local_folder(adapter)
         self.config = config
         self.tokenizer = load_tokenizer(model, config.model)
         self.system_role = takes_system_role(self.tokenizer)

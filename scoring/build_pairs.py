@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.parquet import count_rows, count_values, read_tables
+from cluster.places import Place, uri
 from cluster.progress import Counts, Progress
 from cluster.run_dir import RunDir
 from cluster.session import Tally, ray_session
@@ -28,9 +28,9 @@ def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     texts = count_rows(ranked)
     progress.begin(texts)
     with (
-        run.scratch("matched") as matched,
-        run.writing("pairs") as pairs,
-        run.writing("lists") as lists,
+        run.shared_scratch("matched") as matched,
+        run.sharing("pairs") as pairs,
+        run.sharing("lists") as lists,
         ray_session(config, actors=False),
     ):
         tally = Tally()
@@ -84,15 +84,15 @@ def kept_lists(batch: pa.Table) -> pa.Table:
     return _as_table(pc.drop_null(batch["list"].combine_chunks()), LIST)
 
 
-def _map(source: Path, columns: list[str] | None, function: Callable[[pa.Table], pa.Table], out: Path) -> None:
+def _map(source: Place, columns: list[str] | None, function: Callable[[pa.Table], pa.Table], out: Place) -> None:
     """Read, map and write in tasks on all nodes, a part of the rows at a time."""
     import ray.data
 
-    rows = ray.data.read_parquet(str(source.resolve()), columns=columns)
-    rows.map_batches(function, batch_size=BATCH, batch_format="pyarrow").write_parquet(str(out.resolve()))
+    rows = ray.data.read_parquet(uri(source), columns=columns)
+    rows.map_batches(function, batch_size=BATCH, batch_format="pyarrow").write_parquet(uri(out))
 
 
-def _count(matched: Path) -> tuple[int, int, Counter[str]]:
+def _count(matched: Place) -> tuple[int, int, Counter[str]]:
     """Numbers of similarity and of format pairs, and the reasons of the dropped matches."""
     similarity = format_pairs = 0
     dropped: Counter[str] = Counter()
@@ -103,7 +103,7 @@ def _count(matched: Path) -> tuple[int, int, Counter[str]]:
     return similarity, format_pairs, dropped
 
 
-def _hashes(matched: Path) -> Iterator[np.ndarray]:
+def _hashes(matched: Place) -> Iterator[np.ndarray]:
     for table in read_tables(matched, ["hashes"]):
         yield _flat(table["hashes"]).to_numpy(zero_copy_only=False)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.parquet import PartWriter, RowWriter, count_rows, count_values, read_tables
+from cluster.places import Place, uri
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, check_rejected
 from cluster.session import Tally, ray_session
@@ -29,14 +30,14 @@ def base_model(run: RunDir, config: Config) -> str:
 
 
 def sample_and_score(
-    texts: Path,
-    out: Path,
+    texts: Place,
+    out: Place,
     config: Config,
     model: str,
     adapter: str | None,
     decodings: list[str],
     progress: Progress,
-    finished: Path | None = None,
+    finished: Place | None = None,
     actor: type[GuardedSampler] | type[Replay] = GuardedSampler,
 ) -> None:
     """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
@@ -51,17 +52,17 @@ def sample_and_score(
     tally = Tally(before)
     progress.begin(count_rows(texts) * len(decodings), before)
     ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
-        id_column="text_id", checkpoint_path=str(finished.resolve()), delete_checkpoint_on_success=False
+        id_column="text_id", checkpoint_path=uri(finished), delete_checkpoint_on_success=False
     )
     rows = sampled_rows(texts, config, model, adapter, decodings, actor)
     scorer = {"scoring": config.scoring, "tally": tally}
     rows = rows.map_batches(Scorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
     with tally.shown(progress):
-        rows.write_parquet(str(out.resolve()))
+        rows.write_parquet(uri(out))
 
 
 def sampled_rows(
-    texts: Path,
+    texts: Place,
     config: Config,
     model: str,
     adapter: str | None,
@@ -72,7 +73,7 @@ def sampled_rows(
     import ray.data
 
     rows = (
-        ray.data.read_parquet(str(texts.resolve()))
+        ray.data.read_parquet(uri(texts))
         .map_batches(_with_decodings, fn_kwargs={"decodings": decodings}, batch_format="pyarrow")
         # The reader merges small text rows into one block; a block a batch keeps every actor busy.
         .repartition(target_num_rows_per_block=config.sampling.batch_size)
@@ -83,7 +84,7 @@ def sampled_rows(
     return rows.map_batches(actor, fn_constructor_kwargs=sampler, **_sampler_pool(config))
 
 
-def count_finished(finished: Path) -> int:
+def count_finished(finished: Place) -> int:
     """Number of rows whose ids were committed; an id is pending while its row is being written."""
     files = (file for file in finished.glob("*.parquet") if not file.name.endswith(".pending.parquet"))
     return sum(map(count_rows, files))
@@ -133,7 +134,8 @@ def rank(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     source = f"column '{config.sampling.candidates}'" if replay else config.model.base
     progress.say(f"{'reading' if replay else f'sampling {config.sampling.samples}'} candidates a text from {source}")
     texts = run.path / "texts" / "train.parquet"
-    sampled, finished = run.unfinished("rank") / "rows", run.unfinished("rank") / "ids"
+    unfinished = run.unfinished_path("rank")
+    sampled, finished = unfinished / "rows", unfinished / "ids"
     total, before = count_rows(texts), count_finished(finished)
     if before:
         progress.say(f"{before:,} of {total:,} texts were done before and are kept")
@@ -162,7 +164,7 @@ def _with_decodings(batch: pa.Table, decodings: list[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
 
 
-def _split(sampled: Path, ranked: Path, rejects: Path) -> dict[str, Any]:
+def _split(sampled: Place, ranked: Path, rejects: Path) -> dict[str, Any]:
     """Part the pipeline's rows into ranked lists and rejects, counting."""
     counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0}
     counts |= {"rejects": Counter(), "formats": Counter(), "invalid": Counter()}

@@ -4,7 +4,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.parquet import count_rows, count_values, read_rows, read_tables
+from cluster.places import Place, naming_store
 from cluster.run_dir import STAGES, RunDir, identity
 from configs.errors import UserError
 from configs.schema import Config
@@ -52,7 +52,8 @@ def _files(run: RunDir, config: Config) -> Problems:
     for folder, schema in schemas.items():
         for file in (run.path / folder).rglob("*.parquet"):
             try:
-                found = pq.read_schema(file)
+                with file.open("rb") as source:
+                    found = pq.read_schema(source)
             except (pa.ArrowException, OSError) as error:
                 yield f"{file} cannot be read: {error}"
                 continue
@@ -114,7 +115,7 @@ def _exactly_once(run: RunDir, config: Config) -> Problems:
         yield "a text is rejected twice"
 
 
-def _ids(path: Path) -> np.ndarray:
+def _ids(path: Place) -> np.ndarray:
     """The text ids [N] of Parquet files."""
     chunks = [table["text_id"].to_numpy() for table in read_tables(path, ["text_id"])]
     return np.concatenate([np.empty(0, dtype=np.int64), *chunks])
@@ -158,7 +159,7 @@ def _pairs(run: RunDir, config: Config) -> Problems:
                 yield f"pair {row['text_id']} ({row['chosen_sample']} over {row['rejected_sample']}): {problem}"
 
 
-def _part_of(path: Path, columns: list[str], part: int, parts: int) -> Iterator[dict[str, Any]]:
+def _part_of(path: Place, columns: list[str], part: int, parts: int) -> Iterator[dict[str, Any]]:
     for table in read_tables(path, columns):
         yield from table.filter(table["text_id"].to_numpy() % parts == part).to_pylist()
 
@@ -195,9 +196,10 @@ def main(path: str) -> int:
     """Print each check with what is wrong; returns 0 when all is well, 1 when not, 2 for what is no run."""
     try:
         run = RunDir(path)
-        run.config()  # what is no run directory gets no lock file
-        with run.lock():
-            found: dict[str, Any] = verify(run)
+        with naming_store(run.path):
+            run.config()  # what is no run directory gets no lock file
+            with run.lock():
+                found: dict[str, Any] = verify(run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -88,8 +88,8 @@ def test_what_is_no_run_directory(tmp_path: Path) -> None:
     (run.path / "manifest.json").write_text(json.dumps(manifest | {"schema": 99}))
     with pytest.raises(UserError, match="schema 99"):
         run.manifest()
-    with pytest.raises(UserError, match="not a local folder"):
-        RunDir.of(demo(tmp_path, "run.root=s3://bucket"))
+    with pytest.raises(UserError, match="cannot be reached"):
+        RunDir.of(demo(tmp_path, "run.root=nostore://bucket"))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write to"):
         RunDir(tmp_path / "file" / "run").create()

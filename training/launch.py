@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from cluster.places import local_folder, uri
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.stage import stage_main, versions
@@ -27,16 +28,18 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         trainer_arguments,
     )
 
-    training, checkpoints = config.training, run.path / "checkpoints"
+    training, checkpoints = config.training, run.here / "checkpoints"
     torch.manual_seed(config.run.seed)
     score_completions_only()
-    base = base_model(run, config)
+    base = local_folder(base_model(run, config))
     tokenizer = load_tokenizer(base, config.model)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.here / "tensorboard")
     with run.scratch("pairs-cache") as cache:
         pairs = _fitting_pairs(run, config, tokenizer, cache)
-        progress.say(f"{len(pairs):,} pairs; IPO's first loss must be {expected_first_loss(training.beta):g}")
+        first = expected_first_loss(training.loss, training.beta)
+        progress.say(f"{len(pairs):,} {training.data}" + (f"; the first loss must be {first:g}" if first else ""))
         trainer = PreferenceTrainer(
+            training,
             model=load_base(base, training),
             args=trainer_arguments(training, str(checkpoints), config.run.seed, torch.cuda.is_available()),
             train_dataset=pairs,
@@ -57,19 +60,21 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         (folder / "curve.json").write_text(json.dumps(curve))
         (folder / "README.md").write_text(model_card(config, len(pairs), curve), encoding="utf-8")
     _warn_if_falling(curve, progress)
-    return {"pairs": len(pairs), "steps": trainer.state.global_step, **tail_means(curve)}
+    return {training.data: len(pairs), "steps": trainer.state.global_step, **tail_means(curve)}
 
 
 def _fitting_pairs(run: RunDir, config: Config, tokenizer: Any, cache: Path) -> Any:
-    """The run's pairs that fit into training.max_length; the others go to the ledger."""
-    from training.data import fit_length, load_pairs
+    """The run's pairs, or lists, that fit into training.max_length, as token ids; the others go to the ledger."""
+    from training.data import fit_length, load_lists, load_pairs, tokenized
 
-    loaded, most = load_pairs(run.path / "pairs", cache), config.training.max_length
-    pairs, dropped = fit_length(loaded, tokenizer, most)
-    run.record("train", "pairs", len(loaded), len(pairs), dict(dropped))
-    if not len(pairs):
-        raise UserError(f"All {len(loaded)} pairs are longer than {most} tokens.", "Raise training.max_length.")
-    return pairs
+    kind, most = config.training.data, config.training.max_length
+    load = load_pairs if kind == "pairs" else load_lists
+    loaded = load(Path(local_folder(uri(run.path / kind))), cache)
+    fitting, dropped = fit_length(tokenized(loaded, tokenizer), most)
+    run.record("train", kind, len(loaded), len(fitting), dict(dropped))
+    if not len(fitting):
+        raise UserError(f"All {len(loaded)} {kind} are longer than {most} tokens.", "Raise training.max_length.")
+    return fitting
 
 
 def load_base(base: str, training: Training) -> Any:
@@ -145,9 +150,9 @@ library_name: peft
 # {config.run.name}: a tagger tuned by Semtag
 
 A LoRA adapter (rank {training.lora.rank}) for {base}. It answers a text with up to {config.prompt.max_tags} tags,
-`[tag1][tag2]`, and was tuned without human labels: {pairs:,} preference pairs between the base model's own answers,
-scored by {config.scoring.model}, trained with Identity Preference Optimization (beta {training.beta:g}, log-ratios
-averaged per token, likelihood weight {training.likelihood_weight:g}).
+`[tag1][tag2]`, and was tuned without human labels: {pairs:,} {training.data} of the base model's own answers,
+scored by {config.scoring.model}, trained with the loss `{training.loss}` (beta {training.beta:g}, log-ratios
+{"averaged per token" if training.per_token else "summed"}, likelihood weight {training.likelihood_weight:g}).
 
 | | |
 | --- | --- |

@@ -1,0 +1,140 @@
+"""Places that a run reads from and writes to: a local disk, or an object store (s3://, gs://).
+
+Clients find endpoint and credentials as they always do, in the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)
+or in the files and roles of the machine. None passes through a config, so none ends in a log or a manifest.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from upath import UPath
+
+from configs.errors import UserError
+
+Place = Path | UPath
+
+# How fsspec's and Arrow's clients name what went wrong in the store and not in our code.
+_TROUBLE = re.compile(
+    r"Could not connect to the endpoint|Connection was closed|Connect timeout|Read timeout|endpoint URL|AWS Error|"
+    r"NoSuchBucket|bucket does not exist|AccessDenied|Access Denied|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|"
+    r"Unable to locate credentials|google\.cloud|storage\.googleapis"
+)
+
+
+def place_at(name: str | Place) -> Place:
+    """The place of that name. Raises UserError for a store that no installed client speaks to."""
+    return _in_store(str(name)) if in_store(name) else Path(str(name))
+
+
+def _in_store(name: str) -> UPath:
+    try:
+        # A store's listing must be asked for anew each time: other processes write there.
+        found = UPath(name, use_listings_cache=False)
+        _ = found.fs
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"{name} cannot be reached: {error}", 'For s3:// install ".[s3]", for gs:// ".[gcs]".'
+        ) from None
+    return found
+
+
+def in_store(name: str | Place) -> bool:
+    """Whether that names a place in an object store."""
+    return "://" in str(name)
+
+
+def remove(target: Place) -> None:
+    """Delete a folder with all that is in it, where there is one."""
+    if isinstance(target, Path):
+        shutil.rmtree(target, ignore_errors=True)
+    elif target.exists():
+        target.fs.rm(target.path, recursive=True)
+
+
+def upload(folder: Path, target: UPath) -> None:
+    """Copy all files of a local folder, if there is one, to a store; each appears there whole or not at all."""
+    for file in filter(Path.is_file, folder.rglob("*")):
+        target.fs.put_file(str(file), (target / file.relative_to(folder).as_posix()).path)
+
+
+def local_folder(name: str) -> str:
+    """A folder of a store, such as a model's, as a folder of this machine; other names come back as they are.
+
+    It is fetched once for each state that it has in the store, and kept in the cache. Raises UserError when there is
+    nothing.
+    """
+    if not in_store(name):
+        return name
+    source = _in_store(name)
+    with naming_store(source):
+        return str(_fetched(source))
+
+
+def _fetched(source: UPath) -> Path:
+    # Arrow's client marks a folder by an empty object of its name.
+    files = [file for file in source.fs.find(source.path) if not file.endswith("/")]
+    if not files:
+        raise UserError(f"{source} is empty or not there.", "Check the path.")
+    states = [f"{file} {source.fs.checksum(file)}" for file in sorted(files)]
+    copy = cache_folder() / "fetched" / _hash("\n".join(states))
+    if not copy.exists():
+        partial = copy.with_name(f".{copy.name}.{os.getpid()}.partial")
+        for file in files:
+            target = partial / file.removeprefix(f"{source.path}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.fs.get_file(file, str(target))
+        try:
+            partial.rename(copy)
+        except OSError:  # another process was faster
+            shutil.rmtree(partial)
+    return copy
+
+
+def cache_folder() -> Path:
+    """Where this user's local files of runs in a store are kept: $XDG_CACHE_HOME/semtag, or ~/.cache/semtag."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "semtag"
+
+
+def working_folder(run: Place) -> Path:
+    """The local folder for what a run in a store keeps on this machine: logs as they grow, checkpoints, its lock."""
+    return cache_folder() / "runs" / f"{run.name}-{_hash(str(run))}"
+
+
+def uri(target: Place) -> str:
+    """The place's full name, as Ray's workers on any node understand it."""
+    return str(target.resolve())
+
+
+@contextlib.contextmanager
+def naming_store(where: Place) -> Iterator[None]:
+    """Raises UserError for what goes wrong in the store that holds `where` while the block runs."""
+    try:
+        yield
+    except Exception as error:
+        if known := store_error(error, where):
+            raise known from None
+        raise
+
+
+def store_error(error: BaseException, where: Place) -> UserError | None:
+    """The error in words when it is the store's, naming the store; None when it is another one."""
+    if isinstance(where, Path) or not _TROUBLE.search(f"{type(error).__name__}: {error}"):
+        return None
+    store = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or f"{where.protocol}://"
+    lines = str(error).strip().splitlines()
+    telling = next((line for line in reversed(lines) if _TROUBLE.search(line)), lines[-1])
+    return UserError(
+        f"The object store {store}, which holds {where}, failed: {telling.strip()[:300]}",
+        "Check that it answers, that the bucket exists and that the credentials in the environment may write there; "
+        "then run the same command again: it resumes.",
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

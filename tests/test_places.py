@@ -1,0 +1,204 @@
+"""Runs in an object store: a real S3 server on loopback, killed jobs, and a server that goes away."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow.fs import FileSystem
+
+from benchmarks.scale import DATA, make_models, make_rows
+from cluster.lease import lease
+from cluster.parquet import RowWriter, count_rows, read_rows
+from cluster.places import local_folder, place_at, upload
+from cluster.run_dir import RunDir
+from configs.errors import UserError
+from configs.load import load_config
+from scoring.rank_texts import count_finished
+from tests.conftest import ROOT, semtag
+
+TEXTS = 300
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreadedMotoServer]:
+    """An S3 server with a bucket, and the environment that leads there; what it holds outlives its stops."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    _, server._port = server.get_host_and_port()  # a restart takes the same
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server._port}",
+            "AWS_ACCESS_KEY_ID": "test-key",
+            "AWS_SECRET_ACCESS_KEY": "test-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+        }.items():
+            patch.setenv(name, value)
+        place_at("s3://runs").fs.mkdir("runs")
+        yield server
+    with contextlib.suppress(Exception):
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def arguments(server: ThreadedMotoServer, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A ranking of the store's texts by replay, models included."""
+    folder = tmp_path_factory.mktemp("models")
+    base, embedding = make_models(folder)
+    upload(folder, place_at("s3://runs/models"))
+    with RowWriter(place_at("s3://runs/data/texts.parquet"), DATA) as out:
+        for row in make_rows(0)[:TEXTS]:
+            out.write(row)
+    return [
+        "configs/demo.yaml",
+        "run.root=s3://runs/all",
+        "data.path=s3://runs/data",
+        f"model.base=s3://runs/models/{base.name}",
+        f"scoring.model=s3://runs/models/{embedding.name}",
+        "sampling.engine=replay",
+        "sampling.candidates=completions",
+        "sampling.batch_size=5",
+    ]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """The command line in a process group of its own, to be killed whole."""
+    command = [sys.executable, "-m", "cluster.cli", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+    """Raises TimeoutError when it does not come."""
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.1)
+
+
+def some_are_done(name: str) -> bool:
+    """Whether the ranking of that run has begun to write."""
+    ids = place_at(f"s3://runs/all/{name}/.rank.unfinished/ids")
+    return any(not str(file).endswith(".pending.parquet") for file in ids.glob("*.parquet"))
+
+
+def test_a_killed_run_goes_on_where_it_was_and_verifies(arguments: list[str]) -> None:
+    name = "killed"
+    job = start("rank", *arguments, f"run.name={name}")
+    wait_for(lambda: some_are_done(name))
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    kept = count_finished(place_at(f"s3://runs/all/{name}/.rank.unfinished/ids"))
+    assert 0 < kept < TEXTS * 0.9
+    done = semtag("rank", *arguments, f"run.name={name}")
+    assert done.returncode == 0, done.stdout
+    assert "were done before and are kept" in done.stdout
+    assert semtag("pairs", *arguments, f"run.name={name}").returncode == 0
+    found = semtag("verify", f"s3://runs/all/{name}")
+    assert found.returncode == 0, found.stdout
+    run = RunDir(f"s3://runs/all/{name}")
+    ids = [row["text_id"] for row in read_rows(run.path / "ranked", ["text_id"])]
+    assert len(ids) == len(set(ids)) == run.ledger()["rank"]["texts"]["out"]
+    assert count_rows(run.path / "pairs") == run.ledger()["pairs"]["pairs"]["out"] > 0
+    assert (run.path / "logs" / "rank.log").exists()
+    everything = [file for file in run.path.rglob("*") if file.is_file()]
+    assert not [str(file) for file in everything if ".unfinished" in str(file) or ".partial" in str(file)]
+    assert not [str(file) for file in everything if b"test-secret" in file.read_bytes()]
+
+
+@pytest.mark.cluster
+def test_a_store_that_dies_is_named_and_the_run_goes_on_when_it_is_back(
+    arguments: list[str], server: ThreadedMotoServer
+) -> None:
+    name = "outage"
+    job = start("rank", *arguments, f"run.name={name}")
+    wait_for(lambda: some_are_done(name))
+    server.stop()
+    said, _ = job.communicate(timeout=400)
+    server.start()
+    assert job.returncode == 2, said
+    assert f"The object store {os.environ['AWS_ENDPOINT_URL']}, which holds s3://runs/all/{name}, failed" in said
+    done = semtag("rank", *arguments, f"run.name={name}")
+    assert done.returncode == 0, done.stdout
+    assert semtag("verify", f"s3://runs/all/{name}").returncode == 0
+
+
+def test_a_store_that_is_not_there_is_named_before_anything_starts(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    done = semtag("rank", *arguments, "run.name=nowhere")
+    assert done.returncode == 2
+    assert "The object store http://127.0.0.1:9" in done.stderr
+
+
+def test_a_bucket_that_is_not_there_is_named(arguments: list[str]) -> None:
+    done = semtag("rank", *arguments, "run.root=s3://no-such-bucket/runs", "run.name=x")
+    assert done.returncode == 2
+    assert "s3://no-such-bucket/runs/x" in done.stderr
+
+
+def test_folders_of_a_run_in_a_store(server: ThreadedMotoServer) -> None:
+    run = RunDir("s3://runs/all/folders")
+    run.create()
+    for content in ("one", "two"):
+        with run.writing("model") as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub" / content).write_text(content)
+    assert [file.name for file in (run.path / "model").rglob("*") if file.is_file()] == ["two"]
+    with pytest.raises(ZeroDivisionError), run.writing("model") as folder:
+        (folder / "three").write_text("three")
+        raise ZeroDivisionError
+    assert [file.name for file in (run.path / "model").rglob("*") if file.is_file()] == ["two"]
+    with run.shared_scratch("x") as shared:
+        (shared / "file").write_text("x")
+    assert not shared.exists()
+    with run.lock(), pytest.raises(UserError, match="Another process"), RunDir("s3://runs/all/folders").lock():
+        pass
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_another_machine_is_kept_out_while_the_holder_lives(
+    server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch, renewed: bool
+) -> None:
+    monkeypatch.setattr("cluster.lease.DEAD_AFTER", 2.0)
+    monkeypatch.setattr("cluster.lease.RENEWED_EVERY", 0.2 if renewed else 1e9)
+    run = RunDir(f"s3://runs/all/leased-{renewed}")
+    run.create()
+    with run.lock():
+        sign = run.path / ".lock"
+        monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+        with pytest.raises(UserError, match="A process on") if renewed else contextlib.nullcontext():
+            with lease(sign):
+                assert json.loads(sign.read_text())["host"] == "elsewhere"
+    assert not sign.exists()
+
+
+def test_a_folder_is_fetched_once_for_each_state(server: ThreadedMotoServer) -> None:
+    source = place_at("s3://runs/fetched/model")
+    FileSystem.from_uri("s3://runs")[0].create_dir("runs/fetched/model")  # leaves an empty object as a mark
+    (source / "deep" / "a").write_text("old")
+    first = local_folder(str(source))
+    assert (Path(first) / "deep" / "a").read_text() == "old"
+    assert local_folder(str(source)) == first
+    (source / "deep" / "a").write_text("newer")
+    assert (Path(local_folder(str(source))) / "deep" / "a").read_text() == "newer"
+    assert local_folder("/some/model") == "/some/model"
+    with pytest.raises(UserError, match="empty or not there"):
+        local_folder("s3://runs/no/model")
+
+
+@pytest.mark.parametrize("key", ["run.root", "data.path", "model.base", "scoring.model"])
+def test_credentials_in_a_name_are_refused(key: str) -> None:
+    with pytest.raises(UserError, match="come from the environment"):
+        load_config(ROOT / "configs" / "demo.yaml", [f"{key}=s3://key:secret@bucket/x"])
