@@ -13,5 +13,5 @@ COPY --chown=ray:users training training
 COPY --chown=ray:users evaluation evaluation
 COPY --chown=ray:users benchmarks benchmarks
 # Editable: commands start in this folder, and a second copy in site-packages could hide it.
-RUN pip install --no-cache-dir --editable ".[gpu]"
+RUN pip install --no-cache-dir --editable ".[gpu,s3,gcs]"
 USER ray

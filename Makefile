@@ -21,7 +21,7 @@ demo: setup
 test: setup check
 	@$(BIN)/python -m pytest -m "not cluster" --durations=8 --cov --cov-report=term --cov-fail-under=85
 
-# Clusters of several nodes, and jobs sent to them: some 8 minutes.
+# Clusters of several nodes, and jobs sent to them: some 13 minutes.
 test-cluster: setup
 	@$(BIN)/python -m pytest -m cluster
 

@@ -9,6 +9,7 @@ an embedding's last digits depend on the batch that it was made in.
 """
 
 import argparse
+import json
 import random
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.rounds import machine, markdown, publish
+from benchmarks.rounds import SMALL, demo_texts, machine, markdown, publish
 from cluster.parquet import read_rows
 from scoring.rank_texts import count_finished
 
@@ -148,17 +149,22 @@ def _same(left: dict[str, Any] | None, right: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    """Run in peace, then in torment; returns 0 when nothing was lost, done twice or changed."""
+    """Run in peace, then in torment; returns 0 when all were killed and nothing was lost, done twice or changed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="processes to kill; of each kind in turn")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims")
-    parser.add_argument("--pause", type=float, default=60, help="longest wait before a kill, in seconds")
+    parser.add_argument("--texts", type=int, default=1200, help="texts to rank; enough to outlast the kills")
+    parser.add_argument("--pause", type=float, default=45, help="longest wait before a kill, in seconds")
     parser.add_argument("--root", type=Path, default=Path("runs/chaos"), help="folder of the runs; emptied")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides for both runs")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.root, ignore_errors=True)
-    often = ["sampling.batch_size=16", "sampling.in_flight=2", *arguments.overrides]
+    arguments.root.mkdir(parents=True)
+    data = arguments.root / "texts.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in demo_texts(arguments.texts)))
+    often = [f"data.path={data}", *SMALL, "sampling.samples=4", "sampling.batch_size=16", "sampling.in_flight=2"]
+    often += arguments.overrides
     calm, stormy = ([CONFIG, f"run.root={arguments.root}", f"run.name={name}", *often] for name in ("calm", "stormy"))
     subprocess.run([sys.executable, "-m", "cluster.cli", "rank", *calm], check=True)
     rng = random.Random(arguments.seed)
@@ -171,6 +177,9 @@ def main() -> int:
     result = story | compare(arguments.root / "calm", run)
     result |= {"verified": verified, "seconds": round(time.monotonic() - start)}
     publish({"machine": machine(), **result}, markdown(list(result), [list(map(str, result.values()))]), arguments.json)
+    if sum(story["killed"].values()) < arguments.kills:
+        print(f"The job was done before {arguments.kills} processes were killed: lower --pause, or give it more texts.")
+        return 1
     return 0 if verified and not result["lost"] + result["twice"] + result["different"] else 1
 
 

@@ -21,15 +21,13 @@ from typing import Any
 import psutil
 
 import scoring.rank_texts
-from benchmarks.rounds import demo_texts, machine, markdown, publish
+from benchmarks.rounds import SMALL, demo_texts, machine, markdown, publish
 from cluster.parquet import count_rows, read_rows
 from cluster.run_dir import RunDir
 from cluster.stage import stage_main
 from generation.guard import GuardedSampler
 
 CONFIG = "configs/demo.yaml"
-SMALL = ["model.demo.steps=120", "model.demo.width=192", "model.demo.layers=2", "model.demo.vocabulary=1000",
-         "sampling.samples=2", "sampling.max_tokens=16", "data.held_out=0"]  # fmt: skip
 DEADLY = "A poison for engines"
 REASONS = {
     "null": "null_text",

@@ -12,7 +12,7 @@ from cluster.parquet import RowWriter, read_rows
 from cluster.run_dir import RunDir
 from scoring.records import PAIR, RANKED
 from tests.conftest import semtag, tiny_demo
-from training.data import KEYS
+from training.data import PAIR_KEYS
 
 
 def test_the_layout_of_a_finished_run(finished_run: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_killed_stage_starts_anew_and_pairs_do_not_depend_on_it(finished_run: 
     assert done.returncode == 0, done.stdout
     assert not (root / "demo" / ".pairs.partial").exists()
     again, before = (
-        sorted(read_rows(run / "pairs"), key=lambda row: [row[key] for key in KEYS])
+        sorted(read_rows(run / "pairs"), key=lambda row: [row[key] for key in PAIR_KEYS])
         for run in (root / "demo", finished_run)
     )
     assert again == before
