@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test test-cluster check lock clean
+.PHONY: setup demo test test-cluster coverage check lock clean
 
 setup: .venv/.ready
 
@@ -19,11 +19,15 @@ demo: setup
 	@$(BIN)/semtag run configs/demo.yaml
 
 test: setup check
-	@$(BIN)/python -m pytest -m "not cluster" --durations=8 --cov --cov-report=term --cov-fail-under=85
+	@$(BIN)/python -m pytest -m "not cluster" --durations=8
 
 # Clusters of several nodes, and jobs sent to them: some 13 minutes.
 test-cluster: setup
 	@$(BIN)/python -m pytest -m cluster
+
+# The same tests, watched in every process that they start: half as long again.
+coverage: setup
+	@$(BIN)/python -m pytest -m "not cluster" --cov --cov-report=term --cov-fail-under=85
 
 check: setup
 	@$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from configs.load import load_config
 from scoring.rank_texts import count_finished
 from tests.conftest import ROOT, semtag
 
-TEXTS = 300
+TEXTS = 200
 
 
 @pytest.fixture(scope="module")
