@@ -22,6 +22,7 @@ examples:
   semtag run configs/zephyr_squad.yaml --dry-run        what a run would do
   semtag submit configs/cluster_millions.yaml           the whole job on a Ray cluster
   semtag verify runs/demo                               prove that nothing was lost
+  semtag merge runs/demo                                the tagger as one model, in runs/demo/merged
 
 A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
 Every key is explained in configs/schema.py; a wrong one gets the nearest known name."""
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_module("scoring.verify", [arguments.run])
         if arguments.command == "report":
             return run_module("evaluation.report", [arguments.run])
+        if arguments.command == "merge":
+            return run_module("training.merge", [arguments.run])
         if arguments.command == "submit":
             return submit(
                 arguments.config,
@@ -78,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, help_ in (
         ("verify", "check a run's files against every invariant; exit status 0 or 1"),
         ("report", "write report.html anew from report.json"),
+        ("merge", "fold the adapter into the base model, for servers that take no adapters"),
     ):
         command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
         command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")

@@ -19,7 +19,7 @@ from configs.errors import UserError
 from configs.load import dump_config, flatten, load_config
 from configs.schema import Config
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MIN_FREE_BYTES = 64 * 2**20
 
 # Which config sections shape what a stage makes; a stage that has begun pins their values for the run.
@@ -69,7 +69,7 @@ class RunDir:
         try:
             self.write_text("config.yaml", dump_config(config))
             for stage in filter(self.is_done, STAGES):  # a kill can come between a stage's end and its clearing up
-                remove(self.unfinished_path(stage))
+                self._clear_unfinished(stage)
             if not (self.path / "manifest.json").exists():
                 self.write_json("manifest.json", {"schema": SCHEMA_VERSION, "created": _now(), "stages": {}})
         except OSError as error:
@@ -127,7 +127,7 @@ class RunDir:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         entry |= {"state": "done", "finished": _now(), "peak_mb": peak, "counts": counts, "versions": versions}
         self._set_stage(stage, entry)
-        remove(self.unfinished_path(stage))
+        self._clear_unfinished(stage)
 
     def _set_stage(self, stage: str, entry: dict[str, Any]) -> None:
         manifest = self.manifest()
@@ -206,6 +206,10 @@ class RunDir:
     def unfinished_path(self, stage: str) -> Place:
         """A folder for what a stage has so far; it outlives failed attempts and goes when the stage is done."""
         return self.path / f".{stage}.unfinished"
+
+    def _clear_unfinished(self, stage: str) -> None:
+        remove(self.unfinished_path(stage))
+        remove(self.here / self.unfinished_path(stage).name)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""

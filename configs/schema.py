@@ -208,6 +208,15 @@ class Pairs(Section):
     min_margin: float = Field(0.0, ge=0, le=2, description="Smallest score gap of a similarity pair; ties never pass.")
     max_per_text: Positive = Field(8, description="Most similarity pairs, and most format pairs, of one text.")
     format_share: float = Field(0.2, ge=0, lt=1, description="Largest share of format pairs among all pairs.")
+    list_least: int = Field(2, ge=2, le=256, description="Fewest distinct answers of a ranked list.")
+    list_most: int = Field(256, ge=2, le=256, description="Most answers of a list: best, worst, and evenly between.")
+    list_min_range: float = Field(0.0, ge=0, le=2, description="Smallest gap between a list's best and worst score.")
+
+    @model_validator(mode="after")
+    def _lists_are_possible(self) -> "Pairs":
+        if self.list_most < self.list_least:
+            raise ValueError(f"pairs.list_most {self.list_most} is less than pairs.list_least {self.list_least}")
+        return self
 
 
 class Lora(Section):
@@ -228,6 +237,9 @@ class Training(Section):
     beta: float = Field(0.1, gt=0, le=100, description="IPO's tau; the target is 1/(2 beta) nats per token.")
     per_token: bool = Field(True, description="Log-ratios as means a token (TRL's IPO); false sums them (TRL's DPO).")
     likelihood_weight: float = Field(0.0, ge=0, le=100, description="Weight of -log p(chosen) per token in the loss.")
+    reference_tolerance: float = Field(
+        0.02, ge=0, description="Mean gap in nats a token up to which sampling's log-probabilities serve; 0: never."
+    )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning-rate schedule.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up.")

@@ -17,7 +17,8 @@ class Replay:
     """Ray Data actor class with the Sampler's inputs and outputs, but for the engine.
 
     The column `sampling.candidates` holds a list of completions for each text: strings, or objects with `completion`
-    and, where known, `finish_reason`, `num_tokens` and `logprob`, as the candidates of a ranked list have them.
+    and, where known, `finish_reason`, `num_tokens`, `token_hash` and `logprob`, as the candidates of a ranked list have
+    them.
     """
 
     def __init__(self, config: Config, model: str) -> None:
@@ -48,6 +49,7 @@ class Given(BaseModel):
     sample: int = 0
     finish_reason: str | None = None
     num_tokens: int | None = None
+    token_hash: int | None = None
     logprob: float | None = None
 
 
@@ -65,6 +67,6 @@ def read_candidates(given: Any, config: Config) -> list[Record]:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"column '{config.sampling.candidates}': {first['msg']} at {first['loc']}") from None
     return [
-        candidate_row(config.prompt, number, one.completion, one.finish_reason, one.num_tokens, one.logprob)
+        candidate_row(config.prompt, number, **one.model_dump(exclude={"sample"}))
         for number, one in enumerate(sorted(found, key=lambda one: one.sample))
     ]

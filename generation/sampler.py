@@ -10,7 +10,7 @@ from cluster.places import local_folder
 from configs.schema import Config
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
 from generation.records import SAMPLED, candidate_row
-from generation.texts import hash64
+from generation.texts import hash64, token_hash
 from generation.widen_heads import widen_checkpoint
 
 Record = dict[str, Any]
@@ -89,8 +89,16 @@ class Sampler:
         return [self._candidate(output) for output in sorted(final.outputs, key=lambda output: output.index)]
 
     def _candidate(self, output: Any) -> Record:
-        tokens, logprob = len(output.token_ids), output.cumulative_logprob
-        return candidate_row(self.config.prompt, output.index, output.text, output.finish_reason, tokens, logprob)
+        ids = output.token_ids
+        return candidate_row(
+            self.config.prompt,
+            output.index,
+            output.text,
+            output.finish_reason,
+            len(ids),
+            token_hash(ids),
+            output.cumulative_logprob,
+        )
 
 
 def sampling_parameters(config: Config, text_id: int, decoding: str) -> Any:

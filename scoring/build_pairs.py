@@ -36,7 +36,7 @@ def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         tally = Tally()
         with tally.shown(progress):
             _map(ranked, None, lambda batch: match_rows(batch, config, tally), matched)
-        similarity, format_pairs, dropped = _count(matched)
+        similarity, format_pairs, dropped, unlisted = _count(matched)
         quota = format_quota(similarity, config.pairs.format_share)
         threshold = cap_threshold(lambda: _hashes(matched), quota)
         _map(matched, ["similarity", "format", "hashes"], lambda batch: kept_pairs(batch, threshold), pairs)
@@ -45,7 +45,7 @@ def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     if similarity + format_pairs > made:
         dropped["over_format_share"] = similarity + format_pairs - made
     run.record("pairs", "pairs", made + dropped.total(), made, dict(dropped))
-    run.record("pairs", "lists", texts, listed, {"fewer_than_two_answers": texts - listed} if texts > listed else {})
+    run.record("pairs", "lists", texts, listed, dict(unlisted))
     _check_any(made, dict(dropped), run)
     return {"pairs": made, "format": made - similarity, "similarity": similarity, "dropped": dict(dropped)}
 
@@ -55,6 +55,7 @@ def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
     rows = []
     for row in batch.to_pylist():
         found = match(row["text_id"], row["candidates"], config.pairs, config.run.seed)
+        list_, why_not = list_row(row, config.pairs)
         rows.append(
             {
                 "similarity": [pair_row(row, match_) for match_ in found.similarity],
@@ -62,7 +63,8 @@ def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
                 "hashes": [pair_hash(config.run.seed, row["text_id"], match_) for match_ in found.format],
                 "similarities": len(found.similarity),
                 "dropped": list(found.dropped.elements()),
-                "list": list_row(row),
+                "list": list_,
+                "list_dropped": why_not,
             }
         )
     tally.add(Counts(texts=len(rows)))
@@ -92,15 +94,17 @@ def _map(source: Place, columns: list[str] | None, function: Callable[[pa.Table]
     rows.map_batches(function, batch_size=BATCH, batch_format="pyarrow").write_parquet(uri(out))
 
 
-def _count(matched: Place) -> tuple[int, int, Counter[str]]:
-    """Numbers of similarity and of format pairs, and the reasons of the dropped matches."""
+def _count(matched: Place) -> tuple[int, int, Counter[str], Counter[str]]:
+    """Numbers of similarity and of format pairs, and the reasons of the dropped matches and of the dropped lists."""
     similarity = format_pairs = 0
     dropped: Counter[str] = Counter()
-    for table in read_tables(matched, ["similarities", "hashes", "dropped"]):
+    unlisted: Counter[str] = Counter()
+    for table in read_tables(matched, ["similarities", "hashes", "dropped", "list_dropped"]):
         similarity += pc.sum(table["similarities"]).as_py()
         format_pairs += len(_flat(table["hashes"]))
         dropped += count_values(_flat(table["dropped"]))
-    return similarity, format_pairs, dropped
+        unlisted += count_values(pc.drop_null(table["list_dropped"].combine_chunks()))
+    return similarity, format_pairs, dropped, unlisted
 
 
 def _hashes(matched: Place) -> Iterator[np.ndarray]:

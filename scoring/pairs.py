@@ -100,25 +100,39 @@ def pair_row(row: dict[str, Any], match_: Match) -> dict[str, Any]:
         "rejected_sample": rejected["sample"],
         "ref_chosen_logprob": chosen["logprob"],
         "ref_rejected_logprob": rejected["logprob"],
+        "ref_chosen_tokens": chosen["token_hash"],
+        "ref_rejected_tokens": rejected["token_hash"],
     }
 
 
-def list_row(row: dict[str, Any]) -> dict[str, Any] | None:
-    """A row of schema LIST with the distinct answers of a text, valid or repaired; None with fewer than two."""
+def list_row(row: dict[str, Any], pairs: Pairs) -> tuple[dict[str, Any] | None, str | None]:
+    """A row of schema LIST with the distinct answers of a text, valid or repaired; or None and the reason."""
     distinct: dict[tuple[str, ...], Candidate] = {}
     for candidate in sorted(row["candidates"], key=lambda c: (c["format"] != "valid", c["sample"])):
         if candidate["score"] is not None:
             distinct.setdefault(same_answer_key(candidate["tags"]), candidate)
-    if len(distinct) < 2:
-        return None
-    kept = sorted(distinct.values(), key=lambda c: (-c["score"], c["sample"]))
+    if len(distinct) < pairs.list_least:
+        return None, "too_few_answers"
+    ranked = sorted(distinct.values(), key=lambda c: (-c["score"], c["sample"]))
+    gap = ranked[0]["score"] - ranked[-1]["score"]
+    if gap == 0 or gap < pairs.list_min_range:
+        return None, "range_too_small"
+    kept = _spread(ranked, pairs.list_most)
     return {
         "text_id": row["text_id"],
         "prompt": row["prompt"],
         "completions": [_message(c["completion"] if c["format"] == "valid" else c["answer"]) for c in kept],
         "scores": [c["score"] for c in kept],
         "samples": [c["sample"] for c in kept],
-    }
+        "ref_logprobs": [c["logprob"] for c in kept],
+        "ref_tokens": [c["token_hash"] for c in kept],
+    }, None
+
+
+def _spread(ranked: list[Candidate], most: int) -> list[Candidate]:
+    """At most `most` of them: the first, the last, and those at even steps between."""
+    count = min(most, len(ranked))
+    return [ranked[place * (len(ranked) - 1) // (count - 1)] for place in range(count)]
 
 
 def _meetings(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) -> Iterator[Match]:
@@ -185,6 +199,6 @@ def _at_most(matches: list[Match], text_id: int, most: int, seed: int, dropped: 
     return sorted(matches, key=lambda match_: pair_hash(seed, text_id, match_))[:most]
 
 
-def _message(completion: str) -> list[dict[str, str]]:
+def _message(text: str) -> list[dict[str, str]]:
     # White space around a completion is no part of it; a template would train it or strip it, each in its own way.
-    return [{"role": "assistant", "content": completion.strip()}]
+    return [{"role": "assistant", "content": text.strip()}]

@@ -26,6 +26,8 @@ PAIR = pa.schema(
         ("rejected_sample", pa.int32()),
         ("ref_chosen_logprob", pa.float64()),  # summed, at temperature 1, by the model that sampled
         ("ref_rejected_logprob", pa.float64()),
+        ("ref_chosen_tokens", pa.int64()),  # hash of the tokens that it is the log-probability of
+        ("ref_rejected_tokens", pa.int64()),
     ]
 )
 
@@ -36,6 +38,8 @@ LIST = pa.schema(
         ("completions", pa.list_(MESSAGES)),
         ("scores", pa.list_(pa.float64())),
         ("samples", pa.list_(pa.int32())),
+        ("ref_logprobs", pa.list_(pa.float64())),  # as those of a pair
+        ("ref_tokens", pa.list_(pa.int64())),
     ]
 )
 
@@ -47,6 +51,7 @@ MATCHED = pa.schema(
         ("hashes", pa.list_(pa.int64())),  # of the format pairs, in their order
         ("similarities", pa.int32()),  # number of similarity pairs, to count without reading them
         ("dropped", pa.list_(pa.string())),  # reasons
-        ("list", pa.struct(LIST)),  # null where a text has too few answers
+        ("list", pa.struct(LIST)),  # null where there is none, then `list_dropped` says why
+        ("list_dropped", pa.string()),
     ]
 )

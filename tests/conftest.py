@@ -38,7 +38,7 @@ TINY = [
 ]
 
 
-def semtag(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     command = [sys.executable, "-m", "cluster.cli", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)

@@ -2,18 +2,20 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import chaos, poison, scale
+from benchmarks import chaos, poison, scale, training
 from benchmarks.generation import Finished, check_same_work, steady, summary
 from benchmarks.generation import table as generation_table
 from benchmarks.rounds import demo_texts, markdown, median_ratio, order
 from benchmarks.scoring import batches, check_agreement, make_rows, pairs_of
 from benchmarks.scoring import table as scoring_table
+from benchmarks.trainers import as_pairs, make_lists, run_contender
 from cluster.parquet import RowWriter
 from configs.errors import UserError
 from generation.parse import parse
@@ -21,7 +23,7 @@ from scoring.records import RANKED
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("name", ["chaos", "demo_seeds", "generation", "poison", "scale", "scoring"])
+@pytest.mark.parametrize("name", ["chaos", "demo_seeds", "generation", "poison", "scale", "scoring", "training"])
 def test_help_teaches_and_starts_nothing(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
@@ -164,3 +166,26 @@ def test_poisoned_rows_are_one_in_a_hundred() -> None:
     lines, made = poison.make_lines(1000, deadly=2)
     assert len(lines) == 1000
     assert made == {"deadly": 2, "control": 2, "bytes": 2, "duplicate": 2, "null": 1, "megabyte": 1}
+
+
+@pytest.mark.parametrize("contender", training.CONTENDERS)
+def test_every_trainer_takes_its_steps(contender: str, tmp_path: Path) -> None:
+    arguments = Namespace(contender=contender, shape="tiny", dtype="float32", lists=2, k=4, prompt_tokens=20,
+                          completion_tokens=5, steps=2, gradient_checkpointing=False)  # fmt: skip
+    found = run_contender(arguments, tmp_path)
+    assert len(found["seconds"]) == 2
+    assert min(found["seconds"]) > 0
+
+
+def test_lists_and_pairs_hold_the_same_completions() -> None:
+    lists = make_lists(Namespace(shape="tiny", lists=1, k=4, prompt_tokens=20, completion_tokens=5, steps=1))
+    pairs = as_pairs(lists[:1])
+    assert [one["prompt_ids"] for one in pairs] == [lists[0]["prompt_ids"]] * 2
+    assert [ids for one in pairs for ids in (one["chosen_ids"], one["rejected_ids"])] == lists[0]["completion_ids"]
+    assert {len(ids) for ids in lists[0]["completion_ids"]} == {5}
+
+
+def test_padding_by_hand() -> None:
+    arguments = Namespace(lists=3)
+    assert training.padding(arguments, 600) == 0  # each longer than a row
+    assert training.padding(arguments, 200) == pytest.approx(1 / 4)  # two in one row of 512, one alone

@@ -39,7 +39,7 @@ ray.init(
 
 
 def row(number, completions, reason):
-    candidates = [candidate_row(Prompt(), i, text, "stop", 5, -1.0) for i, text in enumerate(completions)]
+    candidates = [candidate_row(Prompt(), i, text, "stop", 5, None, -1.0) for i, text in enumerate(completions)]
     return {"text_id": number, "text": "A steam engine.", "candidates": candidates, "reason": reason}
 
 

@@ -8,14 +8,14 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, Lfm2Config, LlamaConfig, MistralConfig
 from trl import DPOTrainer
 
-from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Training
 from generation.prompts import build_messages
 from tests.conftest import ROOT
+from training.data import REFERENCES
 from training.demo_model import build_tokenizer
 from training.launch import load_base, lora_config
 from training.lists import ListCollator, into_rows, lay_out, may_see
@@ -101,7 +101,8 @@ def test_log_probabilities_are_those_of_each_completion_alone(
         return torch.randint(5, len(tokenizer), (length,), generator=generator).tolist()
 
     examples = [
-        {"prompt_ids": tokens(1, 30), "completion_ids": [tokens(1, 9) for _ in range(k)], "scores": [0.0] * k}
+        {"prompt_ids": tokens(1, 30), "completion_ids": [tokens(1, 9) for _ in range(k)]}
+        | dict.fromkeys(["scores", "reference"], [0.0] * k)
         for k in (3, 1, 8, 2)
     ]
     trainer = list_trainer(model_path, tokenizer, pairs, tmp_path, Training(report_to=[]))
@@ -117,10 +118,6 @@ def test_log_probabilities_are_those_of_each_completion_alone(
     assert (found[~batch["present"]] == 0).all()
 
 
-def as_list(pair: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": pair["prompt"], "completions": [pair["chosen"], pair["rejected"]], "scores": [1.0, 0.0]}
-
-
 def parts(model_path: str, tokenizer: Any, out: Path, training: Training) -> dict[str, Any]:
     """What both trainers get."""
     torch.manual_seed(0)
@@ -133,21 +130,44 @@ def parts(model_path: str, tokenizer: Any, out: Path, training: Training) -> dic
 
 
 def list_trainer(model_path: str, tokenizer: Any, pairs: Dataset, out: Path, training: Training) -> PreferenceTrainer:
-    lists = Dataset.from_list([as_list(pair) for pair in pairs])
-    return PreferenceTrainer(training, train_dataset=lists, **parts(model_path, tokenizer, out, training))
+    rows = Dataset.from_list([pair | dict.fromkeys(REFERENCES) for pair in pairs])
+    return PreferenceTrainer(training, train_dataset=rows, **parts(model_path, tokenizer, out, training))
 
 
-def test_a_model_that_heeds_no_mask_is_refused(
-    model_path: str, tokenizer: Any, pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_with_a_convolution_trains_on_separate_sequences_as_in_trl(
+    tokenizer: Any, pairs: Dataset, tmp_path: Path
 ) -> None:
-    def everything_before(lists: torch.Tensor, completions: torch.Tensor) -> torch.Tensor:
-        length = lists.shape[1]
-        return torch.ones(len(lists), 1, length, length, dtype=torch.bool).tril()
+    torch.manual_seed(0)
+    config = Lfm2Config(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                        num_attention_heads=4, num_key_value_heads=2, layer_types=["conv", "full_attention"],
+                        initializer_range=0.2, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    training = Training(beta=0.5, learning_rate=1e-3, max_steps=5, batch_size=4, report_to=[])
+    ours = list_trainer(str(tmp_path / "model"), tokenizer, pairs, tmp_path / "ours", training)
+    said: list[str] = []
+    ours.choose_sequences(said.append)
+    assert "behind one prompt they score" in said[0]
+    assert not ours.data_collator.shared
+    curve = curve_of(ours)
+    theirs = parts(str(tmp_path / "model"), tokenizer, tmp_path / "theirs", training)
+    theirs["args"].loss_type = ["ipo"]
+    assert curve == pytest.approx(curve_of(DPOTrainer(train_dataset=pairs, **theirs)), abs=1e-4)
 
-    monkeypatch.setattr("training.trainer.may_see", everything_before)
-    trainer = list_trainer(model_path, tokenizer, pairs, tmp_path, Training(report_to=[]))
-    with pytest.raises(UserError, match="does not heed an attention mask"):
-        trainer.train()
+
+def test_windows_shorter_than_a_list_need_separate_sequences(tokenizer: Any, pairs: Dataset, tmp_path: Path) -> None:
+    config = MistralConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                           num_attention_heads=4, num_key_value_heads=2, sliding_window=512)  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    for longest, shared in ((512, True), (513, False)):
+        training = Training(max_length=longest, report_to=[])
+        trainer = list_trainer(str(tmp_path / "model"), tokenizer, pairs, tmp_path, training)
+        trainer.choose_sequences(print)
+        assert trainer.data_collator.shared == shared
+
+
+def curve_of(trainer: DPOTrainer) -> list[float]:
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.mark.parametrize(("loss", "likelihood"), [("ipo", 0.0), ("ipo", 3.0), ("sigmoid", 0.0)])
@@ -164,8 +184,7 @@ def test_pairs_train_as_in_trl(
     theirs["args"].loss_weights = [1.0, likelihood] if likelihood else None
     curves, weights = [], []
     for trainer in (ours, DPOTrainer(train_dataset=pairs, **theirs)):
-        trainer.train()
-        curves.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        curves.append(curve_of(trainer))
         weights.append({name: w.detach() for name, w in trainer.model.named_parameters() if "lora_" in name})
     assert len(curves[0]) == 20
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from configs.schema import Pairs
 from generation.parse import parse, same_answer_key
@@ -25,6 +26,7 @@ def candidate(sample: int, completion: str, score: float | None = None) -> dict[
         "reason": parsed.reason,
         "answer": parsed.answer,
         "score": score if parsed.tags else None,
+        "token_hash": sample + 100,
         "logprob": -float(sample),
     }
 
@@ -156,13 +158,29 @@ def test_rows_say_what_was_sampled() -> None:
     assert pair["chosen"] == [{"role": "assistant", "content": "[c]"}]
     assert pair["margin"] == pytest.approx(0.8)
     assert (pair["ref_chosen_logprob"], pair["ref_rejected_logprob"]) == (-1.0, -3.0)
+    assert (pair["ref_chosen_tokens"], pair["ref_rejected_tokens"]) == (101, 103)
     format_pair = pair_row(row, (FIVE[1], FIVE[2]))
     assert (format_pair["kind"], format_pair["margin"]) == ("format", None)
-    list_ = list_row(row)
-    assert list_ is not None
+    list_, why_not = list_row(row, Pairs())
+    assert list_ is not None and why_not is None
     assert list_["scores"] == [0.95, 0.9, 0.5, 0.1]
     assert list_["completions"][0] == [{"role": "assistant", "content": "[d]"}]
-    assert list_row(row | {"candidates": FIVE[:1]}) is None
+    assert list_["ref_logprobs"] == [-2.0, -1.0, 0.0, -3.0]
+    assert list_["ref_tokens"] == [102, 101, 100, 103]
+
+
+def test_lists_have_enough_answers_some_range_and_not_too_many() -> None:
+    row = {"text_id": 1, "prompt": [], "candidates": FIVE}
+    assert list_row(row | {"candidates": FIVE[:1]}, Pairs()) == (None, "too_few_answers")
+    assert list_row(row, Pairs(list_least=5)) == (None, "too_few_answers")
+    assert list_row(row, Pairs(list_min_range=0.86)) == (None, "range_too_small")
+    equal = [candidate(0, "[a]", 0.5), candidate(1, "[b]", 0.5)]
+    assert list_row(row | {"candidates": equal}, Pairs()) == (None, "range_too_small")
+    for most, scores in ((4, [0.95, 0.9, 0.5, 0.1]), (3, [0.95, 0.9, 0.1]), (2, [0.95, 0.1])):
+        list_, _ = list_row(row, Pairs(list_most=most))
+        assert list_ is not None and list_["scores"] == scores
+    with pytest.raises(ValidationError, match="list_most 2 is less"):
+        Pairs(list_least=3, list_most=2)
 
 
 def test_hash_depends_on_text_and_samples() -> None:

@@ -38,7 +38,8 @@ def report(answers: Answers) -> dict[str, Any]:
         "examples": examples(answers, 3),
         "curve": curve,
         "ledger": {"rank": {"texts": {"in": 5, "out": 4, "dropped": {"too_long": 1}}}},
-        "config": {"training": {"beta": 0.5}, "prompt": ATTACK},
+        "config": {"training": {"beta": 0.5, "loss": "ipo", "per_token": True}, "prompt": ATTACK},
+        "stages": {"train": {"counts": {"references": {"from_sampling": 3, "recomputed": 1}}}},
         "versions": {"ray": "1"},
     }
 

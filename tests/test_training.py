@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from cluster.parquet import RowWriter
 from configs.errors import UserError
@@ -21,7 +23,7 @@ from configs.schema import Model, Training
 from generation.prompts import build_messages, load_tokenizer, prompt_ids
 from scoring.records import PAIR
 from tests.conftest import ROOT, TINY, semtag, tiny_demo
-from training.data import fit_length, load_lists, load_pairs, tokenized
+from training.data import REFERENCES, fit_length, load_rows, tokenized
 from training.demo_answers import Salience, draw_answer
 from training.launch import last_checkpoint, load_base, lora_config
 from training.trainer import PreferenceTrainer, expected_first_loss, score_completions_only, trainer_arguments
@@ -34,7 +36,7 @@ def base(finished_run: Path) -> str:
 
 @pytest.fixture(scope="module")
 def pairs(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return load_pairs(finished_run / "pairs", tmp_path_factory.mktemp("cache"))
+    return load_rows(finished_run / "pairs", "pairs", tmp_path_factory.mktemp("cache"))
 
 
 def test_pairs_come_in_one_order_whatever_the_files(tmp_path: Path) -> None:
@@ -55,10 +57,10 @@ def test_pairs_come_in_one_order_whatever_the_files(tmp_path: Path) -> None:
             with RowWriter(folder / f"{file}.parquet", PAIR) as out:
                 for index in half:
                     out.write(rows[index])
-        loaded.append(load_pairs(folder, tmp_path / f"cache{number}").to_list())
+        loaded.append(load_rows(folder, "pairs", tmp_path / f"cache{number}").to_list())
     assert loaded[0] == loaded[1]
-    assert [one["completions"][1][0]["content"] for one in loaded[0]] == ["r0", "r1", "r2", "r0"]
-    assert loaded[0][0] == {"prompt": said("p-5"), "completions": [said("c1"), said("r0")], "scores": [1.0, 0.0]}
+    assert [one["rejected"][0]["content"] for one in loaded[0]] == ["r0", "r1", "r2", "r0"]
+    assert (loaded[0][0]["prompt"], loaded[0][0]["chosen"]) == (said("p-5"), said("c1"))
 
 
 def trainer_for(base: str, pairs: Dataset, out: Path, **settings: Any) -> PreferenceTrainer:
@@ -97,7 +99,7 @@ def test_the_likelihood_term_adds_to_the_loss_but_not_to_the_check(base: str, pa
 
 @pytest.mark.parametrize("loss", ["ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce"])
 def test_whole_lists_train(loss: str, base: str, finished_run: Path, tmp_path: Path) -> None:
-    lists = load_lists(finished_run / "lists", tmp_path / "cache")
+    lists = load_rows(finished_run / "lists", "lists", tmp_path / "cache")
     assert max(map(len, lists["completions"])) == 3
     found = losses(trainer_for(base, lists, tmp_path, loss=loss, beta=0.5))
     assert len(found) == 3
@@ -147,8 +149,8 @@ def test_a_pair_over_the_length_is_counted_not_cut(base: str) -> None:
 
     def pair(words: int) -> dict[str, Any]:
         prompt = [{"role": "user", "content": "word " * words}]
-        sides = [[{"role": "assistant", "content": f"[{side}]"}] for side in ("chosen", "rejected")]
-        return {"prompt": prompt, "completions": sides, "scores": [1.0, 0.0]}
+        sides = {side: [{"role": "assistant", "content": f"[{side}]"}] for side in ("chosen", "rejected")}
+        return {"prompt": prompt} | sides | dict.fromkeys(REFERENCES)
 
     short, long = pair(5), pair(300)
     fitting, dropped = fit_length(tokenized(Dataset.from_list([short, long, short]), tokenizer), 60)
@@ -212,6 +214,27 @@ def test_four_bit_gradients_are_those_of_the_dequantised_weights(base: str) -> N
         gradients.append(embeddings.grad)
     assert gradients[0].norm() > 0
     assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-3
+
+
+def test_the_merged_model_is_base_and_adapter_in_one(finished_run: Path, base: str) -> None:
+    done = semtag("merge", str(finished_run))
+    assert done.returncode == 0, done.stderr
+    merged = AutoModelForCausalLM.from_pretrained(done.stdout.strip())
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    ids = torch.randint(10, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        untouched = plain(ids).logits
+        adapted = PeftModel.from_pretrained(plain, finished_run / "model").eval()(ids).logits
+        assert torch.allclose(merged(ids).logits, adapted, atol=1e-4)
+        assert not torch.allclose(untouched, adapted, atol=1e-3)
+    tokenizer = load_tokenizer(done.stdout.strip(), Model(base=base))
+    assert tokenizer.chat_template == load_tokenizer(base, Model(base=base)).chat_template
+
+
+def test_nothing_is_merged_before_there_is_an_adapter(tmp_path: Path) -> None:
+    done = semtag("merge", str(tmp_path))
+    assert done.returncode == 2
+    assert "is not a run directory" in done.stderr
 
 
 def test_labels_are_salient_words_of_the_opening() -> None:

@@ -49,7 +49,7 @@ def test_the_first_loss_and_the_curve(finished_run: Path) -> None:
     beta = 1.0  # of configs/demo.yaml
     curve = json.loads((finished_run / "model" / "curve.json").read_text())
     assert curve[0]["loss"] > (1 / (2 * beta)) ** 2  # the likelihood term lies on top
-    assert curve[0]["nats_per_token/margin"] == pytest.approx(0, abs=1e-5)
+    assert curve[0]["nats_per_token/margin"] == pytest.approx(0, abs=1e-4)  # the references are the engine's own
     assert {entry["nats_per_token/target"] for entry in curve} == {1 / (2 * beta)}
 
 

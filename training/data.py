@@ -1,53 +1,68 @@
 """Ranked lists for training: memory-mapped, in one order, as token ids, with nothing cut off in silence."""
 
+import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
+
+from generation.texts import token_hash
 
 PAIR_KEYS = ["text_id", "chosen_sample", "rejected_sample"]
+LIST_KEYS = ["text_id"]
+REFERENCES = ["ref_chosen_logprob", "ref_rejected_logprob", "ref_chosen_tokens", "ref_rejected_tokens"]
+COLUMNS = {
+    "pairs": [*PAIR_KEYS, "prompt", "chosen", "rejected", *REFERENCES],
+    "lists": [*LIST_KEYS, "prompt", "completions", "scores", "ref_logprobs", "ref_tokens"],
+}
+TOKENIZED = Features(
+    {
+        "prompt_ids": List(Value("int32")),
+        "completion_ids": List(List(Value("int32"))),
+        "scores": List(Value("float64")),
+        "reference": List(Value("float64")),
+    }
+)
 
 
-def load_pairs(pairs: Path, cache: Path) -> Dataset:
-    """The pairs as lists of two with scores 1 and 0, memory-mapped; they never lie in memory as a whole.
+def load_rows(folder: Path, kind: Literal["pairs", "lists"], cache: Path) -> Dataset:
+    """The rows of pairs/ or lists/, memory-mapped; they never lie in memory as a whole.
 
     They come in order of their keys: ranking ends texts in any order, and what a model learns must not depend on it.
     """
-    rows = _read(pairs, cache, [*PAIR_KEYS, "prompt", "chosen", "rejected"]).sort(PAIR_KEYS)
-    return rows.map(_as_list, remove_columns=[*PAIR_KEYS, "chosen", "rejected"], desc="Pairs as lists")
+    files = sorted(map(str, folder.glob("*.parquet")))
+    rows = Dataset.from_parquet(files, cache_dir=str(cache), columns=COLUMNS[kind])
+    return rows.sort(PAIR_KEYS if kind == "pairs" else LIST_KEYS)
 
 
-def load_lists(lists: Path, cache: Path) -> Dataset:
-    """The ranked lists, in order of their texts, the same way."""
-    return _read(lists, cache, ["text_id", "prompt", "completions", "scores"]).sort("text_id").remove_columns("text_id")
+def tokenized(rows: Dataset, tokenizer: Any) -> Dataset:
+    """Pairs or lists in chat form -> `prompt_ids`, `completion_ids` [K][...], `scores` [K] and `reference` [K].
 
-
-def _read(folder: Path, cache: Path, columns: list[str]) -> Dataset:
-    return Dataset.from_parquet(sorted(map(str, folder.glob("*.parquet"))), cache_dir=str(cache), columns=columns)
-
-
-def _as_list(pair: dict[str, Any]) -> dict[str, Any]:
-    return {"completions": [pair["chosen"], pair["rejected"]], "scores": [1.0, 0.0]}
-
-
-def tokenized(lists: Dataset, tokenizer: Any) -> Dataset:
-    """Rows with `prompt` and `completions` in chat form -> `prompt_ids`, `completion_ids` [K][...] and `scores`.
-
-    A completion starts where prompt and completion together part from the prompt alone, and has its end token.
+    A pair is a list of two with the scores 1 and 0. A completion starts where prompt and completion together part from
+    the prompt alone, and has its end token. Its reference is the log-probability that it was sampled with, summed over
+    its tokens, or NaN where that is not known for these very tokens.
     """
 
-    def ids(messages: list[dict[str, str]], **how: Any) -> list[int]:
-        found: list[int] = tokenizer.apply_chat_template(messages, return_dict=False, **how)
-        return found
+    def lists(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        completions, scores, logprobs, hashes = _sides(batch)
+        whole = [prompt + one for prompt, own in zip(batch["prompt"], completions, strict=True) for one in own]
+        prompts = _ids(tokenizer, batch["prompt"], add_generation_prompt=True)
+        ids = iter(_ids(tokenizer, whole))
+        made: dict[str, list[Any]] = {name: [] for name in TOKENIZED}
+        for number, prompt in enumerate(prompts):
+            together = [next(ids) for _ in completions[number]]
+            start = min(_common(prompt, one) for one in together)
+            own = [one[start:] for one in together]
+            made["prompt_ids"].append(prompt[:start])
+            made["completion_ids"].append(own)
+            made["scores"].append(scores[number])
+            sampled = zip(own, logprobs[number], hashes[number], strict=True)
+            # A prompt that is read otherwise before its completions is another condition than it was sampled under.
+            made["reference"].append([_known(*one) if start == len(prompt) else math.nan for one in sampled])
+        return made
 
-    def row(example: dict[str, Any]) -> dict[str, Any]:
-        prompt = ids(example["prompt"], add_generation_prompt=True)
-        whole = [ids(example["prompt"] + completion) for completion in example["completions"]]
-        start = min(_common(prompt, one) for one in whole)
-        return {"prompt_ids": prompt[:start], "completion_ids": [one[start:] for one in whole]}
-
-    return lists.map(row, remove_columns=["prompt", "completions"], desc="Tokenizing")
+    return rows.map(lists, batched=True, remove_columns=rows.column_names, features=TOKENIZED, desc="Tokenizing")
 
 
 def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
@@ -60,6 +75,24 @@ def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
         input_columns=["prompt_ids", "completion_ids"],
     )
     return fitting, Counter(too_long=len(lists) - len(fitting)) + Counter()
+
+
+def _sides(batch: dict[str, list[Any]]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Completions, scores, log-probabilities and hashes of tokens when sampled, each a list of K a row."""
+    if "completions" in batch:
+        return batch["completions"], batch["scores"], batch["ref_logprobs"], batch["ref_tokens"]
+    both = [list(map(list, zip(batch[chosen], batch[rejected], strict=True))) for chosen, rejected in (
+        ("chosen", "rejected"), REFERENCES[:2], REFERENCES[2:])]  # fmt: skip
+    return both[0], [[1.0, 0.0]] * len(both[0]), both[1], both[2]
+
+
+def _ids(tokenizer: Any, conversations: list[Any], **how: Any) -> list[list[int]]:
+    found: list[list[int]] = tokenizer.apply_chat_template(conversations, return_dict=False, **how)
+    return found
+
+
+def _known(ids: list[int], logprob: float | None, hash_: int | None) -> float:
+    return logprob if logprob is not None and hash_ == token_hash(ids) else math.nan
 
 
 def _common(left: list[int], right: list[int]) -> int:

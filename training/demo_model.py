@@ -185,7 +185,7 @@ def _batches(
 ) -> Iterator[dict[str, Tensor]]:
     """Batches of lists as the trainer has them, a list a row; each answer is drawn anew, and none is better."""
     demo, rng = config.model.demo, random.Random(config.run.seed)
-    collate = ListCollator(tokenizer.pad_token_id, budget=1)
+    collate, nothing = ListCollator(tokenizer.pad_token_id, budget=1), [0.0] * demo.answers
     order: list[Example] = []
     for _ in range(demo.steps):
         while len(order) < demo.batch_size:
@@ -201,7 +201,7 @@ def _batches(
         answers = [[[*_encode(tokenizer, text), tokenizer.eos_token_id] for text in texts] for texts in drawn]
         yield collate(
             [
-                {"prompt_ids": example.prompt, "completion_ids": own, "scores": [0.0] * demo.answers}
+                {"prompt_ids": example.prompt, "completion_ids": own, "scores": nothing, "reference": nothing}
                 for example, own in zip(chosen, answers, strict=True)
             ]
         )

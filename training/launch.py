@@ -20,6 +20,7 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Fine-tune a LoRA adapter on the run's pairs and write it to model/; returns the final figures."""
     import torch
 
+    from training.reference import settle
     from training.trainer import (
         PreferenceTrainer,
         ShowProgress,
@@ -28,53 +29,64 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         trainer_arguments,
     )
 
-    training, checkpoints = config.training, run.here / "checkpoints"
+    training, checkpoints, unfinished = config.training, run.here / "checkpoints", run.here / ".train.unfinished"
     torch.manual_seed(config.run.seed)
     score_completions_only()
     base = local_folder(base_model(run, config))
     tokenizer = load_tokenizer(base, config.model)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.here / "tensorboard")
-    with run.scratch("pairs-cache") as cache:
-        pairs = _fitting_pairs(run, config, tokenizer, cache)
-        first = expected_first_loss(training.loss, training.beta)
-        progress.say(f"{len(pairs):,} {training.data}" + (f"; the first loss must be {first:g}" if first else ""))
-        trainer = PreferenceTrainer(
-            training,
-            model=load_base(base, training),
-            args=trainer_arguments(training, str(checkpoints), config.run.seed, torch.cuda.is_available()),
-            train_dataset=pairs,
-            processing_class=tokenizer,
-            peft_config=lora_config(training),
-            callbacks=[ShowProgress(progress)],
-        )
-        # The checkpoint is of this very stage: begin() refused other values, so it can be taken up as it is.
-        last = last_checkpoint(checkpoints)
-        if last:
-            progress.say(f"resuming from {last}")
-        trainer.train(resume_from_checkpoint=last)
+    rows = _tokenized_rows(run, config, tokenizer, unfinished / "rows")
+    first = expected_first_loss(training.loss, training.beta)
+    progress.say(f"{len(rows):,} {training.data}" + (f"; the first loss must be {first:g}" if first else ""))
+    trainer = PreferenceTrainer(
+        training,
+        model=load_base(base, training),
+        args=trainer_arguments(training, str(checkpoints), config.run.seed, torch.cuda.is_available()),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=lora_config(training),
+        callbacks=[ShowProgress(progress)],
+    )
+    trainer.choose_sequences(progress.say)
+    references = settle(trainer, training.reference_tolerance, unfinished / "references.npy", progress.say)
+    # The checkpoint is of this very stage: begin() refused other values, so it can be taken up as it is.
+    last = last_checkpoint(checkpoints)
+    if last:
+        progress.say(f"resuming from {last}")
+    trainer.train(resume_from_checkpoint=last)
     curve = [entry for entry in trainer.state.log_history if "loss" in entry]
     with run.writing("model") as folder:
         trainer.save_model(str(folder))
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
         tokenizer.save_pretrained(str(folder))
         (folder / "curve.json").write_text(json.dumps(curve))
-        (folder / "README.md").write_text(model_card(config, len(pairs), curve), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(config, len(rows), curve), encoding="utf-8")
     _warn_if_falling(curve, progress)
-    return {training.data: len(pairs), "steps": trainer.state.global_step, **tail_means(curve)}
+    steps = trainer.state.global_step
+    return {training.data: len(rows), "steps": steps, "references": references, **tail_means(curve)}
 
 
-def _fitting_pairs(run: RunDir, config: Config, tokenizer: Any, cache: Path) -> Any:
-    """The run's pairs, or lists, that fit into training.max_length, as token ids; the others go to the ledger."""
-    from training.data import fit_length, load_lists, load_pairs, tokenized
+def _tokenized_rows(run: RunDir, config: Config, tokenizer: Any, kept: Path) -> Any:
+    """The run's pairs, or lists, that fit into training.max_length, as token ids; the others go to the ledger.
 
-    kind, most = config.training.data, config.training.max_length
-    load = load_pairs if kind == "pairs" else load_lists
-    loaded = load(Path(local_folder(uri(run.path / kind))), cache)
-    fitting, dropped = fit_length(tokenized(loaded, tokenizer), most)
-    run.record("train", kind, len(loaded), len(fitting), dict(dropped))
-    if not len(fitting):
-        raise UserError(f"All {len(loaded)} {kind} are longer than {most} tokens.", "Raise training.max_length.")
-    return fitting
+    They stay in `kept` until the stage is done: a training that was stopped goes on without reading them again.
+    """
+    from datasets import Dataset
+
+    from training.data import fit_length, load_rows, tokenized
+
+    if not kept.exists():
+        kind, longest = config.training.data, config.training.max_length
+        with run.scratch("rows") as scratch:
+            loaded = load_rows(Path(local_folder(uri(run.path / kind))), kind, scratch)
+            fitting, dropped = fit_length(tokenized(loaded, tokenizer), longest)
+            run.record("train", kind, len(loaded), len(fitting), dict(dropped))
+            if not len(fitting):
+                raise UserError(f"All {kind} are longer than {longest} tokens.", "Raise training.max_length.")
+            fitting.save_to_disk(scratch / "whole")
+            kept.parent.mkdir(exist_ok=True)
+            (scratch / "whole").rename(kept)
+    return Dataset.load_from_disk(kept)
 
 
 def load_base(base: str, training: Training) -> Any:

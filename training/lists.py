@@ -68,29 +68,38 @@ def may_see(lists: Tensor, completions: Tensor) -> Tensor:
 
 
 class ListCollator:
-    """Examples with `prompt_ids`, `completion_ids` (K lists) and `scores` (K) -> a batch of B lists in R rows.
+    """Examples with `prompt_ids`, `completion_ids` (K lists), `scores` and `reference` (K) -> B lists in R rows.
 
-    `scores`, `present` and `lengths` are [B, K] with K the longest list's; `input_ids`, `position_ids`, `shift_labels`
-    and `slots` are [R, L]. A slot is b K + k of the completion that a position predicts, or -1. The mask is made from
-    `lists` and `completions` on the device that trains.
+    `scores`, `reference`, `present` and `lengths` are [B, K] with K the longest list's; `input_ids`, `position_ids`,
+    `shift_labels` and `slots` are [R, L]. A slot is b K + k of the completion that a position predicts, or -1. The mask
+    is made from `lists` and `completions` on the device that trains.
+
+    With `shared` false each completion is a row of its own behind its own copy of the prompt, for models that heed no
+    such mask.
     """
 
-    def __init__(self, pad_token_id: int, budget: int) -> None:
-        self.pad_token_id, self.budget = pad_token_id, budget
+    def __init__(self, pad_token_id: int, budget: int, shared: bool = True) -> None:
+        self.pad_token_id, self.budget, self.shared = pad_token_id, budget, shared
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         most = max(len(example["completion_ids"]) for example in examples)
         lengths = [list(map(len, example["completion_ids"])) for example in examples]
         batch = {  # trainers read the batch size off the first tensor
             "scores": _table([example["scores"] for example in examples], most, torch.float32),
+            "reference": _table([example["reference"] for example in examples], most, torch.float32),
             "present": _table([[True] * len(one) for one in lengths], most, torch.bool),
             "lengths": _table(lengths, most, torch.int64),
         }
-        laid = [lay_out(example["prompt_ids"], example["completion_ids"]) for example in examples]
-        rows = into_rows([len(one.ids) for one in laid], self.budget)
-        return batch | self._rows(laid, rows, most)
+        laid, slots = [], []  # sequences, and the slot of the first completion of each
+        for index, example in enumerate(examples):
+            own, size = example["completion_ids"], len(example["completion_ids"]) if self.shared else 1
+            for first in range(0, len(own), size):
+                laid.append(lay_out(example["prompt_ids"], own[first : first + size]))
+                slots.append(index * most + first)
+        rows = into_rows([len(one.ids) for one in laid], self.budget if self.shared else 0)
+        return batch | self._rows(laid, slots, rows)
 
-    def _rows(self, laid: list[Sequences], rows: list[list[int]], most: int) -> dict[str, Tensor]:
+    def _rows(self, laid: list[Sequences], slots: list[int], rows: list[list[int]]) -> dict[str, Tensor]:
         columns: dict[str, list[list[int]]] = {
             "input_ids": [[token for index in row for token in laid[index].ids] for row in rows],
             "position_ids": [[place for index in row for place in laid[index].positions] for row in rows],
@@ -98,7 +107,7 @@ class ListCollator:
             "lists": [[place for place, index in enumerate(row) for _ in laid[index].ids] for row in rows],
             "completions": [[number for index in row for number in laid[index].completions] for row in rows],
             "slots": [
-                [index * most + number - 1 if number else -1 for index in row for number in laid[index].completions]
+                [slots[index] + number - 1 if number else -1 for index in row for number in laid[index].completions]
                 for row in rows
             ],
         }

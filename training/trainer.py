@@ -6,8 +6,10 @@ and what is paid for it.
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -27,7 +29,6 @@ SHARING_TOLERANCES = {
     "bfloat16": 0.2,
     "float16": 0.2,
 }  # nats a token; a state that leaks costs whole nats
-FOR_THE_MODEL = ("input_ids", "position_ids", "shift_labels")
 
 
 def expected_first_loss(loss: str, beta: float) -> float | None:
@@ -41,13 +42,14 @@ def expected_first_loss(loss: str, beta: float) -> float | None:
 class PreferenceTrainer(DPOTrainer):
     """DPOTrainer over lists, which refuses a false start and logs how far it is from IPO's target.
 
-    Takes rows with `prompt`, `completions` and `scores`. With `training.per_token` the log-ratios are means a token of
+    Takes rows as `tokenized` does, or makes. With `training.per_token` the log-ratios are means a token of
     a completion, its end token included, as TRL has them for IPO; else sums, as DPO has them. `nats_per_token/chosen`
     and `/rejected` are those of the best and the worst completion of each list (token-weighted over the batch), to be
     read beside `nats_per_token/target`; `accuracy` is the share of lists whose best gained more than their worst.
     """
 
     checked = False
+    references_known = False  # settled for all lists; else each step computes its own
 
     def __init__(self, training: Training, **arguments: Any) -> None:
         self.training, self.list_loss = training, LOSSES[training.loss]
@@ -59,24 +61,26 @@ class PreferenceTrainer(DPOTrainer):
         return dataset if "prompt_ids" in dataset.column_names else tokenized(dataset, processing_class)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["prompt_ids", "completion_ids", "scores"]
+        self._signature_columns = ["prompt_ids", "completion_ids", "scores", "reference"]
 
     def log_probs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """Log-probabilities [B, K] of the completions, summed over their tokens."""
-        mask = may_see(inputs["lists"], inputs["completions"])
-        rows = {name: inputs[name] for name in FOR_THE_MODEL}
-        found = model(**rows, attention_mask=mask, use_cache=False, fused_lm_head=True).log_probs
+        rows = {name: inputs[name] for name in ("input_ids", "shift_labels")}
+        if self.data_collator.shared:
+            rows["attention_mask"] = may_see(inputs["lists"], inputs["completions"])
+            rows["position_ids"] = inputs["position_ids"]
+        else:
+            rows["attention_mask"] = (inputs["lists"] >= 0).long()
+        found = model(**rows, use_cache=False, fused_lm_head=True).log_probs
         return sum_by_slot(found, inputs["slots"], inputs["scores"].shape)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         policy = self.log_probs(model, inputs)
-        with torch.no_grad(), self._without_adapter():
-            reference = self.log_probs(self.ref_model or model, inputs)
-        ratios = policy - reference
-        if model.training and not self.checked:
+        reference = inputs["reference"] if self.references_known else self._reference_log_probs(model, inputs)
+        if model.training and not self.checked and self.state.global_step == 0:
             self.checked = True
-            self._check_sharing(model)
-            self._check_first_loss(ratios.detach(), inputs)
+            self._check_first_loss(policy.detach() - self._reference_log_probs(model, inputs), inputs)
+        ratios = policy - reference
         loss = self._preference_loss(ratios, inputs)
         best = _one_hot(inputs["scores"], inputs["present"], best=True)
         if self.training.likelihood_weight:
@@ -85,6 +89,16 @@ class PreferenceTrainer(DPOTrainer):
             loss = loss - self.training.likelihood_weight * likelihood
         self._log_nats_per_token(ratios.detach(), best, inputs, "train" if model.training else "eval")
         return (loss, None) if return_outputs else loss
+
+    def reference(self, examples: list[dict[str, Any]]) -> np.ndarray:
+        """Reference log-probabilities [B, K] of tokenised lists, NaN where a list has no such completion."""
+        inputs = self._prepare_inputs(self.data_collator(examples))
+        found = self._reference_log_probs(self.model, inputs).double()
+        return found.masked_fill(~inputs["present"], torch.nan).cpu().numpy()
+
+    def _reference_log_probs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad(), self._without_adapter():
+            return self.log_probs(self.ref_model or model, inputs)
 
     def _preference_loss(self, ratios: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         if self.training.per_token:
@@ -95,28 +109,33 @@ class PreferenceTrainer(DPOTrainer):
         plain = self.accelerator.unwrap_model(self.model)
         return plain.disable_adapter() if isinstance(plain, PeftModel) else contextlib.nullcontext()
 
-    def _check_sharing(self, model: Any) -> None:
-        """Raises UserError when a list's completions, behind one prompt, score otherwise than each by itself."""
-        example = self.train_dataset[0]
-        apart = [example | {"completion_ids": [one], "scores": [0.0]} for one in example["completion_ids"]]
-        with torch.no_grad():
-            together, alone = (
-                self.log_probs(model, self._prepare_inputs(self.data_collator(lists))).flatten()
-                for lists in ([example], apart)
-            )
-        lengths = torch.tensor(list(map(len, example["completion_ids"])), device=alone.device)
-        gap = float(((together - alone).abs() / lengths).max())
+    def choose_sequences(self, say: Callable[[str], None]) -> None:
+        """Give each completion a sequence of its own, and say so, if the model cannot share prompts.
+
+        Those are models with a state or a convolution, for which a list's completions score otherwise behind one prompt
+        than alone, and models whose attention windows are shorter than the longest list.
+        """
+        window, gap = getattr(self.model.config.get_text_config(), "sliding_window", None), self._sharing_gap()
         if gap > SHARING_TOLERANCES["bfloat16" if self.training.four_bit else self.training.dtype]:
-            raise UserError(
-                f"Completions behind one prompt score {gap:.3g} nats a token otherwise than alone: this model does not "
-                "heed an attention mask.",
-                "Take a model whose layers all attend; those with a state or a convolution cannot be trained here yet.",
-            )
+            reason = f"behind one prompt they score {gap:.2g} nats a token otherwise than alone"
+        elif window and window < self.training.max_length:
+            reason = f"the model's attention windows have {window} tokens, training.max_length is more"
+        else:
+            return
+        self.data_collator.shared = False
+        say(f"each completion gets a sequence of its own, which takes longer: {reason}")
+
+    def _sharing_gap(self) -> float:
+        """Largest difference in nats a token between the first list's completions behind one prompt and alone."""
+        example = self.train_dataset[0]
+        place, gaps = {"scores": [0.0], "reference": [0.0]}, []
+        for one, together in zip(example["completion_ids"], self.reference([example])[0], strict=True):
+            (alone,) = self.reference([example | {"completion_ids": [one], **place}])[0]
+            gaps.append(abs(together - alone) / len(one))
+        return float(max(gaps))
 
     def _check_first_loss(self, ratios: Tensor, inputs: dict[str, Tensor]) -> None:
         """Raises UserError unless the first loss is that of log-ratios of 0."""
-        if self.state.global_step > 0:
-            return
         first = float(self._preference_loss(ratios, inputs))
         expected = float(self._preference_loss(torch.zeros_like(ratios), inputs))
         if abs(first - expected) > FIRST_LOSS_TOLERANCE * expected:

@@ -1,0 +1,188 @@
+"""The contenders of benchmarks.training: what they train, on what, and how time and memory are taken."""
+
+import argparse
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from configs.schema import Training
+
+# Layers, width, MLP width, heads, key-value heads, vocabulary.
+SHAPES = {
+    "tiny": (2, 64, 128, 4, 2, 500),
+    "cpu-20m": (6, 384, 1152, 6, 2, 16384),
+    "smollm2-135m": (30, 576, 1536, 9, 3, 49152),
+    "llama-1b": (16, 2048, 8192, 32, 8, 128256),
+    "zephyr-7b": (32, 4096, 14336, 32, 8, 32000),
+}
+WARM_UP = 2  # steps
+
+
+def make_lists(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Tokenised lists of random tokens, their references unknown."""
+    rng, vocabulary = random.Random(0), SHAPES[arguments.shape][-1]
+
+    def tokens(count: int) -> list[int]:
+        return [rng.randrange(3, vocabulary) for _ in range(count)]
+
+    return [
+        {
+            "prompt_ids": tokens(arguments.prompt_tokens),
+            "completion_ids": [tokens(arguments.completion_tokens) for _ in range(arguments.k)],
+            "scores": [1 - place / arguments.k for place in range(arguments.k)],
+            "reference": [0.0] * arguments.k,
+        }
+        for _ in range(arguments.lists * (WARM_UP + arguments.steps))
+    ]
+
+
+def as_pairs(lists: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The completions two by two, in TRL's columns."""
+    return [
+        {"prompt_ids": one["prompt_ids"], "chosen_ids": completions[place], "rejected_ids": completions[place + 1]}
+        for one in lists
+        for completions in [one["completion_ids"]]
+        for place in range(0, len(completions), 2)
+    ]
+
+
+def run_contender(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train one contender for `WARM_UP` and `steps` steps; returns seconds a step, peak memory in MB, tokens a step."""
+    import torch
+
+    from training.launch import lora_config
+    from training.trainer import score_completions_only, trainer_arguments
+
+    score_completions_only()
+    on_gpu = torch.cuda.is_available()
+    pairs = arguments.contender.startswith("trl")
+    training = Training(
+        batch_size=arguments.lists * (arguments.k // 2 if pairs else 1),
+        max_steps=WARM_UP + arguments.steps,
+        dtype=arguments.dtype,
+        report_to=[],
+        save_steps=10**6,
+        gradient_checkpointing=arguments.gradient_checkpointing,
+        data="lists",
+    )
+    model = random_model(arguments.shape, arguments.dtype)
+    args = trainer_arguments(training, str(folder), 0, on_gpu)
+    shared = {"model": model, "args": args, "processing_class": small_tokenizer(), "peft_config": lora_config(training)}
+    trainer = (their_trainer if pairs else our_trainer)(arguments, training, make_lists(arguments), shared)
+    timer = step_timer()
+    trainer.add_callback(timer)
+    with peak_memory(on_gpu) as peak:
+        trainer.train()
+    return {"seconds": timer.seconds[WARM_UP:], "peak_mb": peak[0]}
+
+
+def our_trainer(
+    arguments: argparse.Namespace, training: Training, lists: list[dict[str, Any]], shared: dict[str, Any]
+) -> Any:
+    """PreferenceTrainer over tokenised lists."""
+    from datasets import Dataset
+
+    from training.data import TOKENIZED
+    from training.trainer import PreferenceTrainer
+
+    trainer = PreferenceTrainer(training, train_dataset=Dataset.from_list(lists, features=TOKENIZED), **shared)
+    trainer.references_known = arguments.contender != "ours, own"
+    trainer.data_collator.shared = arguments.contender != "separate"
+    return trainer
+
+
+def their_trainer(
+    arguments: argparse.Namespace, training: Training, lists: list[dict[str, Any]], shared: dict[str, Any]
+) -> Any:
+    """TRL's DPOTrainer as it is, except that it takes the tokens as they are."""
+    from datasets import Dataset
+    from trl import DPOTrainer
+
+    class Peer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    shared["args"].loss_type = ["ipo"]
+    shared["args"].precompute_ref_log_probs = arguments.contender == "trl, cached"
+    return Peer(train_dataset=Dataset.from_list(as_pairs(lists)), **shared)
+
+
+def random_model(shape: str, dtype: str) -> Any:
+    """A causal language model of the named shape."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    layers, width, inner, heads, kv_heads, vocabulary = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=4096,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return LlamaForCausalLM._from_config(config, dtype=getattr(torch, dtype))
+
+
+def small_tokenizer() -> Any:
+    """A tokenizer for the trainers to ask for its special tokens; no text is read."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, "<unk>")), pad_token="<pad>", eos_token="<eos>"
+    )
+
+
+def step_timer() -> Any:
+    """A callback whose `seconds` are those of each step so far."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Timer(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.seconds.append(time.perf_counter() - self.start)
+
+    return Timer()
+
+
+class peak_memory:
+    """Within the block, the largest memory above that at its start, in MB, in a list of one."""
+
+    def __init__(self, on_gpu: bool) -> None:
+        self.on_gpu, self.found, self.ended = on_gpu, [0.0], threading.Event()
+
+    def __enter__(self) -> list[float]:
+        if self.on_gpu:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self.before = psutil.Process().memory_info().rss
+            self.watch = threading.Thread(target=self._watch)
+            self.watch.start()
+        return self.found
+
+    def _watch(self) -> None:
+        while not self.ended.wait(0.005):
+            self.found[0] = max(self.found[0], (psutil.Process().memory_info().rss - self.before) / 2**20)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.on_gpu:
+            import torch
+
+            self.found[0] = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            self.ended.set()
+            self.watch.join()

@@ -1,0 +1,139 @@
+"""Training: ours against TRL's DPOTrainer, on the same lists, model, adapter, precision and optimizer.
+
+    python -m benchmarks.training --json training.json
+    python -m benchmarks.training --shape zephyr-7b --dtype bfloat16 --lists 4 --k 2 8     (on a GPU)
+
+A step is all of it: forward, backward, clipping, AdamW, and the reference where one is computed. Weights are random, of
+the named shape; a LoRA adapter of rank 16 is trained on all linear layers. Prompts and completions have fixed lengths,
+so no contender pads; ours packs lists into rows of `training.row_tokens`. All train with IPO.
+
+    ours          the prompt once a list; reference log-probabilities from sampling, as a run has them
+    ours, own     the same, with a reference pass in each step
+    separate      ours with a sequence for each completion; reference log-probabilities from sampling
+    trl           DPOTrainer; the adapter switched off is its reference, in each step
+    trl, cached   DPOTrainer with its reference log-probabilities precomputed, which is not timed
+
+DPOTrainer knows pairs alone: a list of K costs it K/2 pairs, so that all read the same completions. On a CPU it sends
+all positions through the LM head for want of Triton; here it sends completions only, as on a GPU, and is the faster
+for it. Each contender runs in a process of its own, so that its peak of memory is its own: on a GPU what torch
+allocated, on a CPU the resident memory above that before the first step. Rounds alternate the order of contenders;
+ratios are medians of the rounds' ratios of the median step.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rounds import machine, markdown, median_ratio, order, publish
+from benchmarks.trainers import SHAPES, run_contender
+from configs.schema import Training
+
+CONTENDERS = ("ours", "ours, own", "separate", "trl", "trl, cached")
+
+
+def in_a_process(arguments: argparse.Namespace, contender: str, k: int, prompt_tokens: int) -> dict[str, Any]:
+    """What `run_contender` returns, from a process of its own."""
+    settings = vars(arguments) | {"contender": contender, "k": k, "prompt_tokens": prompt_tokens, "json": None}
+    command = [sys.executable, "-m", "benchmarks.training", "--one", json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{contender} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(arguments: argparse.Namespace, k: int, prompt_tokens: int) -> dict[str, Any]:
+    """All contenders on one shape of list: a row of the result."""
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    peaks: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for round_ in range(arguments.rounds):
+        for name in order(CONTENDERS, round_):
+            found = in_a_process(arguments, name, k, prompt_tokens)
+            seconds[name].append(statistics.median(found["seconds"]))
+            peaks[name].append(found["peak_mb"])
+            print(
+                f"K {k}, prompt {prompt_tokens}, round {round_ + 1} of {arguments.rounds}: {name} "
+                f"{seconds[name][-1]:.3f} s a step, {peaks[name][-1]:,.0f} MB",
+                flush=True,
+            )
+    ours = seconds["ours"]
+    read = prompt_tokens - 1 + k * arguments.completion_tokens
+    return {
+        "k": k,
+        "prompt_tokens": prompt_tokens,
+        "seconds": seconds,
+        "peak_mb": peaks,
+        "lists_per_second": {name: arguments.lists / statistics.median(taken) for name, taken in seconds.items()},
+        "tokens_per_second": arguments.lists * read / statistics.median(ours),
+        "padding": padding(arguments, read),
+        "ratio_to_trl": median_ratio(seconds["trl"], ours),
+        "ratio_to_trl_cached_reference": median_ratio(seconds["trl, cached"], ours),
+        "ratio_to_trl_both_recomputing": median_ratio(seconds["trl"], seconds["ours, own"]),
+        "ratio_to_separate": median_ratio(seconds["separate"], ours),
+        "peak_memory_ratio": median_ratio(peaks["ours"], peaks["trl, cached"]),
+    }
+
+
+def padding(arguments: argparse.Namespace, read: int) -> float:
+    """Share of a batch's positions that hold no token."""
+    from training.lists import into_rows
+
+    rows = into_rows([read] * arguments.lists, Training().row_tokens)
+    return 1 - arguments.lists * read / (len(rows) * max(map(len, rows)) * read)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a Markdown table."""
+    columns = ["K", "prompt", "ours, lists/s", "of trl", "of trl, cached", "of trl, both recomputing", "of separate",
+               "memory, of trl, cached", "padding"]  # fmt: skip
+    rows = [
+        (row["k"], row["prompt_tokens"], row["lists_per_second"]["ours"], row["ratio_to_trl"],
+         row["ratio_to_trl_cached_reference"], row["ratio_to_trl_both_recomputing"], row["ratio_to_separate"],
+         row["peak_memory_ratio"], f"{row['padding']:.1%}")
+        for row in result["rows"]
+    ]  # fmt: skip
+    return markdown(columns, rows)
+
+
+def shapes_of(arguments: argparse.Namespace) -> Iterator[tuple[int, int]]:
+    """All K at the first prompt length, and the other lengths at the first K."""
+    for k in arguments.k:
+        yield k, arguments.prompt_tokens[0]
+    for prompt_tokens in arguments.prompt_tokens[1:]:
+        yield arguments.k[0], prompt_tokens
+
+
+def main() -> None:
+    """Run all rounds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="cpu-20m", help="shape of the model (%(default)s)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="weights (%(default)s)")
+    parser.add_argument("--lists", type=int, default=8, help="lists a step (8)")
+    parser.add_argument("--k", type=int, nargs="+", default=[2, 4, 8], help="completions of a list, even (2 4 8)")
+    parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[200, 64, 1024], help="(200 64 1024)")
+    parser.add_argument("--completion-tokens", type=int, default=15, help="(15)")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="trade compute for memory, all alike")
+    parser.add_argument("--steps", type=int, default=5, help="steps that are timed in each round (5)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each contender runs (3)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        with tempfile.TemporaryDirectory() as folder:
+            found = run_contender(argparse.Namespace(**json.loads(arguments.one)), Path(folder))
+        print(json.dumps(found))
+        return
+    rows = [measure(arguments, k, prompt_tokens) for k, prompt_tokens in shapes_of(arguments)]
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "one")}
+    result = {"machine": machine(), "settings": settings, "rows": rows}
+    publish(result, table(result), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

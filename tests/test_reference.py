@@ -1,0 +1,110 @@
+"""Reference log-probabilities: which of those from sampling are believed, and what is computed in their place."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from configs.schema import Model
+from generation.prompts import load_tokenizer
+from tests.test_training import losses, trainer_for
+from training.data import load_rows, tokenized
+from training.reference import audited, settle
+from training.trainer import PreferenceTrainer
+
+
+@pytest.fixture(scope="module")
+def base(finished_run: Path) -> str:
+    return str(finished_run / "base")
+
+
+@pytest.fixture(scope="module")
+def rows(finished_run: Path, base: str, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The tiny run's ranked lists, of which some completions are as they were sampled and some are mended."""
+    lists = load_rows(finished_run / "lists", "lists", tmp_path_factory.mktemp("cache"))
+    return tokenized(lists, load_tokenizer(base, Model(base=base)))
+
+
+def unknown(rows: Dataset) -> Dataset:
+    """The same rows without what is known from sampling."""
+    return rows.map(lambda row: {"reference": [math.nan] * len(row["reference"])})
+
+
+def settled(trainer: PreferenceTrainer, out: Path, tolerance: float = 1e-3) -> tuple[dict[str, int], list[Any], str]:
+    said: list[str] = []
+    counts = settle(trainer, tolerance, out / "references.npy", said.append)
+    return counts, trainer.train_dataset["reference"][:], "\n".join(said)
+
+
+def test_what_was_sampled_passes_the_audit_and_trains_alike(base: str, rows: Dataset, tmp_path: Path) -> None:
+    known = np.array([value for row in rows["reference"] for value in row])
+    assert 0 < np.isnan(known).sum() < len(known)
+    sampled, recomputed = (trainer_for(base, data, tmp_path, beta=0.5) for data in (rows, unknown(rows)))
+    (tmp_path / "one").mkdir()
+    counts, references, said = settled(sampled, tmp_path)
+    assert counts == {"from_sampling": int((~np.isnan(known)).sum()), "recomputed": int(np.isnan(known).sum())}
+    assert "they serve" in said
+    counts, expected, said = settled(recomputed, tmp_path / "one")
+    assert counts == {"from_sampling": 0, "recomputed": len(known)}
+    assert "audit" not in said
+    assert np.concatenate(references) == pytest.approx(np.concatenate(expected), abs=1e-3)
+    assert losses(sampled) == pytest.approx(losses(recomputed), abs=1e-3)
+
+
+def test_settled_references_train_as_those_of_each_step(base: str, rows: Dataset, tmp_path: Path) -> None:
+    settled_once, each_step = (trainer_for(base, rows, tmp_path, beta=0.5) for _ in range(2))
+    settled(settled_once, tmp_path, tolerance=0)
+    assert not each_step.references_known
+    assert losses(settled_once) == pytest.approx(losses(each_step), abs=1e-5)
+
+
+def test_log_probabilities_of_other_weights_do_not_serve(base: str, rows: Dataset, tmp_path: Path) -> None:
+    wrong = rows.map(lambda row: {"reference": [value - 0.5 for value in row["reference"]]})
+    trainer = trainer_for(base, wrong, tmp_path)
+    counts, references, said = settled(trainer, tmp_path)
+    assert "they do not serve" in said
+    assert counts["from_sampling"] == 0
+    (tmp_path / "one").mkdir()
+    _, expected, _ = settled(trainer_for(base, unknown(rows), tmp_path), tmp_path / "one")
+    assert references == expected
+
+
+def test_the_audit_measures_nats_a_token(base: str, rows: Dataset, tmp_path: Path) -> None:
+    trainer = trainer_for(base, rows, tmp_path)
+    examples = [rows[index] for index in range(len(rows))]
+    exact = np.concatenate([trainer.reference([example]) for example in examples if len(example["reference"]) == 3])
+    three = rows.filter(lambda row: len(row["reference"]) == 3)
+    lengths = np.array([list(map(len, row)) for row in three["completion_ids"]])
+    shifted = exact + lengths * 0.25
+    shifted[0, 0] += lengths[0, 0] * 0.5
+    shifted[:, 1] = np.nan
+    audit = audited(trainer, three, shifted)
+    assert audit.completions == 2 * len(three)
+    assert audit.largest == pytest.approx(0.75, abs=1e-4)
+    assert audit.mean == pytest.approx(0.25 + 0.5 / audit.completions, abs=1e-4)
+
+
+def test_what_was_computed_is_not_computed_again(base: str, rows: Dataset, tmp_path: Path) -> None:
+    trainer = trainer_for(base, unknown(rows), tmp_path)
+    _, first, _ = settled(trainer, tmp_path)
+    table = np.load(tmp_path / "references.npy")
+    table[0, 0] = np.nan  # as if killed just before this row was whole
+    table[1, 0] = -123.0
+    np.save(tmp_path / "references.npy", table)
+    again = trainer_for(base, unknown(rows), tmp_path)
+    _, second, _ = settled(again, tmp_path)
+    assert second[1][0] == -123.0
+    assert second[0] == pytest.approx(first[0], abs=1e-5)
+    assert second[2:] == first[2:]
+
+
+def test_log_and_manifest_say_how_many_came_from_where(finished_run: Path) -> None:
+    counts = json.loads((finished_run / "manifest.json").read_text())["stages"]["train"]["counts"]["references"]
+    report = (finished_run / "evaluation" / "report.html").read_text()
+    assert counts["from_sampling"] > 0
+    assert f"{counts['from_sampling']} from sampling" in report
+    assert f"{counts['recomputed']} recomputed" in report

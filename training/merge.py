@@ -1,0 +1,53 @@
+"""`semtag merge`: the base model with the adapter folded into its weights, for servers that take no adapters."""
+
+import argparse
+import sys
+
+from cluster.places import local_folder, naming_store, uri
+from cluster.run_dir import RunDir
+from configs.errors import UserError
+from configs.schema import Config
+from scoring.rank_texts import base_model
+
+FOLDER = "merged"
+
+
+def merge(run: RunDir, config: Config) -> None:
+    """Write the merged model and its tokenizer to merged/ of the run, in the base's own precision.
+
+    An adapter trained over 4-bit weights is added to the base's full ones, as its makers advise: the answers differ by
+    what quantisation had changed. Raises UserError when the run has no adapter yet.
+    """
+    if not run.is_done("train"):
+        raise UserError(f"{run.path} has no trained adapter yet.", "Do `semtag run` or `semtag train` first.")
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    adapter, base = local_folder(uri(run.path / "model")), local_folder(base_model(run, config))
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True, trust_remote_code=False)
+    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
+    with run.writing(FOLDER) as folder:
+        merged.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def main() -> int:
+    """`python -m training.merge RUN`."""
+    parser = argparse.ArgumentParser(description="Fold a run's adapter into its base model.")
+    parser.add_argument("run", help="the run directory")
+    run = RunDir(parser.parse_args().run)
+    try:
+        with naming_store(run.path):
+            config = run.config()
+            with run.lock():
+                merge(run, config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(run.path / FOLDER)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
