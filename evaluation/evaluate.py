@@ -14,7 +14,7 @@ from cluster.stage import stage_main, versions
 from configs.errors import UserError
 from configs.schema import Config
 from evaluation.metrics import Answers, compare, examples
-from evaluation.report import write_pages
+from evaluation.report import SCHEMA_VERSION, write_pages
 from generation.records import TEXT
 from generation.texts import hash64
 from scoring.rank_texts import base_model, sample_and_score
@@ -57,7 +57,7 @@ def build_report(run: RunDir, config: Config, answers: Place) -> dict[str, Any]:
     evaluation, seed = config.evaluation, config.run.seed
     decodings = {name: compare(both, evaluation.resamples, seed) for name, both in per_decoding.items()}
     return {
-        "schema": 1,
+        "schema": SCHEMA_VERSION,
         "run": config.run.name,
         "held_out_texts": len(shared),
         "headline": HEADLINE,

@@ -13,6 +13,8 @@ from cluster.run_dir import RunDir
 from configs.errors import UserError
 from evaluation import plots
 
+SCHEMA_VERSION = 2
+
 
 def write_pages(report: dict[str, Any], folder: Path) -> None:
     """Write the pictures and report.html into `folder`."""
@@ -86,6 +88,8 @@ def main() -> int:
             if not file.exists():
                 raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
             report = file.read_text(encoding="utf-8")
+            if json.loads(report)["schema"] != SCHEMA_VERSION:
+                raise UserError(f"{file} was written by another version of Semtag.", "Start the run anew.")
             with run.writing("evaluation") as folder:
                 (folder / "report.json").write_text(report, encoding="utf-8")
                 write_pages(json.loads(report), folder)
