@@ -31,12 +31,14 @@ def make_lists(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     return [
         {
+            "text_id": place,
             "prompt_ids": tokens(arguments.prompt_tokens),
             "completion_ids": [tokens(arguments.completion_tokens) for _ in range(arguments.k)],
-            "scores": [1 - place / arguments.k for place in range(arguments.k)],
+            "scores": [1 - rank / arguments.k for rank in range(arguments.k)],
+            "gap": 1.0,
             "reference": [0.0] * arguments.k,
         }
-        for _ in range(arguments.lists * (WARM_UP + arguments.steps))
+        for place in range(arguments.lists * (WARM_UP + arguments.steps))
     ]
 
 

@@ -202,8 +202,7 @@ class Pairs(Section):
 
     strategy: Literal["first_two", "best_vs_worst", "best_vs_random", "mean_minus_2sd", "all_pairs"] = Field(
         "best_vs_worst",
-        description="Which candidates of a text meet; mean_minus_2sd sets the best against the one whose score is "
-        "nearest to two standard deviations under the mean.",
+        description="Which candidates of a text meet; mean_minus_2sd: the best and the one nearest to mean - 2 sd.",
     )
     min_margin: float = Field(0.0, ge=0, le=2, description="Smallest score gap of a similarity pair; ties never pass.")
     max_per_text: Positive = Field(8, description="Most similarity pairs, and most format pairs, of one text.")
@@ -211,12 +210,6 @@ class Pairs(Section):
     list_least: int = Field(2, ge=2, le=256, description="Fewest distinct answers of a ranked list.")
     list_most: int = Field(256, ge=2, le=256, description="Most answers of a list: best, worst, and evenly between.")
     list_min_range: float = Field(0.0, ge=0, le=2, description="Smallest gap between a list's best and worst score.")
-
-    @model_validator(mode="after")
-    def _lists_are_possible(self) -> "Pairs":
-        if self.list_most < self.list_least:
-            raise ValueError(f"pairs.list_most {self.list_most} is less than pairs.list_least {self.list_least}")
-        return self
 
 
 class Lora(Section):
@@ -235,6 +228,7 @@ class Training(Section):
         "ipo", description="Preference loss; of a list, IPO and sigmoid (DPO) are means over all its pairs."
     )
     beta: float = Field(0.1, gt=0, le=100, description="IPO's tau; the target is 1/(2 beta) nats per token.")
+    order: Literal["shuffled", "easy_first"] = Field("shuffled", description="Easy first: from large gaps to small.")
     per_token: bool = Field(True, description="Log-ratios as means a token (TRL's IPO); false sums them (TRL's DPO).")
     likelihood_weight: float = Field(0.0, ge=0, le=100, description="Weight of -log p(chosen) per token in the loss.")
     reference_tolerance: float = Field(
@@ -254,6 +248,8 @@ class Training(Section):
     row_tokens: Positive = operational(512, "Lists share a row of the batch up to so many tokens.")
     gradient_checkpointing: bool = operational(False, "Trade compute for memory.")
     save_steps: Positive = operational(100, "Steps between checkpoints.")
+    held_out: float = Field(0.0, ge=0, le=0.5, description="Share of texts kept back to measure the loss on, at saves.")
+    patience: Positive | None = Field(None, description="Stop after so many measurements without a better loss.")
     report_to: list[str] = operational(["tensorboard"], "Trackers of the training curves.")
     lora: Lora = Field(Lora(), description="The adapter.")
 
@@ -293,6 +289,10 @@ class Config(Section):
     def _fits_together(self) -> "Config":
         if self.pairs.strategy != "all_pairs" and self.sampling.samples < 2:
             raise ValueError("sampling.samples must be at least 2: a pair needs two candidates")
+        if self.pairs.list_most < self.pairs.list_least:
+            raise ValueError(f"pairs.list_most {self.pairs.list_most} is less than list_least {self.pairs.list_least}")
+        if self.training.patience and not self.training.held_out:
+            raise ValueError("training.patience needs texts to measure on: set training.held_out")
         if self.model.demo.width % self.model.demo.heads:
             raise ValueError("model.demo.width must be a multiple of model.demo.heads")
         return self

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from cluster.session import LOOPBACK
+from configs.load import load_config
 
 ROOT = Path(__file__).parent.parent
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", **LOOPBACK}
@@ -38,6 +40,14 @@ TINY = [
 ]
 
 
+TEXTS = [
+    f"The {thing} of {place} was built by {who}."
+    for thing in ("bridge", "old mill", "castle", "harbour")
+    for place in ("Lyon", "Turin", "Porto", "Ghent")
+    for who in ("monks", "a guild", "the queen's men", "nobody")
+]
+
+
 def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     command = [sys.executable, "-m", "cluster.cli", *arguments]
@@ -56,3 +66,52 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = semtag("run", *tiny_demo(root))
     assert done.returncode == 0, done.stdout + done.stderr
     return root / "demo"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A small tokenizer of the demo's kind."""
+    from training.demo_model import build_tokenizer
+
+    return build_tokenizer(TEXTS * 4, load_config(ROOT / "configs" / "demo.yaml", ["model.demo.vocabulary=400"]))
+
+
+@pytest.fixture(scope="session")
+def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny Llama with random weights, for training alone."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> Any:
+    """A pair for each of `TEXTS`, as pairs/ has them but for their references."""
+    from datasets import Dataset
+
+    from generation.prompts import build_messages
+
+    prompt = load_config(ROOT / "configs" / "demo.yaml").prompt
+
+    def said(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    return Dataset.from_list(
+        [
+            {
+                "text_id": place,
+                "prompt": build_messages(text, prompt, True),
+                "chosen": said(f"[{text.split()[1]}][{text.split()[-1]}]"),
+                "rejected": said("[thing]" * (1 + place % 3)),
+                "margin": place % 7 / 10 if place % 5 else None,
+            }
+            for place, text in enumerate(TEXTS)
+        ]
+    )

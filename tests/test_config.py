@@ -75,9 +75,11 @@ def test_mistakes_are_named(override: str, message: str) -> None:
         (["scoring.actors=3", "scoring.max_actors=2"], "scoring.max_actors 2 is less than scoring.actors 3"),
         (["sampling.tensor_parallel=2", "sampling.gpus_per_actor=0.5"], "needs whole GPUs"),
         (["sampling.tensor_parallel=4", "sampling.gpus_per_actor=2"], "needs whole GPUs"),
+        (["pairs.list_least=3", "pairs.list_most=2"], "pairs.list_most 2 is less than list_least 3"),
+        (["training.patience=2"], "set training.held_out"),
     ],
 )
-def test_pools_that_cannot_be_are_named(overrides: list[str], message: str) -> None:
+def test_settings_that_contradict_each_other_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config(DEMO, overrides)
     assert message in str(caught.value)

@@ -8,60 +8,14 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Lfm2Config, LlamaConfig, MistralConfig
+from transformers import AutoModelForCausalLM, Lfm2Config, MistralConfig
 from trl import DPOTrainer
 
-from configs.load import load_config
 from configs.schema import Training
-from generation.prompts import build_messages
-from tests.conftest import ROOT
 from training.data import REFERENCES
-from training.demo_model import build_tokenizer
 from training.launch import load_base, lora_config
 from training.lists import ListCollator, into_rows, lay_out, may_see
 from training.trainer import PreferenceTrainer, trainer_arguments
-
-TEXTS = [
-    f"The {thing} of {place} was built by {who}."
-    for thing in ("bridge", "old mill", "castle", "harbour")
-    for place in ("Lyon", "Turin", "Porto", "Ghent")
-    for who in ("monks", "a guild", "the queen's men", "nobody")
-]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return build_tokenizer(TEXTS * 4, load_config(ROOT / "configs" / "demo.yaml", ["model.demo.vocabulary=400"]))
-
-
-@pytest.fixture(scope="module")
-def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
-    folder = tmp_path_factory.mktemp("model")
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def pairs() -> Dataset:
-    prompt = load_config(ROOT / "configs" / "demo.yaml").prompt
-
-    def said(text: str) -> list[dict[str, str]]:
-        return [{"role": "assistant", "content": text}]
-
-    return Dataset.from_list(
-        [
-            {
-                "prompt": build_messages(text, prompt, True),
-                "chosen": said(f"[{text.split()[1]}][{text.split()[-1]}]"),
-                "rejected": said("[thing]" * (1 + place % 3)),
-            }
-            for place, text in enumerate(TEXTS)
-        ]
-    )
 
 
 def test_a_list_by_hand() -> None:

@@ -36,8 +36,9 @@ def unknown(rows: Dataset) -> Dataset:
 
 def settled(trainer: PreferenceTrainer, out: Path, tolerance: float = 1e-3) -> tuple[dict[str, int], list[Any], str]:
     said: list[str] = []
-    counts = settle(trainer, tolerance, out / "references.npy", said.append)
-    return counts, trainer.train_dataset["reference"][:], "\n".join(said)
+    lists, counts = settle(trainer, trainer.train_dataset, tolerance, out / "references.npy", said.append)
+    trainer.train_dataset, trainer.references_known = lists, True
+    return counts, lists["reference"][:], "\n".join(said)
 
 
 def test_what_was_sampled_passes_the_audit_and_trains_alike(base: str, rows: Dataset, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_pair_over_the_length_is_counted_not_cut(base: str) -> None:
     def pair(words: int) -> dict[str, Any]:
         prompt = [{"role": "user", "content": "word " * words}]
         sides = {side: [{"role": "assistant", "content": f"[{side}]"}] for side in ("chosen", "rejected")}
-        return {"prompt": prompt} | sides | dict.fromkeys(REFERENCES)
+        return {"text_id": words, "prompt": prompt, "margin": 0.5} | sides | dict.fromkeys(REFERENCES)
 
     short, long = pair(5), pair(300)
     fitting, dropped = fit_length(tokenized(Dataset.from_list([short, long, short]), tokenizer), 60)

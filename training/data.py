@@ -5,22 +5,25 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from datasets import Dataset, Features, List, Value
 
-from generation.texts import token_hash
+from generation.texts import hash64, token_hash
 
 PAIR_KEYS = ["text_id", "chosen_sample", "rejected_sample"]
 LIST_KEYS = ["text_id"]
 REFERENCES = ["ref_chosen_logprob", "ref_rejected_logprob", "ref_chosen_tokens", "ref_rejected_tokens"]
 COLUMNS = {
-    "pairs": [*PAIR_KEYS, "prompt", "chosen", "rejected", *REFERENCES],
+    "pairs": [*PAIR_KEYS, "prompt", "chosen", "rejected", "margin", *REFERENCES],
     "lists": [*LIST_KEYS, "prompt", "completions", "scores", "ref_logprobs", "ref_tokens"],
 }
 TOKENIZED = Features(
     {
+        "text_id": Value("int64"),
         "prompt_ids": List(Value("int32")),
         "completion_ids": List(List(Value("int32"))),
         "scores": List(Value("float64")),
+        "gap": Value("float64"),
         "reference": List(Value("float64")),
     }
 )
@@ -37,15 +40,16 @@ def load_rows(folder: Path, kind: Literal["pairs", "lists"], cache: Path) -> Dat
 
 
 def tokenized(rows: Dataset, tokenizer: Any) -> Dataset:
-    """Pairs or lists in chat form -> `prompt_ids`, `completion_ids` [K][...], `scores` [K] and `reference` [K].
+    """Pairs or lists in chat form -> `text_id`, `prompt_ids`, `completion_ids` [K][...], `scores`, `reference` [K].
 
-    A pair is a list of two with the scores 1 and 0. A completion starts where prompt and completion together part from
+    A pair is a list of two with the scores 1 and 0. Its `gap` is its margin, infinite for a format pair; that of a list
+    is the gap between its best and its worst score. A completion starts where prompt and completion together part from
     the prompt alone, and has its end token. Its reference is the log-probability that it was sampled with, summed over
     its tokens, or NaN where that is not known for these very tokens.
     """
 
     def lists(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        completions, scores, logprobs, hashes = _sides(batch)
+        completions, scores, gaps, logprobs, hashes = _sides(batch)
         whole = [prompt + one for prompt, own in zip(batch["prompt"], completions, strict=True) for one in own]
         prompts = _ids(tokenizer, batch["prompt"], add_generation_prompt=True)
         ids = iter(_ids(tokenizer, whole))
@@ -54,9 +58,11 @@ def tokenized(rows: Dataset, tokenizer: Any) -> Dataset:
             together = [next(ids) for _ in completions[number]]
             start = min(_common(prompt, one) for one in together)
             own = [one[start:] for one in together]
+            made["text_id"].append(batch["text_id"][number])
             made["prompt_ids"].append(prompt[:start])
             made["completion_ids"].append(own)
             made["scores"].append(scores[number])
+            made["gap"].append(gaps[number])
             sampled = zip(own, logprobs[number], hashes[number], strict=True)
             # A prompt that is read otherwise before its completions is another condition than it was sampled under.
             made["reference"].append([_known(*one) if start == len(prompt) else math.nan for one in sampled])
@@ -77,13 +83,30 @@ def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
     return fitting, Counter(too_long=len(lists) - len(fitting)) + Counter()
 
 
-def _sides(batch: dict[str, list[Any]]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
-    """Completions, scores, log-probabilities and hashes of tokens when sampled, each a list of K a row."""
+def split(lists: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The lists to train on, and those of about a `share` of the texts, by hash, to measure the loss on."""
+    ids = lists.with_format("numpy")["text_id"][:]
+    limit = share * 2**64 - 2**63  # hashes are signed
+    held_out = np.fromiter((hash64("training.held_out", seed, id_) < limit for id_ in ids.tolist()), bool, len(ids))
+    return lists.select(np.flatnonzero(~held_out)), lists.select(np.flatnonzero(held_out))
+
+
+def _sides(batch: dict[str, list[Any]]) -> tuple[list[Any], ...]:
+    """Completions, scores, gap, log-probabilities and hashes of tokens when sampled, of each row."""
     if "completions" in batch:
-        return batch["completions"], batch["scores"], batch["ref_logprobs"], batch["ref_tokens"]
-    both = [list(map(list, zip(batch[chosen], batch[rejected], strict=True))) for chosen, rejected in (
-        ("chosen", "rejected"), REFERENCES[:2], REFERENCES[2:])]  # fmt: skip
-    return both[0], [[1.0, 0.0]] * len(both[0]), both[1], both[2]
+        gaps = [max(scores) - min(scores) for scores in batch["scores"]]
+        return batch["completions"], batch["scores"], gaps, batch["ref_logprobs"], batch["ref_tokens"]
+    completions, logprobs, hashes = (
+        [list(both) for both in zip(batch[chosen], batch[rejected], strict=True)]
+        for chosen, rejected in (("chosen", "rejected"), REFERENCES[:2], REFERENCES[2:])
+    )
+    gaps = [math.inf if margin is None else margin for margin in batch["margin"]]
+    return completions, [[1.0, 0.0]] * len(completions), gaps, logprobs, hashes
+
+
+def in_order(lists: Dataset, order: Literal["shuffled", "easy_first"]) -> Dataset:
+    """The lists as they are, for the trainer to shuffle, or from the largest gap to the smallest (arXiv 2403.07230)."""
+    return lists if order == "shuffled" else lists.sort(["gap", "text_id"], reverse=[True, False])
 
 
 def _ids(tokenizer: Any, conversations: list[Any], **how: Any) -> list[list[int]]:

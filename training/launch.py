@@ -17,40 +17,27 @@ from scoring.rank_texts import base_model
 
 
 def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
-    """Fine-tune a LoRA adapter on the run's pairs and write it to model/; returns the final figures."""
+    """Fine-tune a LoRA adapter on the run's pairs or lists and write it to model/; returns the final figures."""
     import torch
 
+    from training.data import split
     from training.reference import settle
-    from training.trainer import (
-        PreferenceTrainer,
-        ShowProgress,
-        expected_first_loss,
-        score_completions_only,
-        trainer_arguments,
-    )
+    from training.trainer import score_completions_only
 
-    training, checkpoints, unfinished = config.training, run.here / "checkpoints", run.here / ".train.unfinished"
-    torch.manual_seed(config.run.seed)
+    training, seed, unfinished = config.training, config.run.seed, run.here / ".train.unfinished"
+    torch.manual_seed(seed)
     score_completions_only()
     base = local_folder(base_model(run, config))
     tokenizer = load_tokenizer(base, config.model)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.here / "tensorboard")
     rows = _tokenized_rows(run, config, tokenizer, unfinished / "rows")
-    first = expected_first_loss(training.loss, training.beta)
-    progress.say(f"{len(rows):,} {training.data}" + (f"; the first loss must be {first:g}" if first else ""))
-    trainer = PreferenceTrainer(
-        training,
-        model=load_base(base, training),
-        args=trainer_arguments(training, str(checkpoints), config.run.seed, torch.cuda.is_available()),
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=lora_config(training),
-        callbacks=[ShowProgress(progress)],
-    )
+    trainer = _trainer(run, config, tokenizer, base, split(rows, training.held_out, seed), progress)
     trainer.choose_sequences(progress.say)
-    references = settle(trainer, training.reference_tolerance, unfinished / "references.npy", progress.say)
+    rows, references = settle(trainer, rows, training.reference_tolerance, unfinished / "references.npy", progress.say)
+    trainer.train_dataset, trainer.eval_dataset = split(rows, training.held_out, seed)
+    trainer.references_known = True
     # The checkpoint is of this very stage: begin() refused other values, so it can be taken up as it is.
-    last = last_checkpoint(checkpoints)
+    last = last_checkpoint(run.here / "checkpoints")
     if last:
         progress.say(f"resuming from {last}")
     trainer.train(resume_from_checkpoint=last)
@@ -62,8 +49,46 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         (folder / "curve.json").write_text(json.dumps(curve))
         (folder / "README.md").write_text(model_card(config, len(rows), curve), encoding="utf-8")
     _warn_if_falling(curve, progress)
-    steps = trainer.state.global_step
-    return {training.data: len(rows), "steps": steps, "references": references, **tail_means(curve)}
+    counts = {training.data: len(trainer.train_dataset), "steps": trainer.state.global_step, "references": references}
+    return counts | _best_step(trainer) | tail_means(curve)
+
+
+def _trainer(run: RunDir, config: Config, tokenizer: Any, base: str, rows: tuple[Any, Any], progress: Progress) -> Any:
+    """The trainer over rows to train on and rows to measure the loss on."""
+    import torch
+    from transformers import EarlyStoppingCallback
+
+    from training.trainer import PreferenceTrainer, ShowProgress, expected_first_loss, trainer_arguments
+
+    training, (learned, watched) = config.training, rows
+    if training.held_out and not (len(learned) and len(watched)):
+        raise UserError(
+            f"training.held_out={training.held_out:g} leaves {len(learned)} {training.data} to train on and "
+            f"{len(watched)} to measure on.",
+            "Take another share, or more texts.",
+        )
+    first = expected_first_loss(training.loss, training.beta)
+    progress.say(f"{len(learned):,} {training.data}" + (f"; the first loss must be {first:g}" if first else ""))
+    stopping = [EarlyStoppingCallback(training.patience)] if training.patience else []
+    return PreferenceTrainer(
+        training,
+        model=load_base(base, training),
+        args=trainer_arguments(training, str(run.here / "checkpoints"), config.run.seed, torch.cuda.is_available()),
+        train_dataset=learned,
+        eval_dataset=watched if training.held_out else None,
+        processing_class=tokenizer,
+        peft_config=lora_config(training),
+        callbacks=[ShowProgress(progress), *stopping],
+    )
+
+
+def _best_step(trainer: Any) -> dict[str, float]:
+    """The step whose adapter is kept and its held-out loss, where one was measured."""
+    measured = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if not measured:
+        return {}
+    best = min(measured, key=lambda entry: entry["eval_loss"])
+    return {"best_step": best["step"], "held_out_loss": best["eval_loss"]}
 
 
 def _tokenized_rows(run: RunDir, config: Config, tokenizer: Any, kept: Path) -> Any:
@@ -73,7 +98,7 @@ def _tokenized_rows(run: RunDir, config: Config, tokenizer: Any, kept: Path) -> 
     """
     from datasets import Dataset
 
-    from training.data import fit_length, load_rows, tokenized
+    from training.data import fit_length, in_order, load_rows, tokenized
 
     if not kept.exists():
         kind, longest = config.training.data, config.training.max_length
@@ -83,7 +108,7 @@ def _tokenized_rows(run: RunDir, config: Config, tokenizer: Any, kept: Path) -> 
             run.record("train", kind, len(loaded), len(fitting), dict(dropped))
             if not len(fitting):
                 raise UserError(f"All {kind} are longer than {longest} tokens.", "Raise training.max_length.")
-            fitting.save_to_disk(scratch / "whole")
+            in_order(fitting, config.training.order).save_to_disk(scratch / "whole")
             kept.parent.mkdir(exist_ok=True)
             (scratch / "whole").rename(kept)
     return Dataset.load_from_disk(kept)

@@ -28,14 +28,15 @@ class Audit(NamedTuple):
     largest: float
 
 
-def settle(trainer: "PreferenceTrainer", tolerance: float, kept: Path, say: Say) -> dict[str, int]:
-    """Give each completion of the training data its reference log-probability; says and returns how many from where.
+def settle(
+    trainer: "PreferenceTrainer", lists: Dataset, tolerance: float, kept: Path, say: Say
+) -> tuple[Dataset, dict[str, int]]:
+    """Give each completion its reference log-probability; returns the lists and, as it says, how many from where.
 
     Those from sampling serve if they differ from recomputed ones by `tolerance` nats a token at most, in the mean over
     a sample. The others are computed in a pass whose results so far lie in `kept`, so that neither a resumed training
     nor a second epoch pays for them again.
     """
-    lists = trainer.train_dataset
     known, present = _table(lists)
     sampled = int((~np.isnan(known)).sum())
     if sampled:
@@ -52,11 +53,9 @@ def settle(trainer: "PreferenceTrainer", tolerance: float, kept: Path, say: Say)
         say(f"recomputing reference log-probabilities of {len(missing):,} of {len(lists):,} lists")
         recomputed = _recomputed(trainer, lists, missing, known.shape[1], kept)
         known[missing] = np.where(np.isnan(known[missing]), recomputed, known[missing])
-    trainer.train_dataset = _with_references(lists, known, present)
-    trainer.references_known = True
     counts = {"from_sampling": sampled, "recomputed": int(present.sum()) - sampled}
     say("reference log-probabilities: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()))
-    return counts
+    return _with_references(lists, known, present), counts
 
 
 def audited(trainer: "PreferenceTrainer", lists: Dataset, known: np.ndarray) -> Audit:

@@ -187,6 +187,8 @@ class ShowProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         """Keep the figures that the next step shows."""
+        if logs and "eval_loss" in logs:
+            self.progress.say(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4g}")
         if logs and "loss" in logs:
             margin, target = logs["nats_per_token/margin"], logs["nats_per_token/target"]
             self.note = f"loss {logs['loss']:.4g}, margin {margin:.3f} of {target:g} nats/token"
@@ -216,6 +218,14 @@ def trainer_arguments(training: Training, out: str, seed: int, on_gpu: bool) -> 
         logging_steps=1,
         save_steps=training.save_steps,
         save_total_limit=2,
+        train_sampling_strategy="random" if training.order == "shuffled" else "sequential",
+        eval_strategy="steps" if training.held_out else "no",
+        eval_steps=training.save_steps,
+        per_device_eval_batch_size=training.batch_size,
+        prediction_loss_only=True,
+        load_best_model_at_end=training.held_out > 0,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
         report_to=training.report_to,
         disable_tqdm=True,
         use_cpu=not on_gpu,

@@ -1,0 +1,113 @@
+"""The train stage by itself, on a tiny model: held-out loss, early stop, and what a second start finds done."""
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from cluster.parquet import RowWriter
+from cluster.progress import Progress
+from cluster.run_dir import RunDir
+from configs.errors import UserError
+from configs.load import load_config
+from scoring.records import PAIR
+from tests.conftest import ROOT
+from training.data import TOKENIZED, split
+from training.launch import train
+from training.lists import ListCollator
+
+
+@pytest.fixture
+def work(model_path: str, pairs: Dataset, tmp_path: Path) -> Any:
+    """Trains on `pairs` in a run of its own with the given overrides; returns the counts and what was said."""
+
+    def start(*overrides: str) -> tuple[dict[str, Any], str]:
+        settings = [f"run.root={tmp_path}", f"model.base={model_path}", "training.batch_size=8", "training.epochs=1"]
+        config = load_config(ROOT / "configs" / "demo.yaml", [*settings, "training.report_to=[]", *overrides])
+        run, said = RunDir.of(config), io.StringIO()
+        run.create()
+        run.start(config)
+        if not (run.path / "pairs").exists():
+            with run.writing("pairs") as folder, RowWriter(folder / "part.parquet", PAIR) as out:
+                for pair in pairs:
+                    out.write(dict.fromkeys(PAIR.names) | {"chosen_sample": 0, "rejected_sample": 1} | pair)
+        with Progress("train", "steps", said) as progress:
+            run.begin("train", config)
+            return train(run, config, progress), said.getvalue()
+
+    return start
+
+
+def lists(texts: int) -> Dataset:
+    row = {"prompt_ids": [1], "completion_ids": [[2], [3]], "scores": [1.0, 0.0], "gap": 0.5, "reference": [0.0, 0.0]}
+    return Dataset.from_list([{"text_id": text} | row for text in range(texts) for _ in range(2)], features=TOKENIZED)
+
+
+def test_a_text_is_trained_on_or_held_out_whole() -> None:
+    learned, watched = split(lists(1000), 0.2, seed=0)
+    assert len(learned) + len(watched) == 2000
+    assert not set(learned["text_id"]) & set(watched["text_id"])
+    assert len(watched) / 2000 == pytest.approx(0.2, abs=0.05)
+    assert set(split(lists(1000), 0.2, seed=1)[1]["text_id"]) != set(watched["text_id"])
+    assert set(split(lists(500), 0.2, seed=0)[1]["text_id"]) == {id_ for id_ in watched["text_id"] if id_ < 500}
+    assert len(split(lists(10), 0.0, seed=0)[1]) == 0
+
+
+def test_training_stops_when_the_held_out_loss_does_and_keeps_the_best(work: Any, tmp_path: Path) -> None:
+    ruinous = ["training.learning_rate=0.5", "training.schedule=constant", "training.warmup=0", "training.epochs=20"]
+    counts, said = work("training.held_out=0.25", "training.patience=2", "training.save_steps=2", *ruinous)
+    last = tmp_path / "demo" / "checkpoints" / f"checkpoint-{counts['steps']}" / "trainer_state.json"
+    measured = {
+        entry["step"]: entry["eval_loss"]
+        for entry in json.loads(last.read_text())["log_history"]
+        if "eval_loss" in entry
+    }
+    *before, one, two = measured.values()
+    assert min(before) <= min(one, two)
+    assert counts["held_out_loss"] == min(measured.values()) == measured[counts["best_step"]]
+    assert counts["steps"] < 20 * 6
+    assert counts["pairs"] < 64
+    assert said.count("held-out loss") == len(measured)
+    kept, best = (
+        (tmp_path / "demo" / folder / "adapter_model.safetensors").read_bytes()
+        for folder in ("model", f"checkpoints/checkpoint-{counts['best_step']}")
+    )
+    assert kept == best
+
+
+def test_a_second_start_reads_no_pairs_again(work: Any, tmp_path: Path) -> None:
+    first, said = work("training.save_steps=4")
+    assert "recomputing reference log-probabilities of 64 of 64" in said
+    assert first["references"] == {"from_sampling": 0, "recomputed": 128}
+    for file in (tmp_path / "demo" / "pairs").iterdir():
+        file.write_bytes(b"")
+    again, said = work("training.save_steps=4")
+    assert "resuming from" in said
+    assert {key: again[key] for key in ("pairs", "steps", "loss")} == {
+        key: first[key] for key in ("pairs", "steps", "loss")
+    }
+
+
+def test_nothing_left_to_learn_from_is_said(work: Any) -> None:
+    with pytest.raises(UserError, match="leaves 64 pairs to train on and 0 to measure on"):
+        work("training.held_out=0.0001")
+
+
+def test_easy_pairs_come_first(work: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+    collate = ListCollator.__call__
+
+    def watched(self: ListCollator, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        seen.extend(example["prompt_ids"] for example in examples)
+        return collate(self, examples)
+
+    monkeypatch.setattr(ListCollator, "__call__", watched)
+    work("training.order=easy_first")
+    rows = Dataset.load_from_disk(tmp_path / "demo" / ".train.unfinished" / "rows")
+    assert rows["gap"][:13] == [math.inf] * 13  # every fifth of 64 is a format pair
+    assert rows["gap"][13:] == sorted(rows["gap"][13:], reverse=True)
+    assert seen[-64:] == rows["prompt_ids"][:]
