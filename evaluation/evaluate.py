@@ -1,11 +1,13 @@
 """The evaluate stage: both models answer the held-out texts, greedily and at the sampling temperature."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
-from cluster.parquet import RowWriter, read_rows
+from cluster.parquet import RowWriter, count_rows, read_rows, read_tables
 from cluster.places import Place, uri
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
@@ -65,12 +67,26 @@ def build_report(run: RunDir, config: Config, answers: Place) -> dict[str, Any]:
         "similarity": decodings[HEADLINE]["similarity"],
         "decodings": decodings,
         "examples": examples(per_decoding[HEADLINE], evaluation.examples),
+        "margins": margins(run.path / "pairs"),
         "curve": json.loads((run.path / "model" / "curve.json").read_text(encoding="utf-8")),
         "ledger": run.ledger(),
         "stages": run.manifest()["stages"],
         "config": config.model_dump(mode="json"),
         "versions": versions(),
     }
+
+
+def margins(pairs: Place, bins: int = 30) -> dict[str, Any]:
+    """Histogram of the similarity pairs' score gaps, and the number of format pairs, which have none."""
+
+    def gaps() -> Iterator[np.ndarray]:
+        for table in read_tables(pairs, ["margin"]):
+            yield pc.drop_null(table["margin"].combine_chunks()).to_numpy(zero_copy_only=False)
+
+    largest = max((float(part.max()) for part in gaps() if len(part)), default=0.0)
+    edges = np.linspace(0, largest or 1.0, bins + 1)
+    counts = sum((np.histogram(part, edges)[0] for part in gaps()), np.zeros(bins, dtype=int))
+    return {"edges": edges.tolist(), "counts": counts.tolist(), "format": count_rows(pairs) - int(counts.sum())}
 
 
 def _choose_texts(held_out: Place, chosen: Place, config: Config) -> int:

@@ -64,6 +64,17 @@ def defects(figures: dict[str, Any], file: Path) -> None:
     _save(axes, file)
 
 
+def margins(histogram: dict[str, Any], file: Path) -> None:
+    """How far apart the answers of the similarity pairs score."""
+    _, axes = _axes()
+    edges = np.array(histogram["edges"])
+    label = f"{sum(histogram['counts']):,} similarity pairs, beside {histogram['format']:,} format pairs"
+    axes.bar(edges[:-1], histogram["counts"], width=np.diff(edges), align="edge", color=TUNED, alpha=0.7, label=label)
+    axes.set_xlabel("score gap of chosen and rejected")
+    axes.set_ylabel("pairs")
+    _save(axes, file)
+
+
 def _axes() -> tuple[Any, Axes]:
     return plt.subplots(figsize=(6.4, 3.4), dpi=130)
 

@@ -22,9 +22,10 @@ def write_pages(report: dict[str, Any], folder: Path) -> None:
     plots.similarity_histogram(headline, folder / "similarity.png")
     plots.training_curves(report["curve"], folder / "training.png")
     plots.defects(headline, folder / "defects.png")
+    plots.margins(report["margins"], folder / "margins.png")
     pictures = {
         name: "data:image/png;base64," + base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
-        for name in ("similarity", "training", "defects")
+        for name in ("similarity", "training", "defects", "margins")
     }
     (folder / "report.html").write_text(render(report, pictures), encoding="utf-8")
 

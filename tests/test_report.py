@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.parquet import RowWriter
+from evaluation.evaluate import margins
 from evaluation.metrics import Answers, compare, examples
 from evaluation.report import verdict, write_pages
+from scoring.records import PAIR
 
+PICTURES = ("similarity", "training", "defects", "margins")
 ATTACK = "<script>alert(1)</script>"
 
 
@@ -37,6 +41,7 @@ def report(answers: Answers) -> dict[str, Any]:
         "decodings": {"sampled": figures, "greedy": figures},
         "examples": examples(answers, 3),
         "curve": curve,
+        "margins": {"edges": [0.0, 0.1, 0.2], "counts": [3, 1], "format": 2},
         "ledger": {"rank": {"texts": {"in": 5, "out": 4, "dropped": {"too_long": 1}}}},
         "config": {"training": {"beta": 0.5, "loss": "ipo", "per_token": True}, "prompt": ATTACK},
         "stages": {"train": {"counts": {"references": {"from_sampling": 3, "recomputed": 1}}}},
@@ -58,6 +63,17 @@ def test_figures_by_hand(answers: Answers) -> None:
     assert figures["defects"]["base"] == {"extra_text": 2}
 
 
+def test_margins_by_hand(tmp_path: Path) -> None:
+    for number, values in enumerate(([0.1, None, 0.9], [0.2, None, 0.5])):
+        with RowWriter(tmp_path / f"{number}.parquet", PAIR) as out:
+            for value in values:
+                out.write(dict.fromkeys(PAIR.names) | {"margin": value})
+    found = margins(tmp_path, bins=3)
+    assert found["counts"] == [2, 1, 1]
+    assert found["edges"] == pytest.approx([0, 0.3, 0.6, 0.9])
+    assert found["format"] == 2
+
+
 def test_examples_go_from_the_worst_to_the_best(answers: Answers) -> None:
     gains = [example["gain"] for example in examples(answers, 3)]
     assert gains == sorted(gains)
@@ -73,8 +89,8 @@ def test_the_page_is_self_contained_and_escapes_everything(report: dict[str, Any
     assert "default-src 'none'" in page
     assert "http://" not in page
     assert "https://" not in page
-    assert page.count("data:image/png;base64,") == 3
-    assert {file.name for file in tmp_path.glob("*.png")} == {"similarity.png", "training.png", "defects.png"}
+    assert page.count("data:image/png;base64,") == 4
+    assert {file.name for file in tmp_path.glob("*.png")} == {f"{name}.png" for name in PICTURES}
 
 
 def test_the_verdict_claims_no_more_than_the_intervals(report: dict[str, Any]) -> None:
