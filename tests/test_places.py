@@ -92,6 +92,7 @@ def some_are_done(name: str) -> bool:
     return any(not str(file).endswith(".pending.parquet") for file in ids.glob("*.parquet"))
 
 
+@pytest.mark.cluster
 def test_a_killed_run_goes_on_where_it_was_and_verifies(arguments: list[str]) -> None:
     name = "killed"
     job = start("rank", *arguments, f"run.name={name}")

@@ -47,7 +47,7 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
         tokenizer.save_pretrained(str(folder))
         (folder / "curve.json").write_text(json.dumps(curve))
-        (folder / "README.md").write_text(model_card(config, len(rows), curve), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(config, len(trainer.train_dataset), curve), encoding="utf-8")
     _warn_if_falling(curve, progress)
     counts = {training.data: len(trainer.train_dataset), "steps": trainer.state.global_step, "references": references}
     return counts | _best_step(trainer) | tail_means(curve)
