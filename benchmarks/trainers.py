@@ -1,14 +1,16 @@
 """The contenders of benchmarks.training: what they train, on what, and how time and memory are taken."""
 
 import argparse
+import contextlib
 import random
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cluster.repeating import repeating
 from configs.schema import Training
 
 # Layers, width, MLP width, heads, key-value heads, vocabulary.
@@ -23,7 +25,7 @@ WARM_UP = 2  # steps
 
 
 def make_lists(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Tokenised lists of random tokens, their references unknown."""
+    """Tokenised lists of random tokens; their references say nothing and only spare the pass."""
     rng, vocabulary = random.Random(0), SHAPES[arguments.shape][-1]
 
     def tokens(count: int) -> list[int]:
@@ -53,7 +55,7 @@ def as_pairs(lists: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def run_contender(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train one contender for `WARM_UP` and `steps` steps; returns seconds a step, peak memory in MB, tokens a step."""
+    """Train one contender for `WARM_UP` and `steps` steps; returns seconds of each step, peak memory in MB."""
     import torch
 
     from training.launch import lora_config
@@ -159,32 +161,24 @@ def step_timer() -> Any:
     return Timer()
 
 
-class peak_memory:
-    """Within the block, the largest memory above that at its start, in MB, in a list of one."""
+@contextlib.contextmanager
+def peak_memory(on_gpu: bool) -> Iterator[list[float]]:
+    """The largest memory in MB while the block runs, in a list of one that is filled by its end.
 
-    def __init__(self, on_gpu: bool) -> None:
-        self.on_gpu, self.found, self.ended = on_gpu, [0.0], threading.Event()
+    On a GPU what torch allocated, on a CPU the resident memory above that at the start.
+    """
+    import torch
 
-    def __enter__(self) -> list[float]:
-        if self.on_gpu:
-            import torch
+    process, found = psutil.Process(), [0.0]
+    before = process.memory_info().rss
 
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            self.before = psutil.Process().memory_info().rss
-            self.watch = threading.Thread(target=self._watch)
-            self.watch.start()
-        return self.found
+    def look() -> None:
+        found[0] = max(found[0], (process.memory_info().rss - before) / 2**20)
 
-    def _watch(self) -> None:
-        while not self.ended.wait(0.005):
-            self.found[0] = max(self.found[0], (psutil.Process().memory_info().rss - self.before) / 2**20)
-
-    def __exit__(self, *_: Any) -> None:
-        if self.on_gpu:
-            import torch
-
-            self.found[0] = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            self.ended.set()
-            self.watch.join()
+    if not on_gpu:
+        with repeating(look, every=0.005):
+            yield found
+        return
+    torch.cuda.reset_peak_memory_stats()
+    yield found
+    found[0] = torch.cuda.max_memory_allocated() / 2**20

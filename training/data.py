@@ -85,6 +85,8 @@ def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
 
 def split(lists: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """The lists to train on, and those of about a `share` of the texts, by hash, to measure the loss on."""
+    if not share:
+        return lists, lists.select([])
     ids = lists.with_format("numpy")["text_id"][:]
     limit = share * 2**64 - 2**63  # hashes are signed
     held_out = np.fromiter((hash64("training.held_out", seed, id_) < limit for id_ in ids.tolist()), bool, len(ids))

@@ -24,7 +24,7 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     from training.reference import settle
     from training.trainer import score_completions_only
 
-    training, seed, unfinished = config.training, config.run.seed, run.here / ".train.unfinished"
+    training, seed, unfinished = config.training, config.run.seed, run.here / run.unfinished_path("train").name
     torch.manual_seed(seed)
     score_completions_only()
     base = local_folder(base_model(run, config))
