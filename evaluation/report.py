@@ -88,12 +88,13 @@ def main() -> int:
         with naming_store(run.path):
             if not file.exists():
                 raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
-            report = file.read_text(encoding="utf-8")
-            if json.loads(report)["schema"] != SCHEMA_VERSION:
+            text = file.read_text(encoding="utf-8")
+            report = json.loads(text)
+            if report["schema"] != SCHEMA_VERSION:
                 raise UserError(f"{file} was written by another version of Semtag.", "Start the run anew.")
             with run.writing("evaluation") as folder:
-                (folder / "report.json").write_text(report, encoding="utf-8")
-                write_pages(json.loads(report), folder)
+                (folder / "report.json").write_text(text, encoding="utf-8")
+                write_pages(report, folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
