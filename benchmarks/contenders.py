@@ -90,7 +90,8 @@ def raw(folder: Path, config: Config, engine: Record) -> None:
 def ray_data_llm(folder: Path, config: Config, engine: Record) -> None:
     """ray.data.llm's processor over K copies of each prompt, since it keeps the first sample of a request alone."""
     sampling = config.sampling
-    with ray_session(config):
+    # No actors of ours: its engine gets all cores from the start.
+    with ray_session(config, actors=False, cpus=config.cluster.cpus or 0):
         import ray.data
 
         copies = ray.data.read_parquet(str(folder / "texts.parquet")).flat_map(

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from cluster.cores import kept_aside
 from cluster.placement import Node, check_fits, needs_of, node_of
 from cluster.progress import Counts, Progress
 from cluster.repeating import repeating
@@ -15,29 +16,34 @@ from configs.schema import Config
 # Ray replaces a node address of 127.0.0.1 by the machine's own and then listens on every interface, unless it is told
 # (by a switch named for other systems, read when Ray is imported) that it will never be part of a cluster.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1"}
+# Ray starts its workers with a niceness of 15, so that engines come after its own housekeeping.
+NOT_NICE = {"RAY_worker_niceness": "0"}
 GROWN_NODES = 100  # of a group without a limit, when asking whether a growing cluster can hold a run
 
 
 @contextlib.contextmanager
-def ray_session(config: Config, actors: bool = True) -> Iterator[None]:
+def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[None]:
     """Ray for the length of the block: a private one on 127.0.0.1, or the cluster at `cluster.address`.
 
-    Without `actors` the block runs tasks alone, and a private Ray has as many CPUs as the machine. Raises UserError
-    when there is no such cluster or it cannot hold the actors.
+    Without `actors` the block runs something else, and a private Ray has as many CPUs as the machine, or `cpus` if that
+    is more. Raises UserError when there is no such cluster or it cannot hold the actors.
     """
-    _start(config, actors)
-    import ray
-    import ray.data
+    sampling = config.sampling
+    on_own_cores = config.cluster.address == "local" and sampling.engine == "vllm" and not sampling.gpus
+    with kept_aside() if actors and on_own_cores else contextlib.nullcontext():
+        _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus))
+        import ray
+        import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    try:
-        if actors:
-            check_fits(needs_of(config), _ray_nodes(), place(config))
-        yield
-    finally:
-        ray.shutdown()
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        try:
+            if actors:
+                check_fits(needs_of(config), nodes_there(), place(config))
+            yield
+        finally:
+            ray.shutdown()
 
 
 def nodes_to_use(config: Config) -> list[Node]:
@@ -45,11 +51,11 @@ def nodes_to_use(config: Config) -> list[Node]:
     if config.cluster.address == "local":
         gpus, kind = _own_gpus() if any(need.gpus for need in needs_of(config)) else (0, None)
         return [Node(_local_cpus(config), gpus, frozenset({kind} if kind else ()))]
-    _start(config)
+    _start(config, _local_cpus(config))
     import ray
 
     try:
-        return _ray_nodes()
+        return nodes_there()
     finally:
         ray.shutdown()
 
@@ -60,10 +66,12 @@ def place(config: Config) -> str:
     return "this machine" if address == "local" else f"the cluster at cluster.address={address}"
 
 
-def _start(config: Config, actors: bool = True) -> None:
+def _start(config: Config, local_cpus: int) -> None:
     local, address = config.cluster.address == "local", config.cluster.address
     if local or address.startswith(("127.", "localhost")):
         os.environ |= LOOPBACK
+    if local:
+        os.environ |= {key: value for key, value in NOT_NICE.items() if key not in os.environ}
     if not local:
         _check_answers(address)
     import ray
@@ -72,7 +80,7 @@ def _start(config: Config, actors: bool = True) -> None:
     options: dict[str, Any] = {}
     if local:
         store = int(config.cluster.object_store_gb * 2**30)
-        options = {"num_cpus": _local_cpus(config) if actors else os.cpu_count(), "object_store_memory": store}
+        options = {"num_cpus": local_cpus, "object_store_memory": store}
     try:
         ray.init(address=address, include_dashboard=False, logging_level="warning", **options)
     except (ConnectionError, AuthenticationError) as error:
@@ -108,8 +116,8 @@ def _own_gpus() -> tuple[int, str | None]:
     return found if visible is None else min(found, len(visible)), gpus.get_current_node_accelerator_type()
 
 
-def _ray_nodes() -> list[Node]:
-    """The living nodes, and where the cluster grows by itself those that it may add."""
+def nodes_there() -> list[Node]:
+    """The living nodes of the Ray that is joined, and where it grows by itself those that it may add."""
     import ray
     from ray._private.state import state
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster import cores
 from cluster.places import local_folder
 from configs.schema import Config
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
@@ -42,6 +43,7 @@ class Sampler:
         os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
         if not on_gpu:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.sampling.cpu_cache_gb)
+            cores.take_all()
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -54,6 +56,8 @@ class Sampler:
         arguments = engine_arguments(config, *served) | {"tokenizer": model} | (engine or {})
         # vLLM sets batch sizes by who asks: a pile of prompts gets 256 sequences or more, a bare engine 128.
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+        if not on_gpu:
+            cores.step_aside()
         self.context = self.engine.model_config.max_model_len
         self.adapter = _lora_request(served[1])
 
