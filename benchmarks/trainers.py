@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from cluster.repeating import repeating
-from configs.schema import Training
+from configs.training import Training
 
 # Layers, width, MLP width, heads, key-value heads, vocabulary.
 SHAPES = {
@@ -33,6 +33,7 @@ def make_lists(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     return [
         {
+            "row": place,
             "text_id": place,
             "prompt_ids": tokens(arguments.prompt_tokens),
             "completion_ids": [tokens(arguments.completion_tokens) for _ in range(arguments.k)],
@@ -58,7 +59,7 @@ def run_contender(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     """Train one contender for `WARM_UP` and `steps` steps; returns seconds of each step, peak memory in MB."""
     import torch
 
-    from training.launch import lora_config
+    from training.ranks import lora_config
     from training.trainer import score_completions_only, trainer_arguments
 
     score_completions_only()
@@ -88,13 +89,15 @@ def our_trainer(
     arguments: argparse.Namespace, training: Training, lists: list[dict[str, Any]], shared: dict[str, Any]
 ) -> Any:
     """PreferenceTrainer over tokenised lists."""
+    import torch
     from datasets import Dataset
 
     from training.data import TOKENIZED
     from training.trainer import PreferenceTrainer
 
     trainer = PreferenceTrainer(training, train_dataset=Dataset.from_list(lists, features=TOKENIZED), **shared)
-    trainer.references_known = arguments.contender != "ours, own"
+    if arguments.contender != "ours, own":
+        trainer.references = torch.zeros(len(lists), arguments.k)
     trainer.data_collator.shared = arguments.contender != "separate"
     return trainer
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from benchmarks.rounds import machine, markdown, median_ratio, order, publish
 from benchmarks.trainers import SHAPES, run_contender
-from configs.schema import Training
+from configs.training import Training
 
 CONTENDERS = ("ours", "ours, own", "separate", "trl", "trl, cached")
 

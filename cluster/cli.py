@@ -25,7 +25,7 @@ examples:
   semtag merge runs/demo                                the tagger as one model, in runs/demo/merged
 
 A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
-Every key is explained in configs/schema.py; a wrong one gets the nearest known name."""
+Every key is explained in configs/schema.py and configs/training.py; a wrong one gets the nearest known name."""
 
 COMMANDS = {
     "run": "all stages: texts, base model, ranking, pairs, training, evaluation; resumes what is unfinished",

@@ -41,6 +41,12 @@ def _need(name: str, kind: Sampling | Scoring) -> Need:
     return Need(name, kind.actors, kind.max_actors or kind.actors, kind.gpus, kind.accelerator_type)
 
 
+def training_need(config: Config) -> Need:
+    """The processes of a training on Ray."""
+    training = config.training
+    return Need("training", training.workers, training.workers, training.gpus_per_worker, training.accelerator_type)
+
+
 def node_of(resources: dict[str, float]) -> Node:
     """A node from its resources in Ray's words."""
     prefix = "accelerator_type:"
@@ -73,6 +79,19 @@ def check_fits(needs: tuple[Need, Need], nodes: Sequence[Node], where: str) -> N
             f"The nodes of {where} hold {held}{rest} actors: a share of a GPU must lie on one GPU, and all GPUs of an "
             "actor on one node.",
             "Lower the number of actors or their gpus_per_actor, or add nodes.",
+        )
+
+
+def check_training_fits(need: Need, nodes: Sequence[Node], where: str) -> None:
+    """Raises UserError when the nodes `where` cannot hold all processes of a training, which would wait for ever."""
+    suited = [node for node in nodes if _suits(node, need)]
+    held = sum(min(node.cpus, node.gpus // int(need.gpus) if need.gpus else node.cpus) for node in suited)
+    if held < need.least:
+        kind = f" of type {need.accelerator}" if need.accelerator else ""
+        each = f"a CPU and a GPU{kind}" if need.gpus else "a CPU"
+        raise UserError(
+            f"{need.least} training processes take {each} each, and {where} has room for {held}.",
+            "Lower training.workers, or add nodes.",
         )
 
 

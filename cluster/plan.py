@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from cluster.pipeline import stages_of
-from cluster.placement import check_fits, needs_of, offer, table
+from cluster.placement import check_fits, check_training_fits, needs_of, offer, table, training_need
 from cluster.places import in_store, place_at
 from cluster.run_dir import RunDir
 from cluster.session import nodes_to_use, place
@@ -33,6 +33,8 @@ def show_plan(run: RunDir, config: Config) -> None:
     first = f": the first loss must be {(1 / (2 * training.beta)) ** 2:g}" if training.loss == "ipo" else ""
     print(f"  training   {training.data}, {training.loss}, beta {training.beta:g}{first}; LoRA rank "
           f"{training.lora.rank}, {precision}")  # fmt: skip
+    if training.launcher != "local":
+        print(f"  launcher   {training.launcher}: {training.workers} processes, {training.parallel}")
     for stage in stages_of(config):
         print(f"  {stage:<10} {'done, would be skipped' if run.is_done(stage) else 'to do'}")
     _show_placement(config)
@@ -47,6 +49,8 @@ def _show_placement(config: Config) -> None:
     print(f"  {place(config)}: {offer(nodes)}", flush=True)
     try:
         check_fits(needs, nodes, place(config))
+        if config.training.launcher == "ray":
+            check_training_fits(training_need(config), nodes, place(config))
     except UserError as error:
         if config.cluster.address != "local":
             raise

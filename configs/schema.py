@@ -1,40 +1,12 @@
-"""Every configuration key, typed, bounded and explained. No machine-learning imports."""
+"""Every configuration key, typed, bounded and explained; those of training are in training.py. No machine-learning
+imports."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic.config import JsonDict
+from pydantic import Field, field_validator, model_validator
 
-# Marks keys that change how fast or where a run works, never what it makes:
-# a resumed run may differ from its first start in these alone.
-OPERATIONAL: JsonDict = {"operational": True}
-
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-def operational(default: Any, description: str, **bounds: Any) -> Any:
-    """A field that may change between the start and the resumption of a run."""
-    return Field(default, description=description, json_schema_extra=OPERATIONAL, **bounds)
-
-
-def _without_secrets(name: str) -> str:
-    """Raises ValueError for a place in a store whose name carries credentials or settings of the connection."""
-    store, _, rest = name.partition("://")
-    if rest and ("@" in rest or "?" in rest):
-        raise ValueError(
-            f"{store}://... must name a bucket and a path alone; endpoint and credentials come from the environment"
-        )
-    return name
-
-
-PlaceName = Annotated[str, AfterValidator(_without_secrets)]
-
-
-class Section(BaseModel):
-    """Base of all config sections: unknown keys are refused, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+from configs.fields import Fraction, PlaceName, Positive, Section, operational
+from configs.training import Training
 
 
 class Run(Section):
@@ -210,48 +182,6 @@ class Pairs(Section):
     list_least: int = Field(2, ge=2, le=256, description="Fewest distinct answers of a ranked list.")
     list_most: int = Field(256, ge=2, le=256, description="Most answers of a list: best, worst, and evenly between.")
     list_min_range: float = Field(0.0, ge=0, le=2, description="Smallest gap between a list's best and worst score.")
-
-
-class Lora(Section):
-    """The adapter."""
-
-    rank: int = Field(16, ge=1, le=512, description="Rank of the update.")
-    alpha: int = Field(16, ge=1, le=1024, description="Scale; the update is multiplied by alpha / rank.")
-    target_modules: str | list[str] = Field("all-linear", description="Layers that get an adapter.")
-
-
-class Training(Section):
-    """Preference fine-tuning."""
-
-    data: Literal["pairs", "lists"] = Field("pairs", description="Train on pairs, or on whole ranked lists.")
-    loss: Literal["ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce"] = Field(
-        "ipo", description="Preference loss; of a list, IPO and sigmoid (DPO) are means over all its pairs."
-    )
-    beta: float = Field(0.1, gt=0, le=100, description="IPO's tau; the target is 1/(2 beta) nats per token.")
-    order: Literal["shuffled", "easy_first"] = Field("shuffled", description="Easy first: from large gaps to small.")
-    per_token: bool = Field(True, description="Log-ratios as means a token (TRL's IPO); false sums them (TRL's DPO).")
-    likelihood_weight: float = Field(0.0, ge=0, le=100, description="Weight of -log p(chosen) per token in the loss.")
-    reference_tolerance: float = Field(
-        0.02, ge=0, description="Mean gap in nats a token up to which sampling's log-probabilities serve; 0: never."
-    )
-    learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning-rate schedule.")
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up.")
-    epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the pairs.")
-    max_steps: Positive | None = Field(None, description="Stop after this many steps; overrides epochs.")
-    batch_size: Positive = Field(8, description="Pairs per device and forward pass.")
-    accumulation: Positive = Field(1, description="Forward passes per optimizer step.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    max_length: Positive = Field(1024, description="Longest prompt and completion in tokens; longer pairs are dropped.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights while training.")
-    four_bit: bool = Field(False, description="Keep the base in 4 bit NF4 (QLoRA).")
-    row_tokens: Positive = operational(512, "Lists share a row of the batch up to so many tokens.")
-    gradient_checkpointing: bool = operational(False, "Trade compute for memory.")
-    save_steps: Positive = operational(100, "Steps between checkpoints.")
-    held_out: float = Field(0.0, ge=0, le=0.5, description="Share of texts kept back to measure the loss on, at saves.")
-    patience: Positive | None = Field(None, description="Stop after so many measurements without a better loss.")
-    report_to: list[str] = operational(["tensorboard"], "Trackers of the training curves.")
-    lora: Lora = Field(Lora(), description="The adapter.")
 
 
 class Evaluation(Section):

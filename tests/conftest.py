@@ -1,5 +1,6 @@
 """Shared by the tests that run the real stack: one tiny run of the whole job, made once."""
 
+import io
 import os
 import subprocess
 import sys
@@ -115,3 +116,29 @@ def pairs() -> Any:
             for place, text in enumerate(TEXTS)
         ]
     )
+
+
+@pytest.fixture
+def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
+    """Trains on `pairs` in the run `demo` below `tmp_path`; takes overrides, returns the counts and what was said."""
+    from cluster.parquet import RowWriter
+    from cluster.progress import Progress
+    from cluster.run_dir import RunDir
+    from scoring.records import PAIR
+    from training.launch import train
+
+    def start(*overrides: str) -> tuple[dict[str, Any], str]:
+        settings = [f"run.root={tmp_path}", f"model.base={model_path}", "training.batch_size=8", "training.epochs=1"]
+        config = load_config(ROOT / "configs" / "demo.yaml", [*settings, "training.report_to=[]", *overrides])
+        run, said = RunDir.of(config), io.StringIO()
+        run.create()
+        run.start(config)
+        if not (run.path / "pairs").exists():
+            with run.writing("pairs") as folder, RowWriter(folder / "part.parquet", PAIR) as out:
+                for pair in pairs:
+                    out.write(dict.fromkeys(PAIR.names) | {"chosen_sample": 0, "rejected_sample": 1} | pair)
+        with Progress("train", "steps", said) as progress:
+            run.begin("train", config)
+            return train(run, config, progress), said.getvalue()
+
+    return start

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Lfm2Config, MistralConfig
 from trl import DPOTrainer
 
-from configs.schema import Training
+from configs.training import Training
 from training.data import REFERENCES
-from training.launch import load_base, lora_config
 from training.lists import ListCollator, into_rows, lay_out, may_see
+from training.ranks import load_base, lora_config
 from training.trainer import PreferenceTrainer, trainer_arguments
 
 
@@ -56,7 +56,7 @@ def test_log_probabilities_are_those_of_each_completion_alone(
 
     examples = [
         {"prompt_ids": tokens(1, 30), "completion_ids": [tokens(1, 9) for _ in range(k)]}
-        | dict.fromkeys(["scores", "reference"], [0.0] * k)
+        | {"row": 0, "scores": [0.0] * k}
         for k in (3, 1, 8, 2)
     ]
     trainer = list_trainer(model_path, tokenizer, pairs, tmp_path, Training(report_to=[]))

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from cluster.placement import Need, Node, check_fits, needs_of, node_of, offer, table
+from cluster.placement import Need, Node, check_fits, check_training_fits, needs_of, node_of, offer, table
 from configs.errors import UserError
 from configs.load import load_config
 from tests.conftest import ROOT, TINY
@@ -82,6 +82,28 @@ def test_shares_fit_as_trying_all_ways_says(each: int, other: int) -> None:
         except UserError:
             found = False
         assert found == expected, (samplers, scorers, gpus)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "kind", "nodes", "room"),
+    [
+        (2, 0, None, [Node(2)], 2),
+        (3, 0, None, [Node(2), Node(1, 8)], 3),
+        (4, 0, None, [Node(2), Node(1)], 3),
+        (9, 1, None, [Node(64, 8), Node(64)], 8),
+        (3, 1, None, [Node(2, 8)], 2),
+        (2, 1, "H100", [Node(8, 1, H100), Node(8, 8, L4)], 1),
+    ],
+)
+def test_all_processes_of_a_training_must_fit(
+    workers: int, gpus: int, kind: str | None, nodes: list[Node], room: int
+) -> None:
+    need = Need("training", workers, workers, gpus, kind)
+    if workers <= room:
+        check_training_fits(need, nodes, "the cluster")
+    else:
+        with pytest.raises(UserError, match=f"{workers} training processes .* has room for {room}"):
+            check_training_fits(need, nodes, "the cluster")
 
 
 def test_ray_s_words_for_a_node() -> None:

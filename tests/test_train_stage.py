@@ -1,6 +1,5 @@
 """The train stage by itself, on a tiny model: held-out loss, early stop, and what a second start finds done."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -9,42 +8,15 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from cluster.parquet import RowWriter
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
 from configs.errors import UserError
-from configs.load import load_config
-from scoring.records import PAIR
-from tests.conftest import ROOT
 from training.data import TOKENIZED, split
-from training.launch import train
 from training.lists import ListCollator
-
-
-@pytest.fixture
-def work(model_path: str, pairs: Dataset, tmp_path: Path) -> Any:
-    """Trains on `pairs` in a run of its own with the given overrides; returns the counts and what was said."""
-
-    def start(*overrides: str) -> tuple[dict[str, Any], str]:
-        settings = [f"run.root={tmp_path}", f"model.base={model_path}", "training.batch_size=8", "training.epochs=1"]
-        config = load_config(ROOT / "configs" / "demo.yaml", [*settings, "training.report_to=[]", *overrides])
-        run, said = RunDir.of(config), io.StringIO()
-        run.create()
-        run.start(config)
-        if not (run.path / "pairs").exists():
-            with run.writing("pairs") as folder, RowWriter(folder / "part.parquet", PAIR) as out:
-                for pair in pairs:
-                    out.write(dict.fromkeys(PAIR.names) | {"chosen_sample": 0, "rejected_sample": 1} | pair)
-        with Progress("train", "steps", said) as progress:
-            run.begin("train", config)
-            return train(run, config, progress), said.getvalue()
-
-    return start
 
 
 def lists(texts: int) -> Dataset:
     row = {"prompt_ids": [1], "completion_ids": [[2], [3]], "scores": [1.0, 0.0], "gap": 0.5, "reference": [0.0, 0.0]}
-    return Dataset.from_list([{"text_id": text} | row for text in range(texts) for _ in range(2)], features=TOKENIZED)
+    ids = [{"row": place, "text_id": place // 2} for place in range(2 * texts)]
+    return Dataset.from_list([id_ | row for id_ in ids], features=TOKENIZED)
 
 
 def test_a_text_is_trained_on_or_held_out_whole() -> None:

@@ -19,13 +19,14 @@ from transformers import AutoModelForCausalLM
 from cluster.parquet import RowWriter
 from configs.errors import UserError
 from configs.load import load_config
-from configs.schema import Model, Training
+from configs.schema import Model
+from configs.training import Training
 from generation.prompts import build_messages, load_tokenizer, prompt_ids
 from scoring.records import PAIR
 from tests.conftest import ROOT, TINY, semtag, tiny_demo
 from training.data import REFERENCES, fit_length, load_rows, tokenized
 from training.demo_answers import Salience, draw_answer
-from training.launch import last_checkpoint, load_base, lora_config
+from training.ranks import last_checkpoint, load_base, lora_config
 from training.trainer import PreferenceTrainer, expected_first_loss, score_completions_only, trainer_arguments
 
 

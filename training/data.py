@@ -19,6 +19,7 @@ COLUMNS = {
 }
 TOKENIZED = Features(
     {
+        "row": Value("int64"),
         "text_id": Value("int64"),
         "prompt_ids": List(Value("int32")),
         "completion_ids": List(List(Value("int32"))),
@@ -40,15 +41,16 @@ def load_rows(folder: Path, kind: Literal["pairs", "lists"], cache: Path) -> Dat
 
 
 def tokenized(rows: Dataset, tokenizer: Any) -> Dataset:
-    """Pairs or lists in chat form -> `text_id`, `prompt_ids`, `completion_ids` [K][...], `scores`, `reference` [K].
+    """Pairs or lists in chat form -> rows of TOKENIZED, with K completions, scores and references each.
 
+    `row` numbers them from 0, and stays theirs when some are dropped and the order changes.
     A pair is a list of two with the scores 1 and 0. Its `gap` is its margin, infinite for a format pair; that of a list
     is the gap between its best and its worst score. A completion starts where prompt and completion together part from
     the prompt alone, and has its end token. Its reference is the log-probability that it was sampled with, summed over
     its tokens, or NaN where that is not known for these very tokens.
     """
 
-    def lists(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def lists(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
         completions, scores, gaps, logprobs, hashes = _sides(batch)
         whole = [prompt + one for prompt, own in zip(batch["prompt"], completions, strict=True) for one in own]
         prompts = _ids(tokenizer, batch["prompt"], add_generation_prompt=True)
@@ -58,6 +60,7 @@ def tokenized(rows: Dataset, tokenizer: Any) -> Dataset:
             together = [next(ids) for _ in completions[number]]
             start = min(_common(prompt, one) for one in together)
             own = [one[start:] for one in together]
+            made["row"].append(numbers[number])
             made["text_id"].append(batch["text_id"][number])
             made["prompt_ids"].append(prompt[:start])
             made["completion_ids"].append(own)
@@ -68,7 +71,14 @@ def tokenized(rows: Dataset, tokenizer: Any) -> Dataset:
             made["reference"].append([_known(*one) if start == len(prompt) else math.nan for one in sampled])
         return made
 
-    return rows.map(lists, batched=True, remove_columns=rows.column_names, features=TOKENIZED, desc="Tokenizing")
+    return rows.map(
+        lists,
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=TOKENIZED,
+        desc="Tokenizing",
+    )
 
 
 def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:

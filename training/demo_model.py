@@ -201,8 +201,8 @@ def _batches(
         answers = [[[*_encode(tokenizer, text), tokenizer.eos_token_id] for text in texts] for texts in drawn]
         yield collate(
             [
-                {"prompt_ids": example.prompt, "completion_ids": own, "scores": nothing, "reference": nothing}
-                for example, own in zip(chosen, answers, strict=True)
+                {"row": row, "prompt_ids": example.prompt, "completion_ids": own, "scores": nothing}
+                for row, (example, own) in enumerate(zip(chosen, answers, strict=True))
             ]
         )
 

@@ -68,9 +68,9 @@ def may_see(lists: Tensor, completions: Tensor) -> Tensor:
 
 
 class ListCollator:
-    """Examples with `prompt_ids`, `completion_ids` (K lists), `scores` and `reference` (K) -> B lists in R rows.
+    """Examples with `row`, `prompt_ids`, `completion_ids` (K lists) and `scores` (K) -> B lists in R rows.
 
-    `scores`, `reference`, `present` and `lengths` are [B, K] with K the longest list's; `input_ids`, `position_ids`,
+    `scores`, `present` and `lengths` are [B, K] with K the longest list's, `row` is [B]; `input_ids`, `position_ids`,
     `shift_labels` and `slots` are [R, L]. A slot is b K + k of the completion that a position predicts, or -1. The mask
     is made from `lists` and `completions` on the device that trains.
 
@@ -86,9 +86,9 @@ class ListCollator:
         lengths = [list(map(len, example["completion_ids"])) for example in examples]
         batch = {  # trainers read the batch size off the first tensor
             "scores": _table([example["scores"] for example in examples], most, torch.float32),
-            "reference": _table([example["reference"] for example in examples], most, torch.float32),
             "present": _table([[True] * len(one) for one in lengths], most, torch.bool),
             "lengths": _table(lengths, most, torch.int64),
+            "row": torch.tensor([example["row"] for example in examples]),
         }
         laid, slots = [], []  # sequences, and the slot of the first completion of each
         for index, example in enumerate(examples):

@@ -4,13 +4,15 @@ The model that is trained is the model that was sampled from, so its log-probabi
 known already. An audit recomputes a sample of them before any is believed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
+import torch
+from accelerate.utils import broadcast
 from datasets import Dataset
+from torch import Tensor
 
 if TYPE_CHECKING:
     from training.trainer import PreferenceTrainer
@@ -30,12 +32,12 @@ class Audit(NamedTuple):
 
 def settle(
     trainer: "PreferenceTrainer", lists: Dataset, tolerance: float, kept: Path, say: Say
-) -> tuple[Dataset, dict[str, int]]:
-    """Give each completion its reference log-probability; returns the lists and, as it says, how many from where.
+) -> tuple[Tensor, dict[str, int]]:
+    """Reference log-probabilities [rows, K], by `row`, and, as it says, how many from where.
 
     Those from sampling serve if they differ from recomputed ones by `tolerance` nats a token at most, in the mean over
     a sample. The others are computed in a pass whose results so far lie in `kept`, so that neither a resumed training
-    nor a second epoch pays for them again.
+    nor a second epoch pays for them again. The processes of a training share the pass, and all get all results.
     """
     known, present = _table(lists)
     sampled = int((~np.isnan(known)).sum())
@@ -51,41 +53,65 @@ def settle(
     missing = np.flatnonzero((np.isnan(known) & present).any(axis=1))
     if len(missing):
         say(f"recomputing reference log-probabilities of {len(missing):,} of {len(lists):,} lists")
-        recomputed = _recomputed(trainer, lists, missing, known.shape[1], kept)
+        recomputed = _recomputed(trainer, lists, missing, known.shape, kept)
         known[missing] = np.where(np.isnan(known[missing]), recomputed, known[missing])
     counts = {"from_sampling": sampled, "recomputed": int(present.sum()) - sampled}
     say("reference log-probabilities: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()))
-    return _with_references(lists, known, present), counts
+    return _by_row(lists, known), counts
 
 
 def audited(trainer: "PreferenceTrainer", lists: Dataset, known: np.ndarray) -> Audit:
     """Recompute up to `AUDITED` lists, spread evenly over those with a known log-probability."""
     candidates = np.flatnonzero((~np.isnan(known)).any(axis=1))
     chosen = candidates[np.linspace(0, len(candidates) - 1, min(AUDITED, len(candidates))).astype(int)]
-    differences = []
-    for batch in _batches(chosen, trainer.args.train_batch_size):
-        examples = [lists[int(index)] for index in batch]
-        fresh = trainer.reference(examples)
-        for row, example, values in zip(known[batch], examples, fresh, strict=True):
-            lengths = np.array(list(map(len, example["completion_ids"])))
+    differences: list[float] = []
+    for batch, fresh in _computed(trainer, lists, chosen, known.shape[1]):
+        for row, values, ids in zip(known[batch], fresh, lists[batch]["completion_ids"], strict=True):
+            lengths = np.array(list(map(len, ids)))
             gaps = np.abs(row[: len(lengths)] - values[: len(lengths)]) / lengths
             differences.extend(gaps[~np.isnan(gaps)])
     return Audit(len(differences), float(np.mean(differences)), float(np.max(differences)))
 
 
-def _recomputed(trainer: "PreferenceTrainer", lists: Dataset, missing: np.ndarray, most: int, kept: Path) -> np.ndarray:
-    """[missing, most] log-probabilities, NaN where a list has no such completion."""
-    table = _open(kept, (len(lists), most))
+def _recomputed(
+    trainer: "PreferenceTrainer", lists: Dataset, missing: np.ndarray, shape: tuple[int, ...], kept: Path
+) -> np.ndarray:
+    """[missing, K] log-probabilities, NaN where a list has no such completion. The main process alone keeps them."""
+    accelerator = trainer.accelerator
+    table = np.full(shape, np.nan)
+    on_disk = _open(kept, shape) if accelerator.is_main_process else table
+    table = broadcast(torch.from_numpy(np.array(on_disk)).to(accelerator.device)).cpu().numpy()
     todo = missing[np.isnan(table[missing, 0])]
-    for batch in _batches(todo, trainer.args.train_batch_size):
-        values = trainer.reference([lists[int(index)] for index in batch])
-        # The first column comes last: it says that the row is whole.
-        table[batch, 1 : values.shape[1]] = values[:, 1:]
-        table[batch, 0] = values[:, 0]
+    for batch, values in _computed(trainer, lists, todo, shape[1]):
+        for one in (table, on_disk):
+            # The first column comes last: it says that the row is whole.
+            one[batch, 1:] = values[:, 1:]
+            one[batch, 0] = values[:, 0]
     return np.asarray(table[missing])
 
 
-def _open(kept: Path, shape: tuple[int, int]) -> np.memmap:
+def _computed(
+    trainer: "PreferenceTrainer", lists: Dataset, wanted: np.ndarray, most: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of `wanted` with their log-probabilities [batch, most], each computed by one process and known to all.
+
+    Each process computes as many batches as the others, the last one again if need be: processes that hold the model
+    together read it together.
+    """
+    accelerator, size = trainer.accelerator, trainer.args.train_batch_size
+    batches = np.split(wanted, range(size, len(wanted), size)) if len(wanted) else []
+    for first in range(0, len(batches), accelerator.num_processes):
+        shares = batches[first : first + accelerator.num_processes]
+        own = shares[min(accelerator.process_index, len(shares) - 1)]
+        found = trainer.reference([lists[int(index)] for index in own])
+        values = np.full((size, most), np.nan)
+        values[: found.shape[0], : found.shape[1]] = found
+        of_all = accelerator.gather(torch.from_numpy(values).to(accelerator.device)).cpu().numpy()
+        for place, share in enumerate(shares):
+            yield share, of_all[place * size : place * size + len(share)]
+
+
+def _open(kept: Path, shape: tuple[int, ...]) -> np.memmap:
     if not kept.exists():
         partial = kept.with_suffix(".partial")
         np.lib.format.open_memmap(partial, "w+", np.float64, shape)[:] = np.nan
@@ -103,11 +129,8 @@ def _table(lists: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return known, present
 
 
-def _with_references(lists: Dataset, known: np.ndarray, present: np.ndarray) -> Dataset:
-    offsets = np.concatenate([[0], present.sum(axis=1).cumsum()]).astype(np.int32)
-    column = pa.ListArray.from_arrays(offsets, known[present])
-    return lists.remove_columns("reference").add_column("reference", column)
-
-
-def _batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
-    return np.split(indices, range(size, len(indices), size)) if len(indices) else []
+def _by_row(lists: Dataset, known: np.ndarray) -> Tensor:
+    rows = lists.with_format("numpy")["row"][:]
+    table = np.full((rows.max() + 1, known.shape[1]), np.nan, np.float32)
+    table[rows] = known
+    return torch.from_numpy(table)

@@ -7,10 +7,12 @@ and what is paid for it.
 import contextlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from peft import PeftModel
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,11 +20,12 @@ from trl import DPOConfig, DPOTrainer
 
 from cluster.progress import Progress
 from configs.errors import UserError
-from configs.schema import Training
+from configs.training import Training
 from training.data import tokenized
 from training.lists import ListCollator, may_see, sum_by_slot
 from training.losses import LOSSES
 
+PARALLEL = Path(__file__).parent.parent / "configs" / "parallel"
 FIRST_LOSS_TOLERANCE = 1e-3
 SHARING_TOLERANCES = {
     "float32": 1e-3,
@@ -49,7 +52,7 @@ class PreferenceTrainer(DPOTrainer):
     """
 
     checked = False
-    references_known = False  # settled for all lists; else each step computes its own
+    references: Tensor | None = None  # [rows, K], NaN where a list has no such completion; without, each step computes
 
     def __init__(self, training: Training, **arguments: Any) -> None:
         self.training, self.list_loss = training, LOSSES[training.loss]
@@ -61,7 +64,7 @@ class PreferenceTrainer(DPOTrainer):
         return dataset if "prompt_ids" in dataset.column_names else tokenized(dataset, processing_class)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["prompt_ids", "completion_ids", "scores", "reference"]
+        self._signature_columns = ["row", "prompt_ids", "completion_ids", "scores"]
 
     def log_probs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """Log-probabilities [B, K] of the completions, summed over their tokens."""
@@ -76,10 +79,12 @@ class PreferenceTrainer(DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         policy = self.log_probs(model, inputs)
-        reference = inputs["reference"] if self.references_known else self._reference_log_probs(model, inputs)
-        if model.training and not self.checked and self.state.global_step == 0:
+        first = model.training and not self.checked and self.state.global_step == 0
+        reference = self._settled(inputs) if self.references is not None else self._reference_log_probs(model, inputs)
+        if first:
             self.checked = True
-            self._check_first_loss(policy.detach() - self._reference_log_probs(model, inputs), inputs)
+            fresh = reference if self.references is None else self._reference_log_probs(model, inputs)
+            self._check_first_loss(policy.detach() - fresh, inputs)
         ratios = policy - reference
         loss = self._preference_loss(ratios, inputs)
         best = _one_hot(inputs["scores"], inputs["present"], best=True)
@@ -91,10 +96,19 @@ class PreferenceTrainer(DPOTrainer):
         return (loss, None) if return_outputs else loss
 
     def reference(self, examples: list[dict[str, Any]]) -> np.ndarray:
-        """Reference log-probabilities [B, K] of tokenised lists, NaN where a list has no such completion."""
+        """Reference log-probabilities [B, K] of tokenised lists, NaN where a list has no such completion.
+
+        All processes must call it equally often: they may hold the model together.
+        """
         inputs = self._prepare_inputs(self.data_collator(examples))
-        found = self._reference_log_probs(self.model, inputs).double()
+        found = self._reference_log_probs(self.model_wrapped, inputs).double()
         return found.masked_fill(~inputs["present"], torch.nan).cpu().numpy()
+
+    def _settled(self, inputs: dict[str, Tensor]) -> Tensor:
+        """[B, K] of `references`; 0 where a list has no such completion, as the policy has it."""
+        assert self.references is not None
+        self.references = self.references.to(inputs["row"].device)
+        return self.references[inputs["row"], : inputs["scores"].shape[1]].nan_to_num()
 
     def _reference_log_probs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         with torch.no_grad(), self._without_adapter():
@@ -128,9 +142,9 @@ class PreferenceTrainer(DPOTrainer):
     def _sharing_gap(self) -> float:
         """Largest difference in nats a token between the first list's completions behind one prompt and alone."""
         example = self.train_dataset[0]
-        place, gaps = {"scores": [0.0], "reference": [0.0]}, []
+        gaps = []
         for one, together in zip(example["completion_ids"], self.reference([example])[0], strict=True):
-            (alone,) = self.reference([example | {"completion_ids": [one], **place}])[0]
+            (alone,) = self.reference([example | {"completion_ids": [one], "scores": [0.0]}])[0]
             gaps.append(abs(together - alone) / len(one))
         return float(max(gaps))
 
@@ -148,14 +162,15 @@ class PreferenceTrainer(DPOTrainer):
 
     def _log_nats_per_token(self, ratios: Tensor, best: Tensor, inputs: dict[str, Tensor], mode: str) -> None:
         worst = _one_hot(inputs["scores"], inputs["present"], best=False)
-        chosen, rejected = (
-            float(ratios[which].sum() / inputs["lengths"][which].sum().clamp(min=1)) for which in (best, worst)
-        )
+        right = (ratios * best).sum(dim=1) > (ratios * worst).sum(dim=1)
+        sums = [part for which in (best, worst) for part in (ratios[which].sum(), inputs["lengths"][which].sum())]
+        sums += [right.sum(), right.new_tensor(len(right), dtype=torch.float32)]
+        of_all = self.accelerator.reduce(torch.stack([value.float() for value in sums]), "sum").tolist()
+        chosen, rejected = of_all[0] / max(of_all[1], 1), of_all[2] / max(of_all[3], 1)
         logged = {"chosen": chosen, "rejected": rejected, "margin": chosen - rejected, "target": 1 / (2 * self.beta)}
         for name, value in logged.items():
             self._metrics[mode][f"nats_per_token/{name}"].append(value)
-        right = (ratios * best).sum(dim=1) > (ratios * worst).sum(dim=1)
-        self._metrics[mode]["accuracy"].append(float(right.float().mean()))
+        self._metrics[mode]["accuracy"].append(of_all[4] / of_all[5])
 
 
 def _one_hot(scores: Tensor, present: Tensor, best: bool) -> Tensor:
@@ -174,6 +189,17 @@ def score_completions_only() -> None:
     import trl.trainer.utils as utils
 
     utils._use_triton = lambda device: device.type in ("cpu", "cuda")
+
+
+class BeforeFirstStep(TrainerCallback):
+    """Does `work` when the model stands as it will be trained, spread over its processes, and no list was read yet."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Do it."""
+        self.work()
 
 
 class ShowProgress(TrainerCallback):
@@ -231,4 +257,13 @@ def trainer_arguments(training: Training, out: str, seed: int, on_gpu: bool) -> 
         use_cpu=not on_gpu,
         seed=seed,
         data_seed=seed,
+        **parallelism(training.parallel),
     )
+
+
+def parallelism(parallel: str) -> dict[str, Any]:
+    """TRL's arguments for what the processes share, from configs/parallel/; nothing where each holds all of it."""
+    if parallel == "ddp":
+        return {}
+    found: dict[str, Any] = yaml.safe_load((PARALLEL / f"{parallel}.yaml").read_text(encoding="utf-8"))
+    return found

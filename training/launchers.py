@@ -1,0 +1,103 @@
+"""Where the processes of a training run: in this one, by accelerate on this machine, or on a Ray cluster."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from cluster.placement import check_training_fits, training_need
+from cluster.progress import Progress
+from cluster.repeating import repeating
+from cluster.run_dir import RunDir
+from cluster.session import nodes_there, place, ray_session
+from configs.errors import UserError
+from configs.schema import Config
+from training.ranks import end_with_parent, learn, unfinished, work
+from training.relay import Listener
+
+# Processes of one machine need not be heard beyond it.
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+def launch(run: RunDir, config: Config, progress: Progress) -> None:
+    """Do `learn` where `training.launcher` says, and return when it is done.
+
+    Raises UserError for what the user can mend, whichever process met it.
+    """
+    if config.training.launcher == "local":
+        learn(run, config, progress)
+        return
+    if config.training.parallel.startswith("zero") and find_spec("deepspeed") is None:
+        raise UserError(
+            f"training.parallel={config.training.parallel} needs DeepSpeed, which is not installed.",
+            "pip install deepspeed==0.19.8, or set training.parallel to ddp or fsdp2.",
+        )
+    listener = Listener(unfinished(run) / "events.jsonl", progress)
+    start = _by_accelerate if config.training.launcher == "accelerate" else _on_ray
+    with repeating(listener.show, every=0.5):
+        start(run, config, listener)
+    listener.show()
+
+
+def _by_accelerate(run: RunDir, config: Config, listener: Listener) -> None:
+    # --multi_gpu is accelerate's word for torchrun: without a GPU it starts processes that train on CPUs, which --cpu
+    # would not.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", str(config.training.workers), "--num_machines", "1", "--mixed_precision", "no"]
+    command += ["--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"]
+    command += ["-m", "training.ranks", str(run.path), str(listener.file)]
+    threads = max(1, (os.cpu_count() or 1) // config.training.workers)
+    environment = {"OMP_NUM_THREADS": str(threads)} | LOOPBACK | os.environ
+    status = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent).wait()
+    if status:
+        raise listener.failure(f"A training process failed; `accelerate launch` ended with status {status}.")
+
+
+def _on_ray(run: RunDir, config: Config, listener: Listener) -> None:
+    training = config.training
+    if not isinstance(run.path, Path):
+        raise UserError(
+            f"training.launcher=ray needs a run on a disk that all nodes share, not in {run.path}.",
+            "Set run.root to such a disk, or training.launcher to local or accelerate.",
+        )
+    if config.cluster.address == "local":
+        os.environ |= {key: value for key, value in LOOPBACK.items() if key not in os.environ}
+    with ray_session(config, actors=False, cpus=training.workers):
+        check_training_fits(training_need(config), nodes_there(), place(config))
+        _fit(run, config, listener)
+
+
+def _fit(run: RunDir, config: Config, listener: Listener) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    training = config.training
+    trainer = TorchTrainer(
+        _ray_worker,
+        train_loop_config={"run": str(run.path.resolve()), "events": str(listener.file.resolve())},
+        torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=training.workers,
+            use_gpu=training.gpus_per_worker > 0,  # one each
+            resources_per_worker={"CPU": 1},
+            accelerator_type=training.accelerator_type,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(unfinished(run).resolve()),
+            failure_config=FailureConfig(max_failures=training.restarts),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise listener.failure(f"Training failed on Ray: {error}") from error
+
+
+def _ray_worker(told: dict[str, str]) -> None:
+    from ray.train import get_context
+
+    if not Path(told["run"]).is_dir():
+        raise FileNotFoundError(f"{told['run']} is not on this node: run.root must be on a disk that all nodes share")
+    work(told["run"], told["events"], get_context().get_world_rank())

@@ -1,0 +1,193 @@
+"""What each process of a training does; one of them, or many that hold the model or its optimizer together."""
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from cluster.places import local_folder
+from cluster.progress import Progress
+from cluster.run_dir import RunDir
+from cluster.stage import ENVIRONMENT
+from configs.errors import UserError
+from configs.schema import Config
+from configs.training import Training
+from generation.prompts import load_tokenizer
+from scoring.rank_texts import base_model
+from training.relay import Teller
+
+LIBC = ctypes.CDLL(None)
+
+
+def unfinished(run: RunDir) -> Path:
+    """The folder of what training has so far: rows/, references.npy, and in the end adapter/ and outcome.json."""
+    return run.here / run.unfinished_path("train").name
+
+
+def learn(run: RunDir, config: Config, progress: Progress) -> None:
+    """Fine-tune a LoRA adapter on the rows of `unfinished`, from the last checkpoint, and leave it there.
+
+    outcome.json holds the curve, an entry for each step, and the counts.
+    """
+    import torch
+    from accelerate import PartialState
+    from datasets import Dataset
+
+    from training.data import split
+    from training.reference import settle
+    from training.trainer import BeforeFirstStep, score_completions_only, trainer_arguments
+
+    training, seed, folder, counts = config.training, config.run.seed, unfinished(run), {}
+    torch.manual_seed(seed)
+    score_completions_only()
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.here / "tensorboard")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if training.parallel.startswith("zero"):
+            import deepspeed
+
+            deepspeed.init_distributed(dist_backend="gloo")  # left to itself it looks for another one on CPUs
+    # Before the model: they join the processes, and where weights are shared a model is loaded in parts from the start.
+    arguments = trainer_arguments(training, str(run.here / "checkpoints"), seed, torch.cuda.is_available())
+    with PartialState().local_main_process_first():
+        base = local_folder(base_model(run, config))
+    rows = Dataset.load_from_disk(folder / "rows")
+    tokenizer = load_tokenizer(base, config.model)
+    trainer = _trainer(training, arguments, tokenizer, base, split(rows, training.held_out, seed), progress)
+
+    def settle_references() -> None:
+        trainer.choose_sequences(progress.say)
+        kept = folder / "references.npy"
+        trainer.references, counts["references"] = settle(
+            trainer, rows, training.reference_tolerance, kept, progress.say
+        )
+
+    trainer.add_callback(BeforeFirstStep(settle_references))
+    # The checkpoint is of this very stage: begin() refused other values, so it can be taken up as it is.
+    last = last_checkpoint(run.here / "checkpoints")
+    if last:
+        progress.say(f"resuming from {last}")
+    trainer.train(resume_from_checkpoint=last)
+    trainer.save_model(str(folder / "adapter"))
+    if trainer.accelerator.is_main_process:
+        curve = [entry for entry in trainer.state.log_history if "loss" in entry]
+        counts |= {training.data: len(trainer.train_dataset), "steps": trainer.state.global_step} | _best_step(trainer)
+        (folder / "outcome.json").write_text(json.dumps({"curve": curve, "counts": counts}))
+
+
+def _trainer(
+    training: Training, arguments: Any, tokenizer: Any, base: str, rows: tuple[Any, Any], progress: Progress
+) -> Any:
+    """The trainer over rows to train on and rows to measure the loss on."""
+    from transformers import EarlyStoppingCallback
+
+    from training.trainer import PreferenceTrainer, ShowProgress, expected_first_loss
+
+    learned, watched = rows
+    if training.held_out and not (len(learned) and len(watched)):
+        raise UserError(
+            f"training.held_out={training.held_out:g} leaves {len(learned)} {training.data} to train on and "
+            f"{len(watched)} to measure on.",
+            "Take another share, or more texts.",
+        )
+    first = expected_first_loss(training.loss, training.beta)
+    progress.say(f"{len(learned):,} {training.data}" + (f"; the first loss must be {first:g}" if first else ""))
+    stopping = [EarlyStoppingCallback(training.patience)] if training.patience else []
+    return PreferenceTrainer(
+        training,
+        model=load_base(base, training),
+        args=arguments,
+        train_dataset=learned,
+        eval_dataset=watched if training.held_out else None,
+        processing_class=tokenizer,
+        peft_config=lora_config(training),
+        callbacks=[ShowProgress(progress), *stopping],
+    )
+
+
+def _best_step(trainer: Any) -> dict[str, float]:
+    """The step whose adapter is kept and its held-out loss, where one was measured."""
+    measured = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if not measured:
+        return {}
+    best = min(measured, key=lambda entry: entry["eval_loss"])
+    return {"best_step": best["step"], "held_out_loss": best["eval_loss"]}
+
+
+def load_base(base: str, training: Training) -> Any:
+    """The base model with frozen weights to come, in 4 bit where configured."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = getattr(torch, training.dtype)
+    quantization = None
+    if training.four_bit:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, quantization_config=quantization, use_safetensors=True, trust_remote_code=False
+    )
+    for module in model.modules() if training.four_bit else ():
+        # On CPUs with AVX512-BF16 the layer repacks its weights at the first forward in eval mode, after which
+        # gradients are silently wrong.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def lora_config(training: Training) -> Any:
+    """PEFT's config of the adapter; dropout is 0, or the first loss could not be checked."""
+    from peft import LoraConfig
+
+    lora = training.lora
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint, or None; the trainer's state is the last file that one gets."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def work(folder: str, events: str, rank: int) -> None:
+    """Be process `rank` of the training of the run at `folder`; errors are told in `events` and raised."""
+    os.environ |= {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
+    teller = Teller(Path(events), speaks=rank == 0)
+    try:
+        run = RunDir(folder)
+        learn(run, run.config(), teller)
+    except BaseException as error:
+        teller.failed(error)
+        raise
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it is gone: none trains on for nobody."""
+    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    """`python -m training.ranks RUN EVENTS`, as `accelerate launch` starts it."""
+    parser = argparse.ArgumentParser(description="One process of a training.")
+    parser.add_argument("run", help="the run directory")
+    parser.add_argument("events", help="the file for what it has to tell")
+    arguments = parser.parse_args()
+    end_with_parent()
+    work(arguments.run, arguments.events, int(os.environ["RANK"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""How the processes of a training tell the stage that started them what they do: a file of JSON lines."""
+
+import io
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+from cluster.progress import Progress
+from configs.errors import UserError
+
+
+class Teller(Progress):
+    """Progress of a training process, for `Listener` to show. Without `speaks` it tells errors alone."""
+
+    def __init__(self, file: Path, speaks: bool) -> None:
+        super().__init__("train", "steps", io.StringIO())
+        self._file, self._speaks = file, speaks
+
+    def say(self, message: str) -> None:
+        """Tell a line."""
+        if self._speaks:
+            self._tell(said=message)
+
+    def set(self, count: int, note: str = "") -> None:
+        """Tell the count."""
+        if self._speaks:
+            self._tell(count=count, total=self.total, note=note)
+
+    def failed(self, error: BaseException) -> None:
+        """Tell why this process ends."""
+        if isinstance(error, UserError):
+            self._tell(what=error.what, mend=error.mend)
+        else:
+            self._tell(trace="".join(traceback.format_exception(error)[-12:]))
+
+    def _tell(self, **event: Any) -> None:
+        # One write of a short line to a file opened for appending: the lines of several processes do not mix.
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+
+class Listener:
+    """Shows on `progress` what training processes tell in `file`, and keeps what they say of their end."""
+
+    def __init__(self, file: Path, progress: Progress) -> None:
+        file.unlink(missing_ok=True)
+        file.touch()
+        self.file, self._progress, self._read = file, progress, 0
+        self._error: UserError | None = None
+        self._trace = ""
+
+    def show(self) -> None:
+        """Show what was told since the last call."""
+        with self.file.open("rb") as file:
+            file.seek(self._read)
+            told = file.read()
+        whole = told[: told.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            self._take(json.loads(line))
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if "said" in event:
+            self._progress.say(event["said"])
+        elif "count" in event:
+            self._progress.total = event["total"]
+            self._progress.set(event["count"], event["note"])
+        elif "what" in event:
+            self._error = self._error or UserError(event["what"], event["mend"])
+        else:
+            self._trace = self._trace or event["trace"]
+
+    def failure(self, how: str) -> Exception:
+        """The first error that a process told: the user's if there is one; else that it ended so."""
+        self.show()
+        return self._error or RuntimeError(f"{how}\n{self._trace}")
