@@ -21,7 +21,7 @@ demo: setup
 test: setup check
 	@$(BIN)/python -m pytest -m "not cluster" --durations=8
 
-# Clusters of several nodes, jobs sent to them, and object stores that see kills and outages: some 17 minutes.
+# Clusters of several nodes, jobs sent to them, and object stores that see kills and outages: some 20 minutes.
 test-cluster: setup
 	@$(BIN)/python -m pytest -m cluster
 

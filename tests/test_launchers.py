@@ -65,6 +65,16 @@ def test_processes_that_share_state_learn_as_one(
     check_same(curve(tmp_path), alone[0])
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("parallel", ["ddp", "zero2"])
+def test_weights_in_4_bit_learn_in_two_processes_as_in_one(parallel: str, work: Any, tmp_path: Path) -> None:
+    work(*SHORT, "training.four_bit=true")
+    alone = curve(tmp_path)
+    (tmp_path / "demo").rename(tmp_path / "alone")
+    work(*SHORT, *TWO, "training.four_bit=true", "training.launcher=accelerate", f"training.parallel={parallel}")
+    check_same(curve(tmp_path), alone)
+
+
 @contextlib.contextmanager
 def once(there: Callable[[], bool], then: Callable[[], None]) -> Iterator[None]:
     """Do `then` as soon as `there`, beside the block; fails when that never came."""
