@@ -16,8 +16,6 @@ from configs.schema import Config
 # Ray replaces a node address of 127.0.0.1 by the machine's own and then listens on every interface, unless it is told
 # (by a switch named for other systems, read when Ray is imported) that it will never be part of a cluster.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1"}
-# Ray starts its workers with a niceness of 15, so that engines come after its own housekeeping.
-NOT_NICE = {"RAY_worker_niceness": "0"}
 GROWN_NODES = 100  # of a group without a limit, when asking whether a growing cluster can hold a run
 
 
@@ -71,7 +69,8 @@ def _start(config: Config, local_cpus: int) -> None:
     if local or address.startswith(("127.", "localhost")):
         os.environ |= LOOPBACK
     if local:
-        os.environ |= {key: value for key, value in NOT_NICE.items() if key not in os.environ}
+        # Ray starts its workers with a niceness of 15, so that engines come after its own housekeeping.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     if not local:
         _check_answers(address)
     import ray

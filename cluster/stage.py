@@ -43,7 +43,7 @@ def stage_main(stage: str, work: StageWork) -> None:
     parser.add_argument("run", help="the run directory")
     parser.add_argument("--verbose", action="store_true", help="show on the terminal what libraries print")
     arguments = parser.parse_args()
-    os.environ |= {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
+    set_environment()
     run = RunDir(arguments.run)
     terminal = sys.stdout if arguments.verbose else _redirect_to_log(run, stage)
     try:
@@ -56,6 +56,11 @@ def stage_main(stage: str, work: StageWork) -> None:
         run.keep_logs()
     except BaseException as error:
         _fail(error, run, stage, terminal)
+
+
+def set_environment() -> None:
+    """Give this process `ENVIRONMENT`, where it does not say otherwise already."""
+    os.environ |= {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
 
 
 def versions() -> dict[str, str]:

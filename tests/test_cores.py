@@ -11,7 +11,7 @@ import pytest
 from cluster.cores import kept_aside, step_aside, take_all
 
 # A child with a child of its own, each told apart by what it prints.
-FAMILY = "import subprocess, sys, time; own = subprocess.Popen(['sleep', '60']); print(own.pid, flush=True); own.wait()"
+FAMILY = "import subprocess; own = subprocess.Popen(['sleep', '60']); print(own.pid, flush=True); own.wait()"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from training.ranks import end_with_parent, learn, unfinished, work
 from training.relay import Listener
 
 # Processes of one machine need not be heard beyond it.
-LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+ONE_MACHINE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def launch(run: RunDir, config: Config, progress: Progress) -> None:
@@ -31,7 +31,7 @@ def launch(run: RunDir, config: Config, progress: Progress) -> None:
     if config.training.parallel.startswith("zero") and find_spec("deepspeed") is None:
         raise UserError(
             f"training.parallel={config.training.parallel} needs DeepSpeed, which is not installed.",
-            "pip install deepspeed==0.19.8, or set training.parallel to ddp or fsdp2.",
+            "It comes with the extras cpu and gpu; or set training.parallel to ddp or fsdp2.",
         )
     listener = Listener(unfinished(run) / "events.jsonl", progress)
     start = _by_accelerate if config.training.launcher == "accelerate" else _on_ray
@@ -48,7 +48,7 @@ def _by_accelerate(run: RunDir, config: Config, listener: Listener) -> None:
     command += ["--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"]
     command += ["-m", "training.ranks", str(run.path), str(listener.file)]
     threads = max(1, (os.cpu_count() or 1) // config.training.workers)
-    environment = {"OMP_NUM_THREADS": str(threads)} | LOOPBACK | os.environ
+    environment = {"OMP_NUM_THREADS": str(threads)} | ONE_MACHINE | os.environ
     status = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent).wait()
     if status:
         raise listener.failure(f"A training process failed; `accelerate launch` ended with status {status}.")
@@ -62,7 +62,7 @@ def _on_ray(run: RunDir, config: Config, listener: Listener) -> None:
             "Set run.root to such a disk, or training.launcher to local or accelerate.",
         )
     if config.cluster.address == "local":
-        os.environ |= {key: value for key, value in LOOPBACK.items() if key not in os.environ}
+        os.environ |= {key: value for key, value in ONE_MACHINE.items() if key not in os.environ}
     with ray_session(config, actors=False, cpus=training.workers):
         check_training_fits(training_need(config), nodes_there(), place(config))
         _fit(run, config, listener)

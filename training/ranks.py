@@ -11,7 +11,7 @@ from typing import Any
 from cluster.places import local_folder
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
-from cluster.stage import ENVIRONMENT
+from cluster.stage import set_environment
 from configs.errors import UserError
 from configs.schema import Config
 from configs.training import Training
@@ -164,7 +164,7 @@ def last_checkpoint(folder: Path) -> str | None:
 
 def work(folder: str, events: str, rank: int) -> None:
     """Be process `rank` of the training of the run at `folder`; errors are told in `events` and raised."""
-    os.environ |= {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
+    set_environment()
     teller = Teller(Path(events), speaks=rank == 0)
     try:
         run = RunDir(folder)

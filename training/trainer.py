@@ -79,9 +79,8 @@ class PreferenceTrainer(DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         policy = self.log_probs(model, inputs)
-        first = model.training and not self.checked and self.state.global_step == 0
         reference = self._settled(inputs) if self.references is not None else self._reference_log_probs(model, inputs)
-        if first:
+        if model.training and not self.checked and self.state.global_step == 0:
             self.checked = True
             fresh = reference if self.references is None else self._reference_log_probs(model, inputs)
             self._check_first_loss(policy.detach() - fresh, inputs)
