@@ -30,6 +30,7 @@ CANDIDATES = 4
 WORDS = 20_000
 DATA = pa.schema([("text", pa.string()), ("completions", pa.list_(pa.string()))])
 CHUNK = 1000
+SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 SPOILT = ("Sure! {}", "{}]", "{0}{0}", "", "{}[a][b][c]")
 STAGES = ("texts", "rank", "pairs")
 
@@ -65,17 +66,17 @@ def word(number: int) -> str:
 
 
 def make_models(folder: Path) -> tuple[Path, Path]:
-    """A folder with a tokenizer and no weights, for prompts, and a static embedding model of 64 dimensions."""
+    """A small Llama with random weights, and a static embedding model of 64 dimensions."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     from training.demo_model import build_tokenizer
 
     base, embedding = folder / "base", folder / "embedding"
     tokenizer = build_tokenizer([row["text"] for row in make_rows(0)], load_config(CONFIG))
     tokenizer.save_pretrained(base)
-    LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(base)
+    LlamaForCausalLM(LlamaConfig(**SHAPE, vocab_size=len(tokenizer))).save_pretrained(base)
     static = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=64)
     SentenceTransformer(modules=[static], device="cpu").save(str(embedding))
     return base, embedding

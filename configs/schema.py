@@ -172,10 +172,14 @@ class Scoring(Section):
 class Pairs(Section):
     """How ranked lists become preferences."""
 
-    strategy: Literal["first_two", "best_vs_worst", "best_vs_random", "mean_minus_2sd", "all_pairs"] = Field(
-        "best_vs_worst",
-        description="Which candidates of a text meet; mean_minus_2sd: the best and the one nearest to mean - 2 sd.",
+    strategy: Literal["first_two", "best_vs_worst", "best_vs_random", "mean_minus_2sd", "all_pairs", "margin_bins"] = (
+        Field(
+            "best_vs_worst",
+            description="Which candidates of a text meet; mean_minus_2sd: the best and the one nearest to mean - 2 sd; "
+            "margin_bins: all, and of each bin of score gaps equally many pairs stay, as many as texts in all.",
+        )
     )
+    margin_bin: float = Field(0.01, ge=0.005, le=2, description="Width of a bin of score gaps under margin_bins.")
     min_margin: float = Field(0.0, ge=0, le=2, description="Smallest score gap of a similarity pair; ties never pass.")
     max_per_text: Positive = Field(8, description="Most similarity pairs, and most format pairs, of one text.")
     format_share: float = Field(0.2, ge=0, lt=1, description="Largest share of format pairs among all pairs.")

@@ -15,8 +15,8 @@ from cluster.run_dir import RunDir
 from cluster.session import Tally, ray_session
 from cluster.stage import stage_main
 from configs.errors import UserError
-from configs.schema import Config
-from scoring.pairs import cap_threshold, format_quota, list_row, match, pair_hash, pair_row
+from configs.schema import Config, Pairs
+from scoring.pairs import FORMAT, cap_thresholds, group_of, groups_of, list_row, match, pair_hash, pair_row, quotas
 from scoring.records import LIST, MATCHED, PAIR
 
 BATCH = 1024
@@ -36,15 +36,15 @@ def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         tally = Tally()
         with tally.shown(progress):
             _map(ranked, None, lambda batch: match_rows(batch, config, tally), matched)
-        similarity, format_pairs, dropped, unlisted = _count(matched)
-        quota = format_quota(similarity, config.pairs.format_share)
-        threshold = cap_threshold(lambda: _hashes(matched), quota)
-        _map(matched, ["similarity", "format", "hashes"], lambda batch: kept_pairs(batch, threshold), pairs)
+        counts, dropped, unlisted = _count(matched, config.pairs)
+        kept = quotas(counts, texts, config.pairs)
+        thresholds = cap_thresholds(lambda: _groups_and_hashes(matched), kept)
+        _map(matched, ["pairs", "groups", "hashes"], lambda batch: kept_pairs(batch, thresholds), pairs)
         _map(matched, ["list"], kept_lists, lists)
-    made, listed = count_rows(run.path / "pairs"), count_rows(run.path / "lists")
-    if similarity + format_pairs > made:
-        dropped["over_format_share"] = similarity + format_pairs - made
-    run.record("pairs", "pairs", made + dropped.total(), made, dict(dropped))
+    made, listed, similarity = count_rows(run.path / "pairs"), count_rows(run.path / "lists"), int(kept[1:].sum())
+    over = Counter(over_margin_bin=int(counts[1:].sum()) - similarity, over_format_share=int((counts - kept)[FORMAT]))
+    dropped += over  # which leaves out what is 0
+    run.record("pairs", "pairs", int(counts.sum()) + dropped.total() - over.total(), made, dict(dropped))
     run.record("pairs", "lists", texts, listed, dict(unlisted))
     _check_any(made, dict(dropped), run)
     return {"pairs": made, "format": made - similarity, "similarity": similarity, "dropped": dict(dropped)}
@@ -55,13 +55,14 @@ def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
     rows = []
     for row in batch.to_pylist():
         found = match(row["text_id"], row["candidates"], config.pairs, config.run.seed)
+        matches = [*found.similarity, *found.format]
+        made = [pair_row(row, match_) for match_ in matches]
         list_, why_not = list_row(row, config.pairs)
         rows.append(
             {
-                "similarity": [pair_row(row, match_) for match_ in found.similarity],
-                "format": [pair_row(row, match_) for match_ in found.format],
-                "hashes": [pair_hash(config.run.seed, row["text_id"], match_) for match_ in found.format],
-                "similarities": len(found.similarity),
+                "pairs": made,
+                "groups": [group_of(pair["margin"], config.pairs) for pair in made],
+                "hashes": [pair_hash(config.run.seed, row["text_id"], match_) for match_ in matches],
                 "dropped": list(found.dropped.elements()),
                 "list": list_,
                 "list_dropped": why_not,
@@ -71,14 +72,10 @@ def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
     return pa.Table.from_pylist(rows, MATCHED)
 
 
-def kept_pairs(batch: pa.Table, threshold: int | None) -> pa.Table:
-    """Rows of schema MATCHED -> PAIR: all similarity pairs, and format pairs whose hash is not over the threshold."""
-    similarity, format_pairs, hashes = (_flat(batch[name]) for name in ("similarity", "format", "hashes"))
-    if threshold is None:
-        format_pairs = format_pairs[:0]
-    else:
-        format_pairs = format_pairs.filter(pc.less_equal(hashes, threshold))
-    return pa.concat_tables([_as_table(similarity, PAIR), _as_table(format_pairs, PAIR)])
+def kept_pairs(batch: pa.Table, thresholds: np.ndarray) -> pa.Table:
+    """Rows of schema MATCHED -> PAIR: the pairs whose hash is not over the threshold of their group."""
+    pairs, groups, hashes = (_flat(batch[name]) for name in ("pairs", "groups", "hashes"))
+    return _as_table(pairs.filter(pc.less_equal(hashes, pa.array(thresholds[np.asarray(groups)]))), PAIR)
 
 
 def kept_lists(batch: pa.Table) -> pa.Table:
@@ -94,22 +91,21 @@ def _map(source: Place, columns: list[str] | None, function: Callable[[pa.Table]
     rows.map_batches(function, batch_size=BATCH, batch_format="pyarrow").write_parquet(uri(out))
 
 
-def _count(matched: Place) -> tuple[int, int, Counter[str], Counter[str]]:
-    """Numbers of similarity and of format pairs, and the reasons of the dropped matches and of the dropped lists."""
-    similarity = format_pairs = 0
+def _count(matched: Place, pairs: Pairs) -> tuple[np.ndarray, Counter[str], Counter[str]]:
+    """Numbers of pairs of each group [G], and the reasons of the dropped matches and of the dropped lists."""
+    counts = np.zeros(groups_of(pairs), dtype=np.int64)
     dropped: Counter[str] = Counter()
     unlisted: Counter[str] = Counter()
-    for table in read_tables(matched, ["similarities", "hashes", "dropped", "list_dropped"]):
-        similarity += pc.sum(table["similarities"]).as_py()
-        format_pairs += len(_flat(table["hashes"]))
+    for table in read_tables(matched, ["groups", "dropped", "list_dropped"]):
+        counts += np.bincount(np.asarray(_flat(table["groups"])), minlength=len(counts))
         dropped += count_values(_flat(table["dropped"]))
         unlisted += count_values(pc.drop_null(table["list_dropped"].combine_chunks()))
-    return similarity, format_pairs, dropped, unlisted
+    return counts, dropped, unlisted
 
 
-def _hashes(matched: Place) -> Iterator[np.ndarray]:
-    for table in read_tables(matched, ["hashes"]):
-        yield _flat(table["hashes"]).to_numpy(zero_copy_only=False)
+def _groups_and_hashes(matched: Place) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for table in read_tables(matched, ["groups", "hashes"]):
+        yield np.asarray(_flat(table["groups"])), np.asarray(_flat(table["hashes"]))
 
 
 def _flat(lists: pa.ChunkedArray) -> pa.Array:

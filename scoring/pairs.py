@@ -13,6 +13,8 @@ from configs.schema import Pairs
 from generation.parse import same_answer_key
 from generation.texts import hash64
 
+FORMAT = 0  # the group of all format pairs; similarity pairs have the groups from 1
+TOP_BITS = 12  # of a hash, by which hashes are counted
 Candidate = dict[str, Any]
 Match = tuple[Candidate, Candidate]  # chosen, rejected
 
@@ -27,7 +29,7 @@ class Matches:
 
 
 def match(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) -> Matches:
-    """The matches of one text under the configured strategy, before the global cap on format pairs.
+    """The matches of one text under the configured strategy, before the caps over all texts.
 
     A pair is a preference: never two equal answers, never a tie or a gap under `min_margin`; chosen scores higher
     (kind similarity, both valid) or is the valid one (kind format). Repaired answers are never trained on as pairs:
@@ -52,6 +54,42 @@ def pair_hash(seed: int, text_id: int, match_: Match) -> int:
     return hash64("pair", seed, text_id, match_[0]["sample"], match_[1]["sample"])
 
 
+def group_of(margin: float | None, pairs: Pairs) -> int:
+    """The group of pairs that a cap holds for: FORMAT where there is no margin, else the bin of the score gap, from 1.
+
+    Only the strategy `margin_bins` has more than one.
+    """
+    if margin is None:
+        return FORMAT
+    return 1 + int(margin / pairs.margin_bin) if pairs.strategy == "margin_bins" else 1
+
+
+def groups_of(pairs: Pairs) -> int:
+    """The number of groups that there can be: scores are cosines, so gaps are 2 at most."""
+    return 1 + group_of(2.0, pairs)
+
+
+def quotas(counts: np.ndarray, texts: int, pairs: Pairs) -> np.ndarray:
+    """How many pairs of each group stay, int64 [G], of the `counts` [G] that there are."""
+    kept = counts.copy()
+    if pairs.strategy == "margin_bins":
+        kept[1:] = np.minimum(counts[1:], even_cap(counts[1:], texts))
+    kept[FORMAT] = min(counts[FORMAT], format_quota(int(kept[1:].sum()), pairs.format_share))
+    return kept
+
+
+def even_cap(counts: np.ndarray, total: int) -> int:
+    """The most pairs c of each bin so that sum_b min(counts_b, c) <= total; at least 1, so that no bin goes empty."""
+    low, high = 1, max(1, int(counts.max(initial=0)))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if np.minimum(counts, middle).sum() <= total:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 def format_quota(similarity: int, share: float) -> int:
     """The most format pairs F for S similarity pairs so that F / (S + F) <= share."""
     quota = int(share * similarity / (1 - share))
@@ -63,26 +101,32 @@ def format_quota(similarity: int, share: float) -> int:
     return quota
 
 
-def cap_threshold(chunks: Callable[[], Iterable[np.ndarray]], quota: int) -> int | None:
-    """The largest of all hashes that is still among the `quota` smallest; None when none is.
+def cap_thresholds(chunks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], most: np.ndarray) -> np.ndarray:
+    """For each group the largest of its hashes that is still among its `most` smallest, int64 [G].
 
-    `chunks` is called twice for the hashes, int64 arrays of any lengths: to count them by their upper 16 bits, and to
-    look closely at the one bin in which the quota ends. So memory does not grow with the number of hashes.
+    `chunks` is called twice for groups and hashes, integer arrays [N]: to count the hashes by their upper bits, and to
+    look closely at those bits in which a group's `most` [G] end. So memory does not grow with the number of hashes. A
+    group of which none may stay gets the smallest int64, which is no pair's hash but for one in 2^64.
     """
-    bins = np.zeros(2**16, dtype=np.int64)
-    for hashes in chunks():
-        bins += np.bincount(_bin(hashes), minlength=len(bins))
-    quota = min(quota, int(bins.sum()))
-    if quota <= 0:
-        return None
-    last = int(np.searchsorted(bins.cumsum(), quota))
-    close = np.concatenate([hashes[_bin(hashes) == last] for hashes in chunks()])
-    place = quota - int(bins[:last].sum()) - 1
-    return int(np.partition(close, place)[place])
+    counts = np.zeros((len(most), 2**TOP_BITS), dtype=np.int64)
+    for groups, hashes in chunks():
+        np.add.at(counts, (groups, _top(hashes)), 1)
+    until = np.pad(counts.cumsum(axis=1), ((0, 0), (1, 0)))
+    most = np.minimum(most, until[:, -1])
+    last = (until[:, 1:] < most[:, None]).sum(axis=1)
+    close: dict[int, list[int]] = {int(group): [] for group in np.flatnonzero(most)}
+    for groups, hashes in chunks():
+        near = (_top(hashes) == last[groups]) & (most[groups] > 0)
+        for group, hash_ in zip(groups[near].tolist(), hashes[near].tolist(), strict=True):
+            close[group].append(hash_)
+    thresholds = np.full(len(most), np.iinfo(np.int64).min)
+    for group, found in close.items():
+        thresholds[group] = sorted(found)[most[group] - until[group, last[group]] - 1]
+    return thresholds
 
 
-def _bin(hashes: np.ndarray) -> np.ndarray:
-    return (hashes >> 48) + 2**15
+def _top(hashes: np.ndarray) -> np.ndarray:
+    return (hashes >> (64 - TOP_BITS)) + 2 ** (TOP_BITS - 1)
 
 
 def pair_row(row: dict[str, Any], match_: Match) -> dict[str, Any]:
@@ -141,7 +185,7 @@ def _meetings(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int
     if pairs.strategy == "first_two":
         yield from itertools.combinations(in_order[:2], 2)
         return
-    if pairs.strategy == "all_pairs":
+    if pairs.strategy in ("all_pairs", "margin_bins"):
         yield from itertools.combinations(in_order, 2)
         return
     valid = [c for c in candidates if c["format"] == "valid"]

@@ -43,13 +43,12 @@ LIST = pa.schema(
     ]
 )
 
-# What one ranked list yields, before the cap on format pairs is known.
+# What one ranked list yields, before it is known how many pairs of each group may stay.
 MATCHED = pa.schema(
     [
-        ("similarity", pa.list_(pa.struct(PAIR))),
-        ("format", pa.list_(pa.struct(PAIR))),
-        ("hashes", pa.list_(pa.int64())),  # of the format pairs, in their order
-        ("similarities", pa.int32()),  # number of similarity pairs, to count without reading them
+        ("pairs", pa.list_(pa.struct(PAIR))),
+        ("groups", pa.list_(pa.int32())),  # of the pairs, in their order
+        ("hashes", pa.list_(pa.int64())),
         ("dropped", pa.list_(pa.string())),  # reasons
         ("list", pa.struct(LIST)),  # null where there is none, then `list_dropped` says why
         ("list_dropped", pa.string()),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.parquet import count_rows, count_values, read_rows, read_tables
@@ -18,7 +19,7 @@ from configs.schema import Config
 from generation.parse import parse
 from generation.records import REJECT, TEXT
 from generation.texts import IdSet, text_id
-from scoring.pairs import format_quota
+from scoring.pairs import format_quota, group_of
 from scoring.records import LIST, PAIR, RANKED
 
 Problems = Iterator[str]
@@ -38,6 +39,7 @@ def verify(run: RunDir) -> dict[str, list[str]]:
         ("rank", "candidates are complete, parsed as stored and in order of score", _candidates),
         ("pairs", "every pair is a preference between two of its text's candidates", _pairs),
         ("pairs", "format pairs keep under their share", _cap),
+        ("pairs", "bins of score gaps are filled evenly, where that was asked for", _balance),
     ]
     return {name: list(check(run, config)) for stage, name, check in checks if stage in done}
 
@@ -190,6 +192,21 @@ def _cap(run: RunDir, config: Config) -> Problems:
         yield f"{kinds['format']} format pairs beside {kinds['similarity']} similarity pairs; at most {quota} may be"
     if dropped and kinds["format"] < quota:
         yield f"{dropped} format pairs were dropped, though {quota} may be and {kinds['format']} are"
+
+
+def _balance(run: RunDir, config: Config) -> Problems:
+    if config.pairs.strategy != "margin_bins":
+        return
+    bins: Counter[int] = Counter()
+    for table in read_tables(run.path / "pairs", ["margin"]):
+        bins.update(group_of(margin, config.pairs) for margin in pc.drop_null(table["margin"]).to_pylist())
+    texts, fullest = count_rows(run.path / "ranked"), max(bins.values(), default=0)
+    full = sum(pairs == fullest for pairs in bins.values())
+    dropped = run.ledger()["pairs"]["pairs"]["dropped"].get("over_margin_bin", 0)
+    if bins.total() > texts and fullest > 1:
+        yield f"{bins.total()} similarity pairs of {texts} texts, up to {fullest} in a bin"
+    if dropped and bins.total() + full <= texts:
+        yield f"{dropped} pairs were dropped, though each of the {full} fullest bins had room for another one"
 
 
 def main(path: str) -> int:

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from configs.schema import Pairs
 from generation.parse import parse, same_answer_key
 from scoring.build_pairs import kept_lists, kept_pairs
-from scoring.pairs import cap_threshold, format_quota, list_row, match, pair_hash, pair_row
+from scoring.pairs import (
+    cap_thresholds,
+    even_cap,
+    format_quota,
+    group_of,
+    groups_of,
+    list_row,
+    match,
+    pair_hash,
+    pair_row,
+    quotas,
+)
 from scoring.records import LIST, MATCHED, PAIR
 
 
@@ -116,12 +127,46 @@ def test_quota_is_the_largest_that_keeps_the_share(similarity: int, share: float
 HASH = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3) | st.sampled_from([-(2**63), 2**63 - 1, 2**48, -(2**48)])
 
 
-@given(st.lists(HASH, unique=True, max_size=50), st.integers(0, 60), st.integers(1, 7))
-def test_threshold_lets_exactly_the_quota_pass(hashes: list[int], quota: int, length: int) -> None:
-    chunks = [np.array(hashes[i : i + length], dtype=np.int64) for i in range(0, len(hashes), length)]
-    threshold = cap_threshold(lambda: chunks, quota)
-    passed = 0 if threshold is None else sum(hash_ <= threshold for hash_ in hashes)
-    assert passed == min(quota, len(hashes))
+@given(
+    st.lists(st.tuples(st.integers(0, 2), HASH), unique_by=lambda pair: pair[1], max_size=50),
+    st.lists(st.integers(0, 60), min_size=3, max_size=3),
+    st.integers(1, 7),
+)
+def test_thresholds_let_exactly_as_many_pass(pairs: list[tuple[int, int]], most: list[int], length: int) -> None:
+    parts = [pairs[i : i + length] for i in range(0, len(pairs), length)]
+    chunks = [tuple(np.array(column, dtype=np.int64) for column in zip(*part, strict=True)) for part in parts]
+    thresholds = cap_thresholds(lambda: chunks, np.array(most))  # type: ignore[arg-type,return-value]
+    for group in range(3):
+        hashes = sorted(hash_ for group_, hash_ in pairs if group_ == group)
+        passed = [hash_ for hash_ in hashes if hash_ <= thresholds[group]]
+        if most[group] or -(2**63) not in hashes:  # the one that a closed group could let through
+            assert passed == hashes[: most[group]]
+
+
+def test_bins_of_gaps_by_hand() -> None:
+    pairs = Pairs(strategy="margin_bins", margin_bin=0.25)
+    assert [group_of(margin, pairs) for margin in (None, 0.1, 0.25, 0.3, 2.0)] == [0, 1, 2, 2, 9]
+    assert groups_of(pairs) == 10
+    assert [group_of(margin, Pairs()) for margin in (None, 0.1, 2.0)] == [0, 1, 1]
+    assert groups_of(Pairs()) == 2
+
+
+def test_margin_bins_keep_as_many_pairs_as_texts_and_all_of_a_rare_gap() -> None:
+    pairs, counts = Pairs(strategy="margin_bins", format_share=0.5), np.array([100, 50, 20, 3, 0])
+    # 12 + 12 + 3 pairs for 27 texts, and as many format pairs; 28 are one too few for 13 + 13 + 3.
+    for texts in (27, 28):
+        assert quotas(counts, texts, pairs).tolist() == [27, 12, 12, 3, 0]
+    assert quotas(counts, 1000, pairs).tolist() == [73, 50, 20, 3, 0]
+    assert quotas(counts, 1, pairs).tolist() == [3, 1, 1, 1, 0]
+    assert quotas(np.array([100, 73]), 27, Pairs(format_share=0.5)).tolist() == [73, 73]
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=20), st.integers(0, 10**7))
+def test_even_cap_is_the_largest(counts: list[int], total: int) -> None:
+    counts_ = np.array(counts, dtype=np.int64)
+    cap = even_cap(counts_, total)
+    assert cap == 1 or np.minimum(counts_, cap).sum() <= total
+    assert cap >= counts_.max(initial=0) or np.minimum(counts_, cap + 1).sum() > total
 
 
 ANSWERS = st.sampled_from(["[a]", "[b]", "[a][b]", "[A]", "[a][a]", "text [c]", "", "[", "[d][e][f][g]"])
@@ -130,7 +175,7 @@ ANSWERS = st.sampled_from(["[a]", "[b]", "[a][b]", "[A]", "[a][a]", "text [c]", 
 @settings(max_examples=300)
 @given(
     st.lists(st.tuples(ANSWERS, st.sampled_from([0.1, 0.2, 0.3, 0.31])), max_size=6),
-    st.sampled_from(["first_two", "best_vs_worst", "best_vs_random", "mean_minus_2sd", "all_pairs"]),
+    st.sampled_from(["first_two", "best_vs_worst", "best_vs_random", "mean_minus_2sd", "all_pairs", "margin_bins"]),
     st.sampled_from([0.0, 0.05]),
     st.randoms(use_true_random=False),
 )
@@ -191,27 +236,31 @@ def pair(text_id: int, kind: str) -> dict[str, Any]:
     return dict.fromkeys(PAIR.names) | {"text_id": text_id, "kind": kind}
 
 
-def test_kept_pairs_are_all_similarity_pairs_and_format_pairs_up_to_the_threshold() -> None:
+def test_kept_pairs_are_those_up_to_the_threshold_of_their_group() -> None:
     rows = [
-        {"similarity": [pair(1, "similarity")], "format": [pair(1, "format"), pair(2, "format")], "hashes": [5, -7]},
-        {"similarity": [], "format": [pair(3, "format")], "hashes": [6]},
+        {
+            "pairs": [pair(1, "similarity"), pair(1, "format"), pair(2, "format")],
+            "groups": [1, 0, 0],
+            "hashes": [9, 5, -7],
+        },
+        {"pairs": [pair(3, "format")], "groups": [0], "hashes": [6]},
     ]
     batch = pa.Table.from_pylist(rows, MATCHED)
 
-    def kept(threshold: int | None) -> list[tuple[int, str]]:
-        table = kept_pairs(batch, threshold)
+    def kept(*thresholds: int) -> list[tuple[int, str]]:
+        table = kept_pairs(batch, np.array(thresholds))
         assert table.schema.equals(PAIR)
         return [(row["text_id"], row["kind"]) for row in table.to_pylist()]
 
-    assert kept(5) == [(1, "similarity"), (1, "format"), (2, "format")]
-    assert kept(-7) == [(1, "similarity"), (2, "format")]
-    assert kept(None) == [(1, "similarity")]
+    assert kept(5, 9) == [(1, "similarity"), (1, "format"), (2, "format")]
+    assert kept(-7, 9) == [(1, "similarity"), (2, "format")]
+    assert kept(-(2**63), 9) == [(1, "similarity")]
+    assert kept(6, 8) == [(1, "format"), (2, "format"), (3, "format")]
 
 
-@pytest.mark.parametrize("threshold", [None, 0])
-def test_texts_that_yield_nothing_give_empty_tables(threshold: int | None) -> None:
-    nothing: dict[str, Any] = {"similarity": [], "format": [], "hashes": [], "similarities": 0, "dropped": []}
+def test_texts_that_yield_nothing_give_empty_tables() -> None:
+    nothing: dict[str, Any] = {"pairs": [], "groups": [], "hashes": [], "dropped": []}
     for rows in ([], [nothing | {"list": None}]):
         batch = pa.Table.from_pylist(rows, MATCHED)
-        assert kept_pairs(batch, threshold).equals(PAIR.empty_table())
+        assert kept_pairs(batch, np.zeros(2, dtype=np.int64)).equals(PAIR.empty_table())
         assert kept_lists(batch).equals(LIST.empty_table())

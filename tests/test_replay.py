@@ -1,5 +1,6 @@
 """Candidates from a file: their shapes, and an older run ranked anew."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,4 +50,9 @@ def test_an_older_run_is_ranked_anew_without_an_engine(finished_run: Path, tmp_p
     old = {row["text_id"]: row["candidates"] for row in read_rows(finished_run / "ranked")}
     new = {row["text_id"]: row["candidates"] for row in read_rows(tmp_path / "demo" / "ranked")}
     assert new == old
+    done = semtag("pairs", *tiny_demo(tmp_path, *replay, "pairs.strategy=margin_bins", "pairs.margin_bin=0.05"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    margins = [row["margin"] for row in read_rows(tmp_path / "demo" / "pairs") if row["kind"] == "similarity"]
+    bins = Counter(int(margin / 0.05) for margin in margins)
+    assert len(bins) > 1 and bins.total() <= max(len(new), len(bins))
     assert semtag("verify", str(tmp_path / "demo")).returncode == 0

@@ -1,0 +1,158 @@
+"""Which loss, and which pairs, make the better tagger? Each recipe on the same ranked lists, over seeds.
+
+    python -m benchmarks.recipes --json recipes.json                                           # the demo
+    python -m benchmarks.recipes --json recipes.json --corpus squad --root runs/recipes \\
+        data.path=squad_dev.json data.format=squad model.base=PATH                             # texts of yours
+
+A seed changes the split, the base model where it is built on the spot, the candidates (K = 8) and the training. Of one
+seed all recipes learn from the same ranked lists, and base and tuned models answer the same held-out texts, each text
+once at the sampling temperature. Figures are differences to the base model: means over the seeds with 95 % t-intervals.
+Seeds that stand in the file of --json are not run again, so a table can be made in several sittings.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from benchmarks.rounds import machine, markdown
+from cluster.parquet import read_rows
+from cluster.run_dir import RunDir
+from configs.schema import Config
+from evaluation.metrics import Answers, compare
+from scoring.rank_texts import base_model
+
+CONFIG = "configs/demo.yaml"
+CANDIDATES = ["sampling.samples=8"]
+STRATEGIES = ("first_two", "best_vs_worst", "best_vs_random", "mean_minus_2sd", "all_pairs", "margin_bins")
+LOSSES = ("ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce")
+RECIPES = {f"ipo, pairs: {name}": ["training.loss=ipo", f"pairs.strategy={name}"] for name in STRATEGIES} | {
+    f"{loss}, lists": ["training.data=lists", f"training.loss={loss}"] for loss in LOSSES
+}
+FIGURES = ("format", "both_valid", "all_texts")
+
+Answer = dict[str, Any]
+
+
+def semtag(command: str, name: str, arguments: argparse.Namespace, *settings: str) -> RunDir:
+    """Run a command of Semtag on the run of that name, and return the run."""
+    where = [f"run.root={arguments.root}", f"run.name={name}"]
+    overrides = [*where, *CANDIDATES, *arguments.overrides, *settings]
+    subprocess.run([sys.executable, "-m", "cluster.cli", command, CONFIG, *overrides], check=True)
+    return RunDir(arguments.root / name)
+
+
+def learn(ranked: RunDir, recipe: str, arguments: argparse.Namespace, seed: str) -> Path:
+    """The adapter that a recipe makes of the ranked lists."""
+    name = f"{ranked.here.name}-{'-'.join(recipe.replace(':', '').replace(',', '').split())}"
+    if not (arguments.root / name).exists():
+        shutil.copytree(ranked.here, arguments.root / name)
+    for command in ("pairs", "train"):
+        run = semtag(command, name, arguments, seed, *RECIPES[recipe])
+    return run.here / "model"
+
+
+def answer(config: Config, model: str, adapters: list[Path], texts: list[dict[str, Any]]) -> list[dict[int, Answer]]:
+    """One scored answer a text from the base model and from each adapter, by text id, drawn by one engine in turn."""
+    from vllm.lora.request import LoRARequest
+
+    from generation.sampler import Sampler
+    from generation.widen_heads import widen_checkpoint
+    from scoring.embedder import Embedder
+    from scoring.similarity import score_rows
+
+    sampler = Sampler(config, model, str(adapters[0]))
+
+    async def from_all() -> list[list[dict[str, Any]]]:
+        drawn = []
+        for number, adapter in enumerate([None, *adapters]):
+            sampler.adapter = adapter and LoRARequest(
+                adapter.parent.name, number, widen_checkpoint(model, str(adapter))[1]
+            )
+            drawn.append(await sampler.sample([dict(row) for row in texts]))
+        sampler.engine.shutdown()
+        return drawn
+
+    drawn, embedder = asyncio.run(from_all()), Embedder(config.scoring)
+    scored = [score_rows(rows, embedder.texts, embedder.tags) for rows in drawn]
+    return [{row["text_id"]: row["candidates"][0] for row in rows if row["candidates"]} for rows in scored]
+
+
+def run_seed(seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The figures of each recipe for one seed."""
+    setting = f"run.seed={seed}"
+    ranked = semtag("rank", f"{arguments.corpus}-{seed}", arguments, setting)
+    adapters = [learn(ranked, recipe, arguments, setting) for recipe in RECIPES]
+    config = ranked.config()
+    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"samples": 1})})
+    texts = [row | {"decoding": "sampled"} for row in read_rows(ranked.path / "texts" / "held_out.parquet")]
+    base, *tuned = answer(config, base_model(ranked, config), adapters, texts)
+    return {recipe: figures(texts, base, own, seed) for recipe, own in zip(RECIPES, tuned, strict=True)}
+
+
+def figures(
+    texts: list[dict[str, Any]], base: dict[int, Answer], tuned: dict[int, Answer], seed: int
+) -> dict[str, float]:
+    """What tuning changed: shares of well-formed answers, and similarity on both-valid and on all texts."""
+    both = [row for row in texts if row["text_id"] in base.keys() & tuned.keys()]
+    arms = [[arm[row["text_id"]] for row in both] for arm in (base, tuned)]
+    found = compare(Answers([row["text"] for row in both], *arms), 100, seed)
+    rate, similarity = found["format_rate"], found["similarity"]
+    return {
+        "base_format": rate["base"]["value"],
+        "format": rate["tuned"]["value"] - rate["base"]["value"],
+        "both_valid": similarity["both_valid"]["difference"]["value"],
+        "all_texts": similarity["all_texts"]["difference"]["value"],
+    }
+
+
+def mean_and_interval(values: list[float], digits: int) -> str:
+    """Mean with its 95 % t-interval, the latter from two values on."""
+    mean, form = statistics.fmean(values), f"+.{digits}f"
+    if len(values) < 2:
+        return format(mean, form)
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
+
+
+def table(done: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The seeds of one corpus as a Markdown table."""
+    rows = []
+    for recipe in RECIPES:
+        points = [100 * seed[recipe]["format"] for seed in done.values()]
+        similar = [[seed[recipe][name] for seed in done.values()] for name in FIGURES[1:]]
+        rows.append([recipe, mean_and_interval(points, 1), *(mean_and_interval(values, 3) for values in similar)])
+    return markdown(["recipe", "well formed, points", "similarity, both well formed", "all texts"], rows)
+
+
+def main() -> None:
+    """Run the seeds that are missing and print the table of each corpus."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", default="demo", help="name of the corpus in the table (demo)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run (0 1 2)")
+    parser.add_argument("--root", type=Path, default=Path("runs/recipes"), help="folder of the runs")
+    parser.add_argument("--json", type=Path, required=True, help="the file of all figures so far")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides for every run")
+    arguments = parser.parse_args()
+    corpora = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
+    done = corpora.setdefault(arguments.corpus, {})
+    for seed in arguments.seeds:
+        if str(seed) not in done:
+            done[str(seed)] = run_seed(seed, arguments)
+            arguments.json.write_text(json.dumps(corpora, indent=1) + "\n", encoding="utf-8")
+    print(machine())
+    for corpus, seeds in corpora.items():
+        base = ", ".join(f"{next(iter(found.values()))['base_format']:.1%}" for found in seeds.values())
+        print(f"\n{corpus}, base well formed {base}:\n\n{table(seeds)}")
+
+
+if __name__ == "__main__":
+    main()
