@@ -30,7 +30,7 @@ def show_plan(run: RunDir, config: Config) -> None:
     print(f"  sampling   {config.sampling.samples} candidates a text")
     print(f"  scoring    {config.scoring.model}")
     training = config.training
-    first = f": the first loss must be {(1 / (2 * training.beta)) ** 2:g}" if training.loss == "ipo" else ""
+    first = f": the first loss must be {training.first_loss:g}" if training.first_loss else ""
     print(f"  training   {training.data}, {training.loss}, beta {training.beta:g}{first}; LoRA rank "
           f"{training.lora.rank}, {precision}")  # fmt: skip
     if training.launcher != "local":

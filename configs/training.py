@@ -1,5 +1,6 @@
 """The configuration keys of training."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -57,6 +58,14 @@ class Training(Section):
     gpus_per_worker: int = operational(0, "GPUs of each process under ray; 0 trains on CPUs.", ge=0, le=1)
     accelerator_type: str | None = operational(None, "Kind of GPU under ray, such as H100; null takes any.")
     restarts: int = operational(3, "Times that ray starts again from the last checkpoint when a process dies.", ge=0)
+
+    @property
+    def first_loss(self) -> float | None:
+        """The loss where policy and reference are equal, without the likelihood's part.
+
+        (1 / (2 beta))^2 for IPO (arXiv 2310.12036, eq. 17), ln 2 for DPO; None where it depends on the lists.
+        """
+        return {"ipo": (1 / (2 * self.beta)) ** 2, "sigmoid": math.log(2)}.get(self.loss)
 
     @model_validator(mode="after")
     def _can_be_launched(self) -> "Training":

@@ -27,7 +27,7 @@ from tests.conftest import ROOT, TINY, semtag, tiny_demo
 from training.data import REFERENCES, fit_length, load_rows, tokenized
 from training.demo_answers import Salience, draw_answer
 from training.ranks import last_checkpoint, load_base, lora_config
-from training.trainer import PreferenceTrainer, expected_first_loss, score_completions_only, trainer_arguments
+from training.trainer import PreferenceTrainer, score_completions_only, trainer_arguments
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def losses(trainer: PreferenceTrainer) -> list[float]:
 def test_the_first_loss_is_known(
     loss: str, beta: float, first: float, base: str, pairs: Dataset, tmp_path: Path
 ) -> None:
-    assert expected_first_loss(loss, beta) == pytest.approx(first)
+    assert Training(loss=loss, beta=beta).first_loss == pytest.approx(first)
     trainer = trainer_for(base, pairs, tmp_path, loss=loss, beta=beta)
     assert losses(trainer)[0] == pytest.approx(first, rel=1e-4)
     assert trainer.checked

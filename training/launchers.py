@@ -35,26 +35,29 @@ def launch(run: RunDir, config: Config, progress: Progress) -> None:
         )
     listener = Listener(unfinished(run) / "events.jsonl", progress)
     start = _by_accelerate if config.training.launcher == "accelerate" else _on_ray
-    with repeating(listener.show, every=0.5):
-        start(run, config, listener)
+    try:
+        with repeating(listener.show, every=0.5):
+            start(run, config, listener.file)
+    except RuntimeError as error:
+        raise listener.failure(str(error)) from error
     listener.show()
 
 
-def _by_accelerate(run: RunDir, config: Config, listener: Listener) -> None:
+def _by_accelerate(run: RunDir, config: Config, events: Path) -> None:
     # --multi_gpu is accelerate's word for torchrun: without a GPU it starts processes that train on CPUs, which --cpu
     # would not.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", str(config.training.workers), "--num_machines", "1", "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"]
-    command += ["-m", "training.ranks", str(run.path), str(listener.file)]
+    command += ["-m", "training.ranks", str(run.path), str(events)]
     threads = max(1, (os.cpu_count() or 1) // config.training.workers)
     environment = {"OMP_NUM_THREADS": str(threads)} | ONE_MACHINE | os.environ
     status = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent).wait()
     if status:
-        raise listener.failure(f"A training process failed; `accelerate launch` ended with status {status}.")
+        raise RuntimeError(f"A training process failed; `accelerate launch` ended with status {status}.")
 
 
-def _on_ray(run: RunDir, config: Config, listener: Listener) -> None:
+def _on_ray(run: RunDir, config: Config, events: Path) -> None:
     training = config.training
     if not isinstance(run.path, Path):
         raise UserError(
@@ -65,17 +68,17 @@ def _on_ray(run: RunDir, config: Config, listener: Listener) -> None:
         os.environ |= {key: value for key, value in ONE_MACHINE.items() if key not in os.environ}
     with ray_session(config, actors=False, cpus=training.workers):
         check_training_fits(training_need(config), nodes_there(), place(config))
-        _fit(run, config, listener)
+        _fit(run, config, events)
 
 
-def _fit(run: RunDir, config: Config, listener: Listener) -> None:
+def _fit(run: RunDir, config: Config, events: Path) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     training = config.training
     trainer = TorchTrainer(
         _ray_worker,
-        train_loop_config={"run": str(run.path.resolve()), "events": str(listener.file.resolve())},
+        train_loop_config={"run": str(run.path.resolve()), "events": str(events.resolve())},
         torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=training.workers,
@@ -92,7 +95,7 @@ def _fit(run: RunDir, config: Config, listener: Listener) -> None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise listener.failure(f"Training failed on Ray: {error}") from error
+        raise RuntimeError(f"Training failed on Ray: {error}") from error
 
 
 def _ray_worker(told: dict[str, str]) -> None:

@@ -45,11 +45,7 @@ def learn(run: RunDir, config: Config, progress: Progress) -> None:
     score_completions_only()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.here / "tensorboard")
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        if training.parallel.startswith("zero"):
-            import deepspeed
-
-            deepspeed.init_distributed(dist_backend="gloo")  # left to itself it looks for another one on CPUs
+        _use_cpus(training)
     # Before the model: they join the processes, and where weights are shared a model is loaded in parts from the start.
     arguments = trainer_arguments(training, str(run.here / "checkpoints"), seed, torch.cuda.is_available())
     with PartialState().local_main_process_first():
@@ -78,13 +74,21 @@ def learn(run: RunDir, config: Config, progress: Progress) -> None:
         (folder / "outcome.json").write_text(json.dumps({"curve": curve, "counts": counts}))
 
 
+def _use_cpus(training: Training) -> None:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if training.parallel.startswith("zero"):
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="gloo")  # left to itself it looks for another one on CPUs
+
+
 def _trainer(
     training: Training, arguments: Any, tokenizer: Any, base: str, rows: tuple[Any, Any], progress: Progress
 ) -> Any:
     """The trainer over rows to train on and rows to measure the loss on."""
     from transformers import EarlyStoppingCallback
 
-    from training.trainer import PreferenceTrainer, ShowProgress, expected_first_loss
+    from training.trainer import PreferenceTrainer, ShowProgress
 
     learned, watched = rows
     if training.held_out and not (len(learned) and len(watched)):
@@ -93,8 +97,8 @@ def _trainer(
             f"{len(watched)} to measure on.",
             "Take another share, or more texts.",
         )
-    first = expected_first_loss(training.loss, training.beta)
-    progress.say(f"{len(learned):,} {training.data}" + (f"; the first loss must be {first:g}" if first else ""))
+    first = f"; the first loss must be {training.first_loss:g}" if training.first_loss else ""
+    progress.say(f"{len(learned):,} {training.data}{first}")
     stopping = [EarlyStoppingCallback(training.patience)] if training.patience else []
     return PreferenceTrainer(
         training,

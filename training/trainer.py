@@ -5,7 +5,6 @@ and what is paid for it.
 """
 
 import contextlib
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,6 @@ SHARING_TOLERANCES = {
     "bfloat16": 0.2,
     "float16": 0.2,
 }  # nats a token; a state that leaks costs whole nats
-
-
-def expected_first_loss(loss: str, beta: float) -> float | None:
-    """The loss where policy and reference are equal: (1 / (2 beta))^2 for IPO (arXiv 2310.12036, eq. 17), ln 2 for DPO.
-
-    None for losses of which it depends on the lists.
-    """
-    return {"ipo": (1 / (2 * beta)) ** 2, "sigmoid": math.log(2)}.get(loss)
 
 
 class PreferenceTrainer(DPOTrainer):
