@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_module("evaluation.report", [arguments.run])
         if arguments.command == "merge":
             return run_module("training.merge", [arguments.run])
+        if arguments.command == "push":
+            flags = [f"--{flag}" for flag in ("merged", "public") if getattr(arguments, flag)]
+            return run_module("training.push", [arguments.run, arguments.name, *flags])
         if arguments.command == "submit":
             return submit(
                 arguments.config,
@@ -85,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
         command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+    _add_push(commands)
     return parser
 
 
@@ -93,6 +97,15 @@ def _add_config_command(commands: Any, name: str, help_: str) -> argparse.Argume
     command.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/demo.yaml")
     command.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as training.beta=0.5")
     return command
+
+
+def _add_push(commands: Any) -> None:
+    help_ = "put the tagger on the Hugging Face hub, in a private repository"
+    command = commands.add_parser("push", help=help_, description=f"semtag push: {help_}.")
+    command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+    command.add_argument("name", metavar="OWNER/NAME", help="the repository; made where there is none")
+    command.add_argument("--merged", action="store_true", help="what `semtag merge` made, in place of the adapter")
+    command.add_argument("--public", action="store_true", help="make a new repository public")
 
 
 def _add_submit(commands: Any) -> None:

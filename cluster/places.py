@@ -48,6 +48,12 @@ def in_store(name: str | Place) -> bool:
     return "://" in str(name)
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether that can only be the name of a model on a hub: OWNER/NAME or NAME, and no such path is there."""
+    plain = not in_store(name) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
+    return plain and name != "demo" and not Path(name).exists()
+
+
 def remove(target: Place) -> None:
     """Delete a folder with all that is in it, where there is one."""
     if isinstance(target, Path):

@@ -5,7 +5,7 @@ import sys
 
 from cluster.pipeline import stages_of
 from cluster.placement import check_fits, check_training_fits, needs_of, offer, table, training_need
-from cluster.places import in_store, place_at
+from cluster.places import is_hub_name, place_at
 from cluster.run_dir import RunDir
 from cluster.session import nodes_to_use, place
 from configs.errors import UserError
@@ -60,10 +60,9 @@ def _show_placement(config: Config) -> None:
 def check_model(config: Config) -> None:
     """Raises UserError when model.base is plainly a path and nothing is there. Hub names are not looked up."""
     base = config.model.base
-    path = place_at(base)
-    is_hub_name = not in_store(base) and not base.startswith((".", "/", "~")) and base.count("/") <= 1
-    if base == "demo" or (is_hub_name and not path.exists()):
+    if base == "demo" or is_hub_name(base):
         return
+    path = place_at(base)
     if not (path / "config.json").is_file():
         problem = "has no config.json" if path.exists() else "does not exist"
         raise UserError(f"The model path {base} {problem}.", "Check model.base; a relative path starts here.")

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cluster.places import local_folder, uri
+from cluster.places import is_hub_name, local_folder, uri
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.stage import stage_main, versions
@@ -77,7 +77,7 @@ def model_card(config: Config, pairs: int, curve: list[dict[str, float]]) -> str
     """The README.md of the adapter: what it is, how it was made, how to use it."""
     training = config.training
     base = "a small model built from the texts themselves" if config.model.base == "demo" else config.model.base
-    front = f"base_model: {config.model.base}\n" if config.model.base != "demo" else ""
+    front = f"base_model: {base}\n" if is_hub_name(base) else ""
     return f"""---
 library_name: peft
 {front}tags: [semtag, ipo, tagging]

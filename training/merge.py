@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from cluster.places import local_folder, naming_store, uri
 from cluster.run_dir import RunDir
@@ -27,9 +28,12 @@ def merge(run: RunDir, config: Config) -> None:
     model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True, trust_remote_code=False)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
+    card = (Path(adapter) / "README.md").read_text(encoding="utf-8")
     with run.writing(FOLDER) as folder:
         merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        card = card.replace("library_name: peft", "library_name: transformers") + "\nThe adapter is merged here.\n"
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def main() -> int:

@@ -1,0 +1,66 @@
+"""`semtag push`: the tagger on the Hugging Face hub, or on a hub of one's own that HF_ENDPOINT names."""
+
+import argparse
+import sys
+
+from cluster.places import is_hub_name, local_folder, naming_store, uri
+from cluster.run_dir import RunDir
+from configs.errors import UserError
+from configs.schema import Config
+from training.merge import FOLDER
+
+
+def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> str:
+    """Upload model/ of the run, or merged/, to the repository `name` in one commit; returns the commit's address.
+
+    The repository is made where there is none, private unless `public`. The token is the one that huggingface_hub
+    finds, in HF_TOKEN or left by `hf auth login`. Raises UserError when there is nothing to upload, when nobody could
+    use it, and when the hub refuses it.
+    """
+    folder = run.path / (FOLDER if merged else "model")
+    if not (run.is_done("train") and folder.exists()):
+        raise UserError(f"{folder} is not there yet.", f"Do `semtag {'merge' if merged else 'train'}` first.")
+    if not merged and not is_hub_name(config.model.base):
+        raise UserError(
+            f"The adapter's base model, {config.model.base}, is not on a hub, so nobody else could use the adapter.",
+            f"Do `semtag merge {run.path}` and push with --merged.",
+        )
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    hub = HfApi()
+    try:
+        repository = hub.create_repo(name, private=not public, exist_ok=True).repo_id
+        commit = hub.upload_folder(
+            repo_id=repository, folder_path=local_folder(uri(folder)), commit_message=f"{config.run.name}, by Semtag"
+        )
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise UserError(
+            f"The hub at {hub.endpoint} did not take {name}: {str(error).strip().splitlines()[0]}",
+            "Check the name, OWNER/NAME, and the token, in HF_TOKEN or by `hf auth login`; it must allow writing.",
+        ) from None
+    return commit.commit_url
+
+
+def main() -> int:
+    """`python -m training.push RUN NAME`."""
+    parser = argparse.ArgumentParser(description="Put a run's tagger on a hub.")
+    parser.add_argument("run", help="the run directory")
+    parser.add_argument("name", help="OWNER/NAME of the repository")
+    parser.add_argument("--merged", action="store_true", help="the merged model, not the adapter")
+    parser.add_argument("--public", action="store_true", help="a new repository is public")
+    arguments = parser.parse_args()
+    run = RunDir(arguments.run)
+    try:
+        with naming_store(run.path):
+            config = run.config()
+            with run.lock():
+                print(push(run, config, arguments.name, arguments.merged, arguments.public))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
