@@ -78,7 +78,7 @@ def test_an_adapter_of_a_local_base_is_pushed_merged_alone(hub: Any, finished_ru
     done = semtag("push", str(finished_run), "me/tagger", "--merged")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{hub.url}/me/tagger/commit/abc"
-    assert hub.made[0]["name"] == "tagger" and hub.made[0]["private"]
+    assert (hub.made[0]["organization"], hub.made[0]["name"], hub.made[0]["visibility"]) == ("me", "tagger", "private")
     sent = {str(file.relative_to(finished_run / "merged")) for file in (finished_run / "merged").rglob("*.*")}
     assert hub.files.keys() == sent >= {"README.md", "model.safetensors", "tokenizer.json"}
     assert load(hub.files["model.safetensors"])
