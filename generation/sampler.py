@@ -4,9 +4,11 @@ import asyncio
 import os
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 from cluster import cores
+from cluster.orphans import end_with_this
 from cluster.places import local_folder
 from configs.schema import Config
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
@@ -58,6 +60,7 @@ class Sampler:
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
         if not on_gpu:
             cores.step_aside()
+        self._watch = end_with_this(psutil.Process().children(recursive=True))
         self.context = self.engine.model_config.max_model_len
         self.adapter = _lora_request(served[1])
 

@@ -44,7 +44,8 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({"error": f"no {self.path}"}, 404)
 
     def do_GET(self) -> None:
-        self.answer({"siblings": [], "sha": "0", "id": "me/tagger"} if TOKEN in str(self.headers) else {}, 200)
+        allowed = self.headers["Authorization"] == f"Bearer {TOKEN}"
+        self.answer({"siblings": [], "sha": "0", "id": "me/tagger"} if allowed else {}, 200 if allowed else 401)
 
     def answer(self, value: Any, status: int = 200) -> None:
         told = json.dumps(value).encode()

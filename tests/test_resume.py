@@ -48,19 +48,22 @@ def test_a_lost_node_costs_nothing(finished_run: Path, tmp_path: Path) -> None:
         while not count_finished(run / ".rank.unfinished" / "ids"):
             assert job.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
-        cluster.remove_node(next(worker for worker in workers if runs_engine(worker)), allow_graceful=False)
+        lost, engine = next((worker, engine) for worker in workers for engine in engines_of(worker))
+        engine_and_workers = [engine, *engine.children(recursive=True)]
+        cluster.remove_node(lost, allow_graceful=False)
         assert (run / ".rank.unfinished").exists(), "the ranking was over before the node was lost"
         cluster.add_node(num_cpus=4, **node)
         assert job.wait(timeout=400) == 0
         check_nothing_lost(finished_run, run)
+        assert not any(process.is_running() for process in engine_and_workers)
     finally:
         cluster.shutdown()
 
 
-def runs_engine(node: Any) -> bool:
-    """Whether the node's raylet has an engine among its children."""
+def engines_of(node: Any) -> list[psutil.Process]:
+    """The engines among the descendants of the node's raylet."""
     (raylet,) = node.all_processes["raylet"]
-    return any(kind_of(member) == "engine" for member in Family(raylet.process.pid).look())
+    return Family(raylet.process.pid).of_kind("engine")
 
 
 def test_what_is_no_process_of_a_job_has_no_kind() -> None:

@@ -162,6 +162,12 @@ def test_a_pair_over_the_length_is_counted_not_cut(base: str) -> None:
     assert len(fit_length(fitting, whole - 1)[0]) == 0
 
 
+def test_many_processes_tokenise_as_one(base: str, pairs: Dataset) -> None:
+    tokenizer = load_tokenizer(base, Model(base=base))
+    alone, together = (tokenized(pairs, tokenizer, processes).to_list() for processes in (1, 2))
+    assert repr(together) == repr(alone)  # NaN, where a reference is not known, is not equal to itself
+
+
 def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
     for step in (2, 10, 30):

@@ -40,7 +40,7 @@ def load_rows(folder: Path, kind: Literal["pairs", "lists"], cache: Path) -> Dat
     return rows.sort(PAIR_KEYS if kind == "pairs" else LIST_KEYS)
 
 
-def tokenized(rows: Dataset, tokenizer: Any) -> Dataset:
+def tokenized(rows: Dataset, tokenizer: Any, processes: int = 1) -> Dataset:
     """Pairs or lists in chat form -> rows of TOKENIZED, with K completions, scores and references each.
 
     `row` numbers them from 0, and stays theirs when some are dropped and the order changes.
@@ -75,6 +75,7 @@ def tokenized(rows: Dataset, tokenizer: Any) -> Dataset:
         lists,
         batched=True,
         with_indices=True,
+        num_proc=processes if processes > 1 else None,  # 1 would start one
         remove_columns=rows.column_names,
         features=TOKENIZED,
         desc="Tokenizing",

@@ -1,6 +1,7 @@
 """The train stage: pairs -> adapter, resuming from the last checkpoint."""
 
 import json
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -17,11 +18,13 @@ from scoring.rank_texts import base_model
 from training.launchers import launch
 from training.ranks import unfinished
 
+ROWS_PER_PROCESS = 10_000  # some ten seconds of tokenising
+
 
 def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Fine-tune a LoRA adapter on the run's pairs or lists and write it to model/; returns the final figures."""
     tokenizer = load_tokenizer(local_folder(base_model(run, config)), config.model)
-    _keep_tokenized_rows(run, config, tokenizer)
+    _keep_tokenized_rows(run, config, tokenizer, progress)
     launch(run, config, progress)
     outcome = json.loads((unfinished(run) / "outcome.json").read_text())
     curve, counts = outcome["curve"], outcome["counts"]
@@ -35,7 +38,7 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     return counts | tail_means(curve)
 
 
-def _keep_tokenized_rows(run: RunDir, config: Config, tokenizer: Any) -> None:
+def _keep_tokenized_rows(run: RunDir, config: Config, tokenizer: Any, progress: Progress) -> None:
     """Put the run's pairs, or lists, that fit into training.max_length into `unfinished` as token ids.
 
     The others go to the ledger. They stay there until the stage is done: a training that was stopped goes on without
@@ -48,7 +51,9 @@ def _keep_tokenized_rows(run: RunDir, config: Config, tokenizer: Any) -> None:
         return
     with run.scratch("rows") as scratch:
         loaded = load_rows(Path(local_folder(uri(run.path / kind))), kind, scratch)
-        fitting, dropped = fit_length(tokenized(loaded, tokenizer), longest)
+        progress.say(f"tokenising {len(loaded):,} {kind}")
+        processes = min(os.cpu_count() or 1, 1 + len(loaded) // ROWS_PER_PROCESS)
+        fitting, dropped = fit_length(tokenized(loaded, tokenizer, processes), longest)
         run.record("train", kind, len(loaded), len(fitting), dict(dropped))
         if not len(fitting):
             raise UserError(f"All {kind} are longer than {longest} tokens.", "Raise training.max_length.")

@@ -1,0 +1,38 @@
+"""No process outlives the one that it works for, not even where that one was killed.
+
+A killed actor cannot end vLLM's engine, which is a process of its own and would keep the GPU's memory for ever: the
+next engine on that GPU would find no room.
+"""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterable
+
+import psutil
+
+CLOCK_STEPS = 2.0  # seconds that a process's start may seem to move while the clock is being set
+
+
+def end_with_this(processes: Iterable[psutil.Process]) -> subprocess.Popen[bytes]:
+    """Have the processes killed once this one is gone, however it ends, or lets go of what is returned here."""
+    named = [f"{process.pid}:{process.create_time()}" for process in processes]
+    # In a session of its own, so that what ends a whole group of processes leaves it alone.
+    return subprocess.Popen(
+        [sys.executable, "-m", "cluster.orphans", *named], stdin=subprocess.PIPE, start_new_session=True
+    )
+
+
+def main(named: list[str]) -> None:
+    """`python -m cluster.orphans PID:TIME ...`: kill those processes when stdin ends; another of that id is spared."""
+    sys.stdin.buffer.read()
+    for name in named:
+        number, started = name.split(":")
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(number))
+            if abs(process.create_time() - float(started)) < CLOCK_STEPS:
+                process.kill()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

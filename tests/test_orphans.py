@@ -1,0 +1,47 @@
+"""Processes that end with the one that they work for."""
+
+import subprocess
+import sys
+
+import psutil
+
+from tests.conftest import ROOT
+
+PARENT = """
+import subprocess, sys, time
+import psutil
+from cluster.orphans import end_with_this
+child = subprocess.Popen(["sleep", "600"])
+kept = end_with_this([psutil.Process(child.pid)])
+print(child.pid, kept.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_started_is_killed_too() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        family = [psutil.Process(int(number)) for number in parent.stdout.readline().split()]
+        assert all(member.is_running() for member in family)
+        parent.kill()
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive
+
+
+def test_another_process_of_the_same_id_is_spared() -> None:
+    with subprocess.Popen(["sleep", "600"]) as other:
+        process = psutil.Process(other.pid)
+        command = [sys.executable, "-m", "cluster.orphans", f"{other.pid}:{process.create_time() - 10}"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=True, cwd=ROOT)
+        assert process.is_running()
+        command[-1] = f"{other.pid}:{process.create_time()}"
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=True, cwd=ROOT)
+        assert other.wait(timeout=30) == -9
+
+
+def test_those_that_are_gone_already_do_not_matter() -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    subprocess.run(
+        [sys.executable, "-m", "cluster.orphans", f"{gone.pid}:1.0"], stdin=subprocess.DEVNULL, check=True, cwd=ROOT
+    )
