@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.chaos import Family
 from benchmarks.rounds import machine, markdown, publish
 from cluster.parquet import count_rows
 from cluster.run_dir import RunDir
@@ -28,18 +29,12 @@ from training.ranks import unfinished
 SETTINGS = ["training.batch_size=64", "training.row_tokens=8192", "training.max_steps=1000", "training.save_steps=1"]
 
 
-def _descendants(process: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(process).children(recursive=True)
-    return []
-
-
-def memory_of(process: int) -> tuple[int, int]:
-    """Bytes of all that descends from a process: resident, and resident without what is shared with files."""
+def memory_of(family: Family) -> tuple[int, int]:
+    """Bytes of a job's processes: resident, and resident without what is shared with files."""
     resident = own = 0
-    for descendant in _descendants(process):
+    for member in family.look():
         with contextlib.suppress(psutil.NoSuchProcess):
-            memory = descendant.memory_info()
+            memory = member.memory_info()
             resident, own = resident + memory.rss, own + memory.rss - memory.shared
     return resident, own
 
@@ -55,18 +50,18 @@ def train_until(run: RunDir, step: int) -> dict[str, float]:
     found: dict[str, float] = {"rss_gb": 0.0, "own_gb": 0.0}
     start = time.monotonic()
     stage = subprocess.Popen(command, start_new_session=True)
+    family = Family(stage.pid)
     try:
         while "step" not in found:
             if stage.poll() is not None:
                 raise RuntimeError(f"the train stage ended by itself with status {stage.returncode}")
             time.sleep(1)
-            resident, own = memory_of(stage.pid)
+            resident, own = memory_of(family)
             found["rss_gb"], found["own_gb"] = max(found["rss_gb"], resident / 1e9), max(found["own_gb"], own / 1e9)
             found |= {mark: time.monotonic() - start for mark, at in marks.items() if mark not in found and at.exists()}
     finally:
-        for process in [*_descendants(stage.pid), stage]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        family.end()
+        stage.kill()
         stage.wait()
     return found
 

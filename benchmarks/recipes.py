@@ -19,21 +19,22 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from scipy import stats
 
 from benchmarks.rounds import machine, markdown
 from cluster.parquet import read_rows
 from cluster.run_dir import RunDir
-from configs.schema import Config
+from configs.schema import Config, Pairs
+from configs.training import Training
 from evaluation.metrics import Answers, compare
 from scoring.rank_texts import base_model
 
 CONFIG = "configs/demo.yaml"
 CANDIDATES = ["sampling.samples=8"]
-STRATEGIES = ("first_two", "best_vs_worst", "best_vs_random", "mean_minus_2sd", "all_pairs", "margin_bins")
-LOSSES = ("ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce")
+STRATEGIES = get_args(Pairs.model_fields["strategy"].annotation)
+LOSSES = get_args(Training.model_fields["loss"].annotation)
 RECIPES = {f"ipo, pairs: {name}": ["training.loss=ipo", f"pairs.strategy={name}"] for name in STRATEGIES} | {
     f"{loss}, lists": ["training.data=lists", f"training.loss={loss}"] for loss in LOSSES
 }

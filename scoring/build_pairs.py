@@ -43,8 +43,9 @@ def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         _map(matched, ["list"], kept_lists, lists)
     made, listed, similarity = count_rows(run.path / "pairs"), count_rows(run.path / "lists"), int(kept[1:].sum())
     over = Counter(over_margin_bin=int(counts[1:].sum()) - similarity, over_format_share=int((counts - kept)[FORMAT]))
+    met = int(counts.sum()) + dropped.total()
     dropped += over  # which leaves out what is 0
-    run.record("pairs", "pairs", int(counts.sum()) + dropped.total() - over.total(), made, dict(dropped))
+    run.record("pairs", "pairs", met, made, dict(dropped))
     run.record("pairs", "lists", texts, listed, dict(unlisted))
     _check_any(made, dict(dropped), run)
     return {"pairs": made, "format": made - similarity, "similarity": similarity, "dropped": dict(dropped)}
@@ -72,10 +73,10 @@ def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
     return pa.Table.from_pylist(rows, MATCHED)
 
 
-def kept_pairs(batch: pa.Table, thresholds: np.ndarray) -> pa.Table:
+def kept_pairs(batch: pa.Table, thresholds: pa.Array) -> pa.Table:
     """Rows of schema MATCHED -> PAIR: the pairs whose hash is not over the threshold of their group."""
     pairs, groups, hashes = (_flat(batch[name]) for name in ("pairs", "groups", "hashes"))
-    return _as_table(pairs.filter(pc.less_equal(hashes, pa.array(thresholds[np.asarray(groups)]))), PAIR)
+    return _as_table(pairs.filter(pc.less_equal(hashes, thresholds.take(groups))), PAIR)  # null filters out
 
 
 def kept_lists(batch: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from configs.schema import Pairs
 from generation.parse import same_answer_key
@@ -101,12 +102,11 @@ def format_quota(similarity: int, share: float) -> int:
     return quota
 
 
-def cap_thresholds(chunks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], most: np.ndarray) -> np.ndarray:
-    """For each group the largest of its hashes that is still among its `most` smallest, int64 [G].
+def cap_thresholds(chunks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], most: np.ndarray) -> pa.Array:
+    """For each group the largest of its hashes that is still among its `most` smallest, int64 [G]; null: none may stay.
 
     `chunks` is called twice for groups and hashes, integer arrays [N]: to count the hashes by their upper bits, and to
-    look closely at those bits in which a group's `most` [G] end. So memory does not grow with the number of hashes. A
-    group of which none may stay gets the smallest int64, which is no pair's hash but for one in 2^64.
+    look closely at those bits in which a group's `most` [G] end. So memory does not grow with the number of hashes.
     """
     counts = np.zeros((len(most), 2**TOP_BITS), dtype=np.int64)
     for groups, hashes in chunks():
@@ -119,10 +119,10 @@ def cap_thresholds(chunks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
         near = (_top(hashes) == last[groups]) & (most[groups] > 0)
         for group, hash_ in zip(groups[near].tolist(), hashes[near].tolist(), strict=True):
             close[group].append(hash_)
-    thresholds = np.full(len(most), np.iinfo(np.int64).min)
+    thresholds: list[int | None] = [None] * len(most)
     for group, found in close.items():
         thresholds[group] = sorted(found)[most[group] - until[group, last[group]] - 1]
-    return thresholds
+    return pa.array(thresholds, pa.int64())
 
 
 def _top(hashes: np.ndarray) -> np.ndarray:

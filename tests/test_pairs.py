@@ -136,11 +136,10 @@ def test_thresholds_let_exactly_as_many_pass(pairs: list[tuple[int, int]], most:
     parts = [pairs[i : i + length] for i in range(0, len(pairs), length)]
     chunks = [tuple(np.array(column, dtype=np.int64) for column in zip(*part, strict=True)) for part in parts]
     thresholds = cap_thresholds(lambda: chunks, np.array(most))  # type: ignore[arg-type,return-value]
-    for group in range(3):
+    for group, threshold in enumerate(thresholds.to_pylist()):
         hashes = sorted(hash_ for group_, hash_ in pairs if group_ == group)
-        passed = [hash_ for hash_ in hashes if hash_ <= thresholds[group]]
-        if most[group] or -(2**63) not in hashes:  # the one that a closed group could let through
-            assert passed == hashes[: most[group]]
+        passed = [] if threshold is None else [hash_ for hash_ in hashes if hash_ <= threshold]
+        assert passed == hashes[: most[group]]
 
 
 def test_bins_of_gaps_by_hand() -> None:
@@ -247,20 +246,21 @@ def test_kept_pairs_are_those_up_to_the_threshold_of_their_group() -> None:
     ]
     batch = pa.Table.from_pylist(rows, MATCHED)
 
-    def kept(*thresholds: int) -> list[tuple[int, str]]:
-        table = kept_pairs(batch, np.array(thresholds))
+    def kept(*thresholds: int | None) -> list[tuple[int, str]]:
+        table = kept_pairs(batch, pa.array(thresholds, pa.int64()))
         assert table.schema.equals(PAIR)
         return [(row["text_id"], row["kind"]) for row in table.to_pylist()]
 
     assert kept(5, 9) == [(1, "similarity"), (1, "format"), (2, "format")]
     assert kept(-7, 9) == [(1, "similarity"), (2, "format")]
-    assert kept(-(2**63), 9) == [(1, "similarity")]
+    assert kept(None, 9) == [(1, "similarity")]
     assert kept(6, 8) == [(1, "format"), (2, "format"), (3, "format")]
 
 
-def test_texts_that_yield_nothing_give_empty_tables() -> None:
+@pytest.mark.parametrize("threshold", [None, 0])
+def test_texts_that_yield_nothing_give_empty_tables(threshold: int | None) -> None:
     nothing: dict[str, Any] = {"pairs": [], "groups": [], "hashes": [], "dropped": []}
     for rows in ([], [nothing | {"list": None}]):
         batch = pa.Table.from_pylist(rows, MATCHED)
-        assert kept_pairs(batch, np.zeros(2, dtype=np.int64)).equals(PAIR.empty_table())
+        assert kept_pairs(batch, pa.array([threshold] * 2, pa.int64())).equals(PAIR.empty_table())
         assert kept_lists(batch).equals(LIST.empty_table())

@@ -84,6 +84,7 @@ def test_an_adapter_of_a_local_base_is_pushed_merged_alone(hub: Any, finished_ru
     assert hub.files.keys() == sent >= {"README.md", "model.safetensors", "tokenizer.json"}
     assert load(hub.files["model.safetensors"])
     assert b"library_name: transformers" in hub.files["README.md"]
+    assert b"base_model:" not in hub.files["README.md"], "no hub knows a base that was built on the spot"
 
 
 def test_who_may_not_write_gets_an_error_without_the_token(

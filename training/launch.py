@@ -82,7 +82,7 @@ def model_card(config: Config, pairs: int, curve: list[dict[str, float]]) -> str
     """The README.md of the adapter: what it is, how it was made, how to use it."""
     training = config.training
     base = "a small model built from the texts themselves" if config.model.base == "demo" else config.model.base
-    front = f"base_model: {base}\n" if is_hub_name(base) else ""
+    front = f"base_model: {base}\n" if is_hub_name(config.model.base) else ""
     return f"""---
 library_name: peft
 {front}tags: [semtag, ipo, tagging]
