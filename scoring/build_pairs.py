@@ -20,6 +20,8 @@ from scoring.pairs import FORMAT, cap_thresholds, group_of, groups_of, list_row,
 from scoring.records import LIST, MATCHED, PAIR
 
 BATCH = 1024
+# A file's metadata grows with its row groups, and the driver reads that of all files.
+ROWS_PER_GROUP = 16384
 
 
 def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
@@ -89,7 +91,9 @@ def _map(source: Place, columns: list[str] | None, function: Callable[[pa.Table]
     import ray.data
 
     rows = ray.data.read_parquet(uri(source), columns=columns)
-    rows.map_batches(function, batch_size=BATCH, batch_format="pyarrow").write_parquet(uri(out))
+    rows.map_batches(function, batch_size=BATCH, batch_format="pyarrow").write_parquet(
+        uri(out), row_group_size=ROWS_PER_GROUP, compression="zstd"
+    )
 
 
 def _count(matched: Place, pairs: Pairs) -> tuple[np.ndarray, Counter[str], Counter[str]]:
