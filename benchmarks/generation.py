@@ -252,7 +252,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=840, help="texts, those of the demo over and over (840)")
     parser.add_argument("--samples", type=int, default=4, metavar="K", help="candidates of each text (4)")
     parser.add_argument("--max-tokens", type=int, default=24, help="longest candidate (24)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each contender runs (3)")
+    parser.add_argument("--rounds", type=int, default=7, help="times that each contender runs (7)")
     parser.add_argument(
         "--load-format",
         choices=["safetensors", "dummy"],
