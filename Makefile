@@ -15,8 +15,9 @@ setup: .venv/.ready
 	@requirements/install.sh $(BIN)/python "$(TORCH_INDEX)"
 	@touch $@
 
+# With other settings: make demo ARGS="run.name=lists training.data=lists training.loss=lipo_lambda sampling.samples=8"
 demo: setup
-	@$(BIN)/semtag run configs/demo.yaml
+	@$(BIN)/semtag run configs/demo.yaml $(ARGS)
 
 test: setup check
 	@$(BIN)/python -m pytest -m "not cluster" --durations=8

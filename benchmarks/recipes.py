@@ -5,8 +5,9 @@
         data.path=squad_dev.json data.format=squad model.base=PATH                             # texts of yours
 
 A seed changes the split, the base model where it is built on the spot, the candidates (K = 8) and the training. Of one
-seed all recipes learn from the same ranked lists, and base and tuned models answer the same held-out texts, each text
-once at the sampling temperature. Figures are differences to the base model: means over the seeds with 95 % t-intervals.
+seed all recipes learn from the same ranked lists for as many steps (100, of `training.batch_size` pairs or lists), with
+the same beta, learning rate and likelihood weight; base and tuned models answer the same held-out texts, each text once
+at the sampling temperature. Figures are differences to the base model: means over the seeds with 95 % t-intervals.
 Seeds that stand in the file of --json are not run again, so a table can be made in several sittings.
 """
 
@@ -32,11 +33,13 @@ from evaluation.metrics import Answers, compare
 from scoring.rank_texts import base_model
 
 CONFIG = "configs/demo.yaml"
-CANDIDATES = ["sampling.samples=8"]
+SETTINGS = ["sampling.samples=8", "training.max_steps=100"]
 STRATEGIES = get_args(Pairs.model_fields["strategy"].annotation)
 LOSSES = get_args(Training.model_fields["loss"].annotation)
-RECIPES = {f"ipo, pairs: {name}": ["training.loss=ipo", f"pairs.strategy={name}"] for name in STRATEGIES} | {
-    f"{loss}, lists": ["training.data=lists", f"training.loss={loss}"] for loss in LOSSES
+LISTS = "best_vs_worst"  # the strategy whose run the lists are taken from; they are the same under all
+# Name -> strategy, and what the training is told.
+RECIPES = {f"ipo, pairs: {name}": (name, ["training.loss=ipo"]) for name in STRATEGIES} | {
+    f"{loss}, lists": (LISTS, ["training.data=lists", f"training.loss={loss}"]) for loss in LOSSES
 }
 FIGURES = ("format", "both_valid", "all_texts")
 
@@ -46,19 +49,17 @@ Answer = dict[str, Any]
 def semtag(command: str, name: str, arguments: argparse.Namespace, *settings: str) -> RunDir:
     """Run a command of Semtag on the run of that name, and return the run."""
     where = [f"run.root={arguments.root}", f"run.name={name}"]
-    overrides = [*where, *CANDIDATES, *arguments.overrides, *settings]
+    overrides = [*where, *SETTINGS, *arguments.overrides, *settings]
     subprocess.run([sys.executable, "-m", "cluster.cli", command, CONFIG, *overrides], check=True)
     return RunDir(arguments.root / name)
 
 
-def learn(ranked: RunDir, recipe: str, arguments: argparse.Namespace, seed: str) -> Path:
-    """The adapter that a recipe makes of the ranked lists."""
-    name = f"{ranked.here.name}-{'-'.join(recipe.replace(':', '').replace(',', '').split())}"
+def derived(run: RunDir, what: str, command: str, arguments: argparse.Namespace, *settings: str) -> RunDir:
+    """A copy of a run with one more stage, under the run's name and what it is."""
+    name = "-".join([run.here.name, *what.replace(":", "").replace(",", "").split()])
     if not (arguments.root / name).exists():
-        shutil.copytree(ranked.here, arguments.root / name)
-    for command in ("pairs", "train"):
-        run = semtag(command, name, arguments, seed, *RECIPES[recipe])
-    return run.here / "model"
+        shutil.copytree(run.here, arguments.root / name)
+    return semtag(command, name, arguments, *settings)
 
 
 def answer(config: Config, model: str, adapters: list[Path], texts: list[dict[str, Any]]) -> list[dict[int, Answer]]:
@@ -89,14 +90,19 @@ def answer(config: Config, model: str, adapters: list[Path], texts: list[dict[st
 
 def run_seed(seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The figures of each recipe for one seed."""
-    setting = f"run.seed={seed}"
-    ranked = semtag("rank", f"{arguments.corpus}-{seed}", arguments, setting)
-    adapters = [learn(ranked, recipe, arguments, setting) for recipe in RECIPES]
+    of_seed = f"run.seed={seed}"
+    ranked = semtag("rank", f"{arguments.corpus}-{seed}", arguments, of_seed)
+    paired, adapters = {}, []
+    for name in STRATEGIES:
+        paired[name] = derived(ranked, name, "pairs", arguments, of_seed, f"pairs.strategy={name}")
+    for recipe, (name, settings) in RECIPES.items():
+        tuned = derived(paired[name], recipe, "train", arguments, of_seed, f"pairs.strategy={name}", *settings)
+        adapters.append(tuned.here / "model")
     config = ranked.config()
     config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"samples": 1})})
     texts = [row | {"decoding": "sampled"} for row in read_rows(ranked.path / "texts" / "held_out.parquet")]
-    base, *tuned = answer(config, base_model(ranked, config), adapters, texts)
-    return {recipe: figures(texts, base, own, seed) for recipe, own in zip(RECIPES, tuned, strict=True)}
+    base, *each = answer(config, base_model(ranked, config), adapters, texts)
+    return {recipe: figures(texts, base, own, seed) for recipe, own in zip(RECIPES, each, strict=True)}
 
 
 def figures(

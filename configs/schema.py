@@ -225,6 +225,11 @@ class Config(Section):
             raise ValueError("sampling.samples must be at least 2: a pair needs two candidates")
         if self.pairs.list_most < self.pairs.list_least:
             raise ValueError(f"pairs.list_most {self.pairs.list_most} is less than list_least {self.pairs.list_least}")
+        if self.training.launcher == "ray" and "://" in self.run.root:
+            raise ValueError(
+                f"training.launcher ray needs a run on a disk that all nodes share, not in run.root {self.run.root}; "
+                "set training.launcher to accelerate or local"
+            )
         if self.training.patience and not self.training.held_out:
             raise ValueError("training.patience needs texts to measure on: set training.held_out")
         if self.model.demo.width % self.model.demo.heads:

@@ -83,6 +83,7 @@ def test_mistakes_are_named(override: str, message: str) -> None:
         (["training.accelerator_type=H100"], "needs training.gpus_per_worker 1"),
         (["pairs.list_least=3", "pairs.list_most=2"], "pairs.list_most 2 is less than list_least 3"),
         (["training.patience=2"], "set training.held_out"),
+        (["training.launcher=ray", "run.root=s3://bucket/runs"], "not in run.root s3://bucket/runs; set training.laun"),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(overrides: list[str], message: str) -> None:

@@ -1,5 +1,6 @@
 """Lists that share their prompt: the same log-probabilities as by themselves, and TRL's own losses for pairs."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from trl import DPOTrainer
 
 from configs.training import Training
 from training.data import REFERENCES
-from training.lists import ListCollator, into_rows, lay_out, may_see
+from training.lists import MOST_PADDING, ListCollator, into_rows, lay_out, may_see
 from training.ranks import load_base, lora_config
 from training.trainer import PreferenceTrainer, trainer_arguments
 
@@ -42,6 +43,22 @@ def test_rows_hold_each_sequence_once_within_the_budget(lengths: list[int], budg
     rows = into_rows(lengths, budget)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     assert all(len(row) == 1 or sum(lengths[index] for index in row) <= budget for row in rows)
+
+
+def test_lists_of_all_lengths_leave_little_padding() -> None:
+    rng, shares = random.Random(0), []
+    for _ in range(100):
+        lengths = [rng.randint(150, 320) for _ in range(8)]
+        rows = into_rows(lengths, Training().row_tokens)
+        longest = max(sum(lengths[index] for index in row) for row in rows)
+        shares.append(1 - sum(lengths) / (len(rows) * longest))
+    assert sum(shares) / len(shares) < MOST_PADDING
+
+
+def test_rows_are_as_few_as_leave_little_padding() -> None:
+    assert into_rows([5, 3, 2, 4], 7) == [[0, 2], [3, 1]]
+    assert into_rows([3, 3, 3, 3], 10) == [[0, 2], [1, 3]]  # three in one and one in the other would be half empty
+    assert into_rows([9, 1], 4) == [[0], [1]]
 
 
 @pytest.mark.parametrize("budget", [1, 10_000])

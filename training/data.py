@@ -123,8 +123,12 @@ def in_order(lists: Dataset, order: Literal["shuffled", "easy_first"]) -> Datase
 
 
 def _ids(tokenizer: Any, conversations: list[Any], **how: Any) -> list[list[int]]:
-    found: list[list[int]] = tokenizer.apply_chat_template(conversations, return_dict=False, **how)
-    return found
+    """Token ids of each conversation; equal ones, such as the prompt of all pairs of a text, are tokenised once."""
+    texts = tokenizer.apply_chat_template(conversations, tokenize=False, **how)
+    distinct = list(dict.fromkeys(texts))
+    found = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    ids = dict(zip(distinct, found, strict=True))
+    return [ids[text] for text in texts]
 
 
 def _known(ids: list[int], logprob: float | None, hash_: int | None) -> float:

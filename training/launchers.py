@@ -58,15 +58,9 @@ def _by_accelerate(run: RunDir, config: Config, events: Path) -> None:
 
 
 def _on_ray(run: RunDir, config: Config, events: Path) -> None:
-    training = config.training
-    if not isinstance(run.path, Path):
-        raise UserError(
-            f"training.launcher=ray needs a run on a disk that all nodes share, not in {run.path}.",
-            "Set run.root to such a disk, or training.launcher to local or accelerate.",
-        )
     if config.cluster.address == "local":
         os.environ |= {key: value for key, value in ONE_MACHINE.items() if key not in os.environ}
-    with ray_session(config, actors=False, cpus=training.workers):
+    with ray_session(config, actors=False, cpus=config.training.workers):
         check_training_fits(training_need(config), nodes_there(), place(config))
         _fit(run, config, events)
 

@@ -6,6 +6,7 @@ each completion's log-probabilities are those that it has by itself; the copies 
 the first token of a completion. Several lists share a row up to a budget of tokens.
 """
 
+import heapq
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # label of a position that predicts nothing, as everywhere in transformers
+MOST_PADDING = 0.05  # of a batch's positions
 
 
 class Sequences(NamedTuple):
@@ -37,20 +39,30 @@ def lay_out(prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Sequ
 
 
 def into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Which sequences share a row: the longest first, each into the fullest row that has room for it.
+    """Which sequences share a row: as few rows as keep padding under MOST_PADDING, or else those with least padding.
 
-    A row holds `budget` tokens at most, or one sequence that is longer.
+    A row holds `budget` tokens at most, or one sequence that is longer. Rows are about equally long: the longest
+    sequence first, each into the row with most room (Graham's rule, 1969).
     """
-    rows: list[list[int]] = []
-    room: list[int] = []
+    total, best, least = sum(lengths), [], 1.0
+    for count in range(max(1, min(-(-total // budget), len(lengths))), len(lengths) + 1):
+        rows = _spread(lengths, count)
+        used = [sum(lengths[index] for index in row) for row in rows]
+        padding = 1 - total / (count * max(used))
+        if padding < least and all(len(row) == 1 or tokens <= budget for row, tokens in zip(rows, used, strict=True)):
+            best, least = rows, padding
+        if least < MOST_PADDING:
+            break
+    return best
+
+
+def _spread(lengths: Sequence[int], count: int) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in range(count)]
+    filled = [(0, row) for row in range(count)]  # a heap
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        fitting = [row for row in range(len(rows)) if room[row] >= lengths[index]]
-        row = min(fitting, key=lambda row: room[row], default=len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(budget)
+        tokens, row = filled[0]
         rows[row].append(index)
-        room[row] -= lengths[index]
+        heapq.heapreplace(filled, (tokens + lengths[index], row))
     return rows
 
 
@@ -96,7 +108,8 @@ class ListCollator:
             for first in range(0, len(own), size):
                 laid.append(lay_out(example["prompt_ids"], own[first : first + size]))
                 slots.append(index * most + first)
-        rows = into_rows([len(one.ids) for one in laid], self.budget if self.shared else 0)
+        sizes = [len(one.ids) for one in laid]
+        rows = into_rows(sizes, self.budget) if self.shared else [[index] for index in range(len(laid))]
         return batch | self._rows(laid, slots, rows)
 
     def _rows(self, laid: list[Sequences], slots: list[int], rows: list[list[int]]) -> dict[str, Tensor]:
