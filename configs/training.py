@@ -42,6 +42,7 @@ class Training(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights while training.")
     four_bit: bool = Field(False, description="Keep the base in 4 bit NF4 (QLoRA).")
     row_tokens: Positive = operational(1024, "Lists share a row of the batch up to so many tokens.")
+    attention: Literal["sdpa", "flex"] = operational("sdpa", "Flex skips what a mask hides whole; on GPUs alone.")
     gradient_checkpointing: bool = operational(False, "Trade compute for memory.")
     save_steps: Positive = operational(100, "Steps between checkpoints.")
     held_out: float = Field(0.0, ge=0, le=0.5, description="Share of texts kept back to measure the loss on, at saves.")

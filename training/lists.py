@@ -7,11 +7,12 @@ the first token of a completion. Several lists share a row up to a budget of tok
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 IGNORED = -100  # label of a position that predicts nothing, as everywhere in transformers
 MOST_PADDING = 0.05  # of a batch's positions
@@ -66,17 +67,30 @@ def _spread(lengths: Sequence[int], count: int) -> list[list[int]]:
     return rows
 
 
-def may_see(lists: Tensor, completions: Tensor) -> Tensor:
-    """Attention mask [R, 1, L, L], True where position i may see position j, of rows [R, L].
+def may_see(lists: Tensor, completions: Tensor) -> Callable[..., Tensor]:
+    """Which position j a position i of row r of [R, L] may see: a function of index tensors (r, head, i, j) to bool.
 
     `lists` says which list of its row a position belongs to, -1 for padding, which sees itself alone.
     """
-    length = lists.shape[1]
-    earlier = torch.ones(length, length, dtype=torch.bool, device=lists.device).tril()
-    same_list = lists.unsqueeze(2) == lists.unsqueeze(1)
-    own = (completions.unsqueeze(2) == completions.unsqueeze(1)) | (completions.unsqueeze(1) == 0)
-    there = (lists >= 0).unsqueeze(1)
-    return ((earlier & same_list & own & there) | torch.eye(length, dtype=torch.bool, device=lists.device)).unsqueeze(1)
+
+    def sees(row: Tensor, _head: Any, i: Tensor, j: Tensor) -> Tensor:
+        same_list = (lists[row, i] == lists[row, j]) & (lists[row, j] >= 0)
+        own = (completions[row, i] == completions[row, j]) | (completions[row, j] == 0)
+        return (i == j) | ((i >= j) & same_list & own)
+
+    return sees
+
+
+def dense_mask(lists: Tensor, completions: Tensor) -> Tensor:
+    """Attention mask [R, 1, L, L] of what `may_see` says, for sdpa."""
+    rows, places = (torch.arange(size, device=lists.device) for size in lists.shape)
+    return may_see(lists, completions)(rows[:, None, None], 0, places[:, None], places).unsqueeze(1)
+
+
+def block_mask(lists: Tensor, completions: Tensor) -> BlockMask:
+    """The same for flex attention, which leaves out the blocks that nobody sees."""
+    rows, length = lists.shape
+    return create_block_mask(may_see(lists, completions), rows, None, length, length, device=lists.device)
 
 
 class ListCollator:

@@ -75,6 +75,8 @@ def learn(run: RunDir, config: Config, progress: Progress) -> None:
 
 
 def _use_cpus(training: Training) -> None:
+    if training.attention == "flex":
+        raise UserError("training.attention=flex trains on GPUs alone, and none is here.", "Set it to sdpa.")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if training.parallel.startswith("zero"):
         import deepspeed
@@ -136,7 +138,12 @@ def load_base(base: str, training: Training) -> Any:
             bnb_4bit_compute_dtype=dtype,
         )
     model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, quantization_config=quantization, use_safetensors=True, trust_remote_code=False
+        base,
+        dtype=dtype,
+        attn_implementation="flex_attention" if training.attention == "flex" else None,  # None: sdpa where it can
+        quantization_config=quantization,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     for module in model.modules() if training.four_bit else ():
         # On CPUs with AVX512-BF16 the layer repacks its weights at the first forward in eval mode, after which

@@ -21,10 +21,11 @@ from cluster.progress import Progress
 from configs.errors import UserError
 from configs.training import Training
 from training.data import tokenized
-from training.lists import ListCollator, may_see, sum_by_slot
+from training.lists import ListCollator, block_mask, dense_mask, sum_by_slot
 from training.losses import LOSSES
 
 PARALLEL = Path(__file__).parent.parent / "configs" / "parallel"
+MASKS: dict[str, Callable[[Tensor, Tensor], Any]] = {"sdpa": dense_mask, "flex": block_mask}
 FIRST_LOSS_TOLERANCE = 1e-3
 SHARING_TOLERANCES = {
     "float32": 1e-3,
@@ -59,9 +60,9 @@ class PreferenceTrainer(DPOTrainer):
 
     def log_probs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """Log-probabilities [B, K] of the completions, summed over their tokens."""
-        rows = {name: inputs[name] for name in ("input_ids", "shift_labels")}
+        rows: dict[str, Any] = {name: inputs[name] for name in ("input_ids", "shift_labels")}
         if self.data_collator.shared:
-            rows["attention_mask"] = may_see(inputs["lists"], inputs["completions"])
+            rows["attention_mask"] = MASKS[self.training.attention](inputs["lists"], inputs["completions"])
             rows["position_ids"] = inputs["position_ids"]
         else:
             rows["attention_mask"] = (inputs["lists"] >= 0).long()
