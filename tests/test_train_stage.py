@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 
 from configs.errors import UserError
@@ -67,6 +68,12 @@ def test_a_second_start_reads_no_pairs_again(work: Any, tmp_path: Path) -> None:
 def test_nothing_left_to_learn_from_is_said(work: Any) -> None:
     with pytest.raises(UserError, match="leaves 64 pairs to train on and 0 to measure on"):
         work("training.held_out=0.0001")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="flex attention trains on GPUs")
+def test_flex_attention_on_cpus_is_refused(work: Any) -> None:
+    with pytest.raises(UserError, match="trains on GPUs alone"):
+        work("training.attention=flex")
 
 
 def test_easy_pairs_come_first(work: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
