@@ -28,7 +28,7 @@ from configs.schema import Config, DemoModel
 from generation.prompts import build_messages, prompt_ids
 from training.demo_answers import GENERIC, Salience, draw_answer, spoil
 from training.demo_init import TokenRoles, hold, install_circuits
-from training.lists import IGNORED, ListCollator, may_see
+from training.lists import IGNORED, ListCollator, dense_mask
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '</s>' }}{% endfor %}"
@@ -208,7 +208,7 @@ def _batches(
 
 
 def _loss(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> Tensor:
-    mask, targets = may_see(batch["lists"], batch["completions"]), batch["shift_labels"]
+    mask, targets = dense_mask(batch["lists"], batch["completions"]), batch["shift_labels"]
     predicting = targets != IGNORED
     # bfloat16 is several times faster where the CPU has it; weights and optimizer stay in float32.
     with torch.autocast("cpu", torch.bfloat16):
