@@ -187,5 +187,5 @@ def test_lists_and_pairs_hold_the_same_completions() -> None:
 
 def test_padding_by_hand() -> None:
     arguments = Namespace(lists=3)
-    assert training.padding(arguments, 600) == 0  # each longer than a row
-    assert training.padding(arguments, 200) == pytest.approx(1 / 4)  # two in one row of 512, one alone
+    assert training.padding(arguments, 1100) == 0  # each longer than a row
+    assert training.padding(arguments, 500) == 0  # two in one row of 1,024 and one alone would be a quarter
