@@ -23,7 +23,10 @@ from scoring.records import RANKED
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("name", ["chaos", "demo_seeds", "generation", "poison", "scale", "scoring", "training"])
+NAMES = ["chaos", "demo_seeds", "generation", "many_pairs", "poison", "recipes", "scale", "scoring", "training"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_help_teaches_and_starts_nothing(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
