@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from cluster.progress import Progress
 from configs.errors import UserError
@@ -56,13 +57,20 @@ def test_two_processes_learn_as_one(launcher: str, alone: Any, work: Any, tmp_pa
     assert (tmp_path / "demo" / "model" / "adapter_model.safetensors").stat().st_size > 0
 
 
-@pytest.mark.parametrize("parallel", ["zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["zero2", "zero3"])
 @pytest.mark.parametrize("launcher", ["accelerate", pytest.param("ray", marks=pytest.mark.cluster)])
 def test_processes_that_share_state_learn_as_one(
     launcher: str, parallel: str, alone: Any, work: Any, tmp_path: Path
 ) -> None:
     work(*SHORT, *TWO, f"training.launcher={launcher}", f"training.parallel={parallel}")
     check_same(curve(tmp_path), alone[0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fsdp2 shares weights on GPUs")
+def test_what_would_not_be_shared_is_refused(work: Any) -> None:
+    # accelerate takes the arguments of FSDP2 on CPUs and trains by DDP, without a word.
+    with pytest.raises(UserError, match="parallel=fsdp2 would train as MULTI_CPU in 2 processes"):
+        work(*SHORT, *TWO, "training.launcher=accelerate", "training.parallel=fsdp2")
 
 
 @pytest.mark.cluster

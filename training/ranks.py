@@ -1,10 +1,12 @@
 """What each process of a training does; one of them, or many that hold the model or its optimizer together."""
 
 import argparse
+import atexit
 import ctypes
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from scoring.rank_texts import base_model
 from training.relay import Teller
 
 LIBC = ctypes.CDLL(None)
+KINDS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}  # accelerate's words for what shares something
 
 
 def unfinished(run: RunDir) -> Path:
@@ -53,6 +56,7 @@ def learn(run: RunDir, config: Config, progress: Progress) -> None:
     rows = Dataset.load_from_disk(folder / "rows")
     tokenizer = load_tokenizer(base, config.model)
     trainer = _trainer(training, arguments, tokenizer, base, split(rows, training.held_out, seed), progress)
+    _check_processes(trainer.accelerator, training)
 
     def settle_references() -> None:
         trainer.choose_sequences(progress.say)
@@ -82,6 +86,17 @@ def _use_cpus(training: Training) -> None:
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="gloo")  # left to itself it looks for another one on CPUs
+
+
+def _check_processes(accelerator: Any, training: Training) -> None:
+    """Raises UserError where accelerate trains otherwise than configured, of which it says nothing itself."""
+    kind, wanted = accelerator.distributed_type.name, KINDS.get(training.parallel)
+    if accelerator.num_processes != training.workers or (wanted and kind != wanted):
+        raise UserError(
+            f"training.workers={training.workers} with training.parallel={training.parallel} would train as {kind} in "
+            f"{accelerator.num_processes} processes, each with what it should share.",
+            "fsdp2 works on GPUs alone: on CPUs set training.parallel to zero2 or zero3.",
+        )
 
 
 def _trainer(
@@ -198,6 +213,10 @@ def main() -> None:
     arguments = parser.parse_args()
     end_with_parent()
     work(arguments.run, arguments.events, int(os.environ["RANK"]))
+    # All is on disk. Beyond Python's own exit functions, threads of the libraries abort a process now and then.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
