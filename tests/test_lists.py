@@ -55,10 +55,11 @@ def test_lists_of_all_lengths_leave_little_padding() -> None:
     assert sum(shares) / len(shares) < MOST_PADDING
 
 
-def test_rows_are_as_few_as_leave_little_padding() -> None:
+def test_rows_are_as_many_as_leave_little_padding() -> None:
     assert into_rows([5, 3, 2, 4], 7) == [[0, 2], [3, 1]]
-    assert into_rows([3, 3, 3, 3], 10) == [[0, 2], [1, 3]]  # three in one and one in the other would be half empty
+    assert into_rows([3, 3, 3, 3], 12) == [[0], [1], [2], [3]]
     assert into_rows([9, 1], 4) == [[0], [1]]
+    assert into_rows([], 4) == []
 
 
 @pytest.mark.parametrize(("budget", "attention"), [(1, "sdpa"), (10_000, "sdpa"), (10_000, "flex")])

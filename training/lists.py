@@ -40,13 +40,15 @@ def lay_out(prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Sequ
 
 
 def into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Which sequences share a row: as few rows as keep padding under MOST_PADDING, or else those with least padding.
+    """Which sequences share a row: as many rows as keep padding under MOST_PADDING, or else those with least padding.
 
-    A row holds `budget` tokens at most, or one sequence that is longer. Rows are about equally long: the longest
-    sequence first, each into the row with most room (Graham's rule, 1969).
+    Many short rows, because attention costs the square of a row's length. A row holds `budget` tokens at most, or one
+    sequence that is longer. Rows are about equally long: the longest sequence first, each into the row with most room
+    (Graham's rule, 1969).
     """
     total, best, least = sum(lengths), [], 1.0
-    for count in range(max(1, min(-(-total // budget), len(lengths))), len(lengths) + 1):
+    fewest = max(1, min(-(-total // budget), len(lengths)))
+    for count in range(len(lengths), fewest - 1, -1):
         rows = _spread(lengths, count)
         used = [sum(lengths[index] for index in row) for row in rows]
         padding = 1 - total / (count * max(used))
