@@ -1,6 +1,7 @@
 """`semtag merge`: the base model with the adapter folded into its weights, for servers that take no adapters."""
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def main() -> int:
     parser.add_argument("run", help="the run directory")
     run = RunDir(parser.parse_args().run)
     try:
-        with naming_store(run.path):
+        # What libraries say on their way must not mix with the path, which other commands may read.
+        with naming_store(run.path), contextlib.redirect_stdout(sys.stderr):
             config = run.config()
             with run.lock():
                 merge(run, config)

@@ -39,13 +39,14 @@ def learn(run: RunDir, config: Config, progress: Progress) -> None:
     from accelerate import PartialState
     from datasets import Dataset
 
+    from training.cpu_head import lean_head_on_cpus
     from training.data import split
     from training.reference import settle
-    from training.trainer import BeforeFirstStep, score_completions_only, trainer_arguments
+    from training.trainer import BeforeFirstStep, trainer_arguments
 
     training, seed, folder, counts = config.training, config.run.seed, unfinished(run), {}
     torch.manual_seed(seed)
-    score_completions_only()
+    lean_head_on_cpus()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.here / "tensorboard")
     if not torch.cuda.is_available():
         _use_cpus(training)

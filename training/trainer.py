@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from cluster.progress import Progress
 from configs.errors import UserError
@@ -51,6 +52,8 @@ class PreferenceTrainer(DPOTrainer):
         tokenizer = arguments["processing_class"]
         filling = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         super().__init__(data_collator=ListCollator(filling, training.row_tokens), **arguments)
+        # TRL's own head measures entropy and more at each token, which nobody reads here.
+        add_fused_lm_head(self._plain_model(), outputs=("log_probs",))
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset if "prompt_ids" in dataset.column_names else tokenized(dataset, processing_class)
@@ -109,6 +112,9 @@ class PreferenceTrainer(DPOTrainer):
         if self.training.per_token:
             ratios = ratios / inputs["lengths"].clamp(min=1)
         return self.list_loss(ratios, inputs["scores"], inputs["present"], self.beta).mean()
+
+    def _plain_model(self) -> Any:
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     def _without_adapter(self) -> contextlib.AbstractContextManager[Any]:
         plain = self.accelerator.unwrap_model(self.model)
@@ -169,17 +175,6 @@ def _one_hot(scores: Tensor, present: Tensor, best: bool) -> Tensor:
     marks = scores.masked_fill(~present, -torch.inf if best else torch.inf)
     place = marks.argmax(dim=1) if best else marks.shape[1] - 1 - marks.flip(1).argmin(dim=1)
     return torch.zeros_like(present).scatter_(1, place.unsqueeze(1), True) & present
-
-
-def score_completions_only() -> None:
-    """Make TRL send only the positions that predict completions through the LM head on a CPU, as it does on a GPU.
-
-    TRL keeps static shapes wherever Triton is missing, for the sake of compilers that a CPU does not have. The figures
-    are the same; a step of a model with a vocabulary of 24,000 takes a third of the time. The version of TRL is pinned.
-    """
-    import trl.trainer.utils as utils
-
-    utils._use_triton = lambda device: device.type in ("cpu", "cuda")
 
 
 class BeforeFirstStep(TrainerCallback):
