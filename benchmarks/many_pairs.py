@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from benchmarks.chaos import Family
 from benchmarks.rounds import machine, markdown, publish
 from cluster.parquet import count_rows
 from cluster.run_dir import RunDir
-from training.ranks import unfinished
+from training.ranks import last_checkpoint, unfinished
 
 SETTINGS = ["training.batch_size=64", "training.max_steps=1000", "training.save_steps=1"]
 
@@ -41,8 +42,8 @@ def memory_of(family: Family) -> tuple[int, int]:
     return resident, own
 
 
-def train_until(run: RunDir, there: Path) -> dict[str, float]:
-    """Start the train stage and kill it when a file or folder is there; returns the seconds and peaks of memory in GB.
+def train_until(run: RunDir, done: Callable[[], bool]) -> dict[str, float]:
+    """Start the train stage and kill it when `done`; returns the seconds and peaks of memory in GB.
 
     Raises RuntimeError when the stage ends before.
     """
@@ -52,7 +53,7 @@ def train_until(run: RunDir, there: Path) -> dict[str, float]:
     stage = subprocess.Popen(command, start_new_session=True)
     family = Family(stage.pid)
     try:
-        while not there.exists():
+        while not done():
             if stage.poll() is not None:
                 raise RuntimeError(f"the train stage ended by itself with status {stage.returncode}")
             time.sleep(1)
@@ -82,10 +83,11 @@ def main() -> None:
     for left in (unfinished(run), run.here / "checkpoints"):
         shutil.rmtree(left, ignore_errors=True)
     checkpoints = run.here / "checkpoints"
-    starts = {"to tokenised pairs": train_until(run, unfinished(run) / "rows")}
+    starts = {"to tokenised pairs": train_until(run, (unfinished(run) / "rows").exists)}
     leave_references(run)
-    starts["again, to the first step"] = train_until(run, checkpoints / "checkpoint-1" / "trainer_state.json")
-    starts["again, to the second step"] = train_until(run, checkpoints / "checkpoint-2" / "trainer_state.json")
+    starts["again, to the first step"] = train_until(run, lambda: last_checkpoint(checkpoints) is not None)
+    before = last_checkpoint(checkpoints)
+    starts["again, to the next step"] = train_until(run, lambda: last_checkpoint(checkpoints) != before)
     rows = [[name, *(f"{value:.3g}" for value in found.values())] for name, found in starts.items()]
     columns = [f"{pairs:,} pairs: a start", "s", "peak rss, GB", "peak own, GB"]
     publish({"machine": machine(), "pairs": pairs, "starts": starts}, markdown(columns, rows), arguments.json)
