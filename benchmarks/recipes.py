@@ -1,11 +1,11 @@
 """Which loss, and which pairs, make the better tagger? Each recipe on the same ranked lists, over seeds.
 
     python -m benchmarks.recipes --json recipes.json                                           # the demo
-    python -m benchmarks.recipes --json recipes.json --corpus squad --root runs/recipes \\
-        data.path=squad_dev.json data.format=squad model.base=PATH                             # texts of yours
+    python -m benchmarks.recipes data.path=squad_dev.json data.format=squad model.base=PATH \\
+        --json recipes.json --corpus squad                                                     # texts of yours
 
 A seed changes the split, the base model where it is built on the spot, the candidates (K = 8) and the training. Of one
-seed all recipes learn from the same ranked lists for as many steps (100, of `training.batch_size` pairs or lists), with
+seed all recipes learn from the same ranked lists for as many steps (100, of 8 pairs or lists), with
 the same beta, learning rate and likelihood weight; base and tuned models answer the same held-out texts, each text once
 at the sampling temperature. Figures are differences to the base model: means over the seeds with 95 % t-intervals.
 Seeds that stand in the file of --json are not run again, so a table can be made in several sittings.
@@ -33,7 +33,7 @@ from evaluation.metrics import Answers, compare
 from scoring.rank_texts import base_model
 
 CONFIG = "configs/demo.yaml"
-SETTINGS = ["sampling.samples=8", "training.max_steps=100"]
+SETTINGS = ["sampling.samples=8", "training.max_steps=100", "training.batch_size=8"]
 STRATEGIES = get_args(Pairs.model_fields["strategy"].annotation)
 LOSSES = get_args(Training.model_fields["loss"].annotation)
 LISTS = "best_vs_worst"  # the strategy whose run the lists are taken from; they are the same under all

@@ -58,8 +58,9 @@ class Progress:
         self._clock = clock
         self._start = self._last_shown = clock()
 
-    def begin(self, total: int, before: int = 0) -> None:
-        """Count anew, towards `total`, from the `before` that an earlier attempt has done."""
+    def begin(self, total: int, before: int = 0, unit: str | None = None) -> None:
+        """Count anew, towards `total`, from the `before` that an earlier attempt has done; in another unit if given."""
+        self.unit = unit or self.unit
         self.total, self.count, self._before, self.note = total, before, before, ""
         self._start = self._clock()
 

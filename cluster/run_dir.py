@@ -19,7 +19,7 @@ from configs.errors import UserError
 from configs.load import dump_config, flatten, load_config
 from configs.schema import Config
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MIN_FREE_BYTES = 64 * 2**20
 
 # Which config sections shape what a stage makes; a stage that has begun pins their values for the run.

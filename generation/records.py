@@ -1,5 +1,6 @@
 """Schemas of what this folder writes. Every Parquet file of a run has one of the schemas named here or in scoring."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ CANDIDATE = pa.struct(
         ("completion", pa.string()),
         ("finish_reason", pa.string()),
         ("num_tokens", pa.int32()),  # with the end token
-        ("token_hash", pa.int64()),  # of the tokens, the end token included; null where they are not known
+        ("token_ids", pa.list_(pa.int32())),  # as sampled, the end token included; null where they are not known
         ("logprob", pa.float64()),  # summed over the tokens, at temperature 1
         ("tags", pa.list_(pa.string())),
         ("format", pa.string()),
@@ -57,7 +58,7 @@ def candidate_row(
     completion: str,
     finish_reason: str | None,
     num_tokens: int | None,
-    token_hash: int | None,
+    token_ids: Sequence[int] | None,
     logprob: float | None,
 ) -> dict[str, Any]:
     """A parsed row of schema CANDIDATE, not scored yet."""
@@ -67,7 +68,7 @@ def candidate_row(
         "completion": completion,
         "finish_reason": finish_reason,
         "num_tokens": num_tokens,
-        "token_hash": token_hash,
+        "token_ids": token_ids,
         "logprob": logprob,
         "tags": list(parsed.tags),
         "format": parsed.format,

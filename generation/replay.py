@@ -17,7 +17,7 @@ class Replay:
     """Ray Data actor class with the Sampler's inputs and outputs, but for the engine.
 
     The column `sampling.candidates` holds a list of completions for each text: strings, or objects with `completion`
-    and, where known, `finish_reason`, `num_tokens`, `token_hash` and `logprob`, as the candidates of a ranked list have
+    and, where known, `finish_reason`, `num_tokens`, `token_ids` and `logprob`, as the candidates of a ranked list have
     them.
     """
 
@@ -49,7 +49,7 @@ class Given(BaseModel):
     sample: int = 0
     finish_reason: str | None = None
     num_tokens: int | None = None
-    token_hash: int | None = None
+    token_ids: list[int] | None = None
     logprob: float | None = None
 
 

@@ -13,7 +13,7 @@ from cluster.places import local_folder
 from configs.schema import Config
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
 from generation.records import SAMPLED, candidate_row
-from generation.texts import hash64, token_hash
+from generation.texts import hash64
 from generation.widen_heads import widen_checkpoint
 
 Record = dict[str, Any]
@@ -103,7 +103,7 @@ class Sampler:
             output.text,
             output.finish_reason,
             len(ids),
-            token_hash(ids),
+            list(ids),
             output.cumulative_logprob,
         )
 

@@ -6,7 +6,6 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,6 @@ def hash64(*parts: object) -> int:
     """Signed 64-bit BLAKE2b hash of the parts, the same on every machine."""
     joined = "\x1f".join(map(str, parts)).encode("utf-8")
     return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "big", signed=True)
-
-
-def token_hash(ids: Iterable[int]) -> int:
-    """Hash of the tokens of a completion, by which they are known again: one text can be written in many tokens."""
-    return hash64("tokens", *ids)
 
 
 class IdSet:

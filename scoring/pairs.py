@@ -144,8 +144,8 @@ def pair_row(row: dict[str, Any], match_: Match) -> dict[str, Any]:
         "rejected_sample": rejected["sample"],
         "ref_chosen_logprob": chosen["logprob"],
         "ref_rejected_logprob": rejected["logprob"],
-        "ref_chosen_tokens": chosen["token_hash"],
-        "ref_rejected_tokens": rejected["token_hash"],
+        "chosen_ids": chosen["token_ids"],
+        "rejected_ids": rejected["token_ids"],
     }
 
 
@@ -169,7 +169,7 @@ def list_row(row: dict[str, Any], pairs: Pairs) -> tuple[dict[str, Any] | None, 
         "scores": [c["score"] for c in kept],
         "samples": [c["sample"] for c in kept],
         "ref_logprobs": [c["logprob"] for c in kept],
-        "ref_tokens": [c["token_hash"] for c in kept],
+        "sampled_ids": [c["token_ids"] if c["format"] == "valid" else None for c in kept],
     }, None
 
 

@@ -26,8 +26,8 @@ PAIR = pa.schema(
         ("rejected_sample", pa.int32()),
         ("ref_chosen_logprob", pa.float64()),  # summed, at temperature 1, by the model that sampled
         ("ref_rejected_logprob", pa.float64()),
-        ("ref_chosen_tokens", pa.int64()),  # hash of the tokens that it is the log-probability of
-        ("ref_rejected_tokens", pa.int64()),
+        ("chosen_ids", pa.list_(pa.int32())),  # the tokens that it is the log-probability of
+        ("rejected_ids", pa.list_(pa.int32())),
     ]
 )
 
@@ -39,7 +39,7 @@ LIST = pa.schema(
         ("scores", pa.list_(pa.float64())),
         ("samples", pa.list_(pa.int32())),
         ("ref_logprobs", pa.list_(pa.float64())),  # as those of a pair
-        ("ref_tokens", pa.list_(pa.int64())),
+        ("sampled_ids", pa.list_(pa.list_(pa.int32()))),  # null for a repaired answer, which nobody sampled
     ]
 )
 

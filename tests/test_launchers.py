@@ -159,17 +159,18 @@ def test_what_processes_tell_is_shown_line_by_line(tmp_path: Path, capsys: pytes
     with Progress("train", "steps") as progress:
         listener = Listener(file, progress)
         speaker, silent = Teller(file, speaks=True), Teller(file, speaks=False)
-        speaker.total = 8
+        speaker.begin(8, 2, "lists")
         speaker.say("one")
         silent.say("two")
         speaker.set(3, "loss 1")
         whole = file.read_bytes()
         file.write_bytes(whole[:-5])
         listener.show()
-        assert (progress.count, progress.total) == (0, None)
+        assert (progress.count, progress.total) == (2, 8)
         file.write_bytes(whole)
         listener.show()
         assert (progress.count, progress.total, progress.note) == (3, 8, "loss 1")
+        assert progress.line().startswith("3 of 8 lists, ")
     assert capsys.readouterr().out.split() == ["train", "one"]
     silent.failed(ValueError("a bug"))
     assert "ValueError: a bug" in str(listener.failure("It ended."))

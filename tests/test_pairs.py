@@ -36,7 +36,7 @@ def candidate(sample: int, completion: str, score: float | None = None) -> dict[
         "reason": parsed.reason,
         "answer": parsed.answer,
         "score": score if parsed.tags else None,
-        "token_hash": sample + 100,
+        "token_ids": [sample, 2],
         "logprob": -float(sample),
     }
 
@@ -201,7 +201,7 @@ def test_rows_say_what_was_sampled() -> None:
     assert pair["chosen"] == [{"role": "assistant", "content": "[c]"}]
     assert pair["margin"] == pytest.approx(0.8)
     assert (pair["ref_chosen_logprob"], pair["ref_rejected_logprob"]) == (-1.0, -3.0)
-    assert (pair["ref_chosen_tokens"], pair["ref_rejected_tokens"]) == (101, 103)
+    assert (pair["chosen_ids"], pair["rejected_ids"]) == ([1, 2], [3, 2])
     format_pair = pair_row(row, (FIVE[1], FIVE[2]))
     assert (format_pair["kind"], format_pair["margin"]) == ("format", None)
     list_, why_not = list_row(row, Pairs())
@@ -209,7 +209,7 @@ def test_rows_say_what_was_sampled() -> None:
     assert list_["scores"] == [0.95, 0.9, 0.5, 0.1]
     assert list_["completions"][0] == [{"role": "assistant", "content": "[d]"}]
     assert list_["ref_logprobs"] == [-2.0, -1.0, 0.0, -3.0]
-    assert list_["ref_tokens"] == [102, 101, 100, 103]
+    assert list_["sampled_ids"] == [None, [1, 2], [0, 2], [3, 2]]
 
 
 def test_lists_have_enough_answers_some_range_and_not_too_many() -> None:

@@ -1,5 +1,6 @@
 """Reference log-probabilities: which of those from sampling are believed, and what is computed in their place."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from cluster.progress import Progress
 from configs.schema import Model
 from generation.prompts import load_tokenizer
 from tests.test_training import losses, trainer_for
@@ -35,11 +37,13 @@ def unknown(rows: Dataset) -> Dataset:
 
 
 def settled(trainer: PreferenceTrainer, out: Path, tolerance: float = 1e-3) -> tuple[dict[str, int], list[Any], str]:
-    said: list[str] = []
+    said = io.StringIO()
     lists = trainer.train_dataset
-    trainer.references, counts = settle(trainer, lists, tolerance, out / "references.npy", said.append)
+    trainer.references, counts = settle(
+        trainer, lists, tolerance, out / "references.npy", Progress("train", "steps", said)
+    )
     of_rows = trainer.references[lists["row"][:]].tolist()
-    return counts, [row[: len(ids)] for row, ids in zip(of_rows, lists["scores"], strict=True)], "\n".join(said)
+    return counts, [row[: len(ids)] for row, ids in zip(of_rows, lists["scores"], strict=True)], said.getvalue()
 
 
 def test_what_was_sampled_passes_the_audit_and_trains_alike(base: str, rows: Dataset, tmp_path: Path) -> None:
@@ -92,13 +96,15 @@ def test_the_audit_measures_nats_a_token(base: str, rows: Dataset, tmp_path: Pat
 
 def test_what_was_computed_is_not_computed_again(base: str, rows: Dataset, tmp_path: Path) -> None:
     trainer = trainer_for(base, unknown(rows), tmp_path)
-    _, first, _ = settled(trainer, tmp_path)
+    _, first, said = settled(trainer, tmp_path)
+    assert f"of {len(rows)} of {len(rows)} lists" in said
     table = np.load(tmp_path / "references.npy")
     table[0, 0] = np.nan  # as if killed just before this row was whole
     table[1, 0] = -123.0
     np.save(tmp_path / "references.npy", table)
     again = trainer_for(base, unknown(rows), tmp_path)
-    _, second, _ = settled(again, tmp_path)
+    _, second, said = settled(again, tmp_path)
+    assert f"of 1 of {len(rows)} lists; {len(rows) - 1} were computed before" in said
     assert second[1][0] == -123.0
     assert second[0] == pytest.approx(first[0], abs=1e-5)
     assert second[2:] == first[2:]

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
-from generation.texts import hash64, token_hash
+from generation.texts import hash64
 
 PAIR_KEYS = ["text_id", "chosen_sample", "rejected_sample"]
 LIST_KEYS = ["text_id"]
-REFERENCES = ["ref_chosen_logprob", "ref_rejected_logprob", "ref_chosen_tokens", "ref_rejected_tokens"]
+REFERENCES = ["ref_chosen_logprob", "ref_rejected_logprob", "chosen_ids", "rejected_ids"]
 COLUMNS = {
     "pairs": [*PAIR_KEYS, "prompt", "chosen", "rejected", "margin", *REFERENCES],
-    "lists": [*LIST_KEYS, "prompt", "completions", "scores", "ref_logprobs", "ref_tokens"],
+    "lists": [*LIST_KEYS, "prompt", "completions", "scores", "ref_logprobs", "sampled_ids"],
 }
 TOKENIZED = Features(
     {
@@ -45,30 +45,35 @@ def tokenized(rows: Dataset, tokenizer: Any, processes: int = 1) -> Dataset:
 
     `row` numbers them from 0, and stays theirs when some are dropped and the order changes.
     A pair is a list of two with the scores 1 and 0. Its `gap` is its margin, infinite for a format pair; that of a list
-    is the gap between its best and its worst score. A completion starts where prompt and completion together part from
-    the prompt alone, and has its end token. Its reference is the log-probability that it was sampled with, summed over
-    its tokens, or NaN where that is not known for these very tokens.
+    is the gap between its best and its worst score. A completion is the tokens that were sampled, so that the model
+    learns from what it does, not from another spelling of it; its reference is the log-probability that they were
+    sampled with, summed. Where they are not known, or say something else, the completion is rendered by the chat
+    template: it starts where prompt and completion together part from the prompt alone, and ends with its end token.
+    Its reference is then NaN.
     """
 
     def lists(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        completions, scores, gaps, logprobs, hashes = _sides(batch)
+        completions, scores, gaps, logprobs, sampled = _sides(batch)
         whole = [prompt + one for prompt, own in zip(batch["prompt"], completions, strict=True) for one in own]
         prompts = _ids(tokenizer, batch["prompt"], add_generation_prompt=True)
         ids = iter(_ids(tokenizer, whole))
+        trusted = iter(_trusted(tokenizer, [one for own in sampled for one in own], whole))
         made: dict[str, list[Any]] = {name: [] for name in TOKENIZED}
         for number, prompt in enumerate(prompts):
             together = [next(ids) for _ in completions[number]]
             start = min(_common(prompt, one) for one in together)
-            own = [one[start:] for one in together]
+            own, references = [_up_to_end(tokenizer, one[start:]) for one in together], [math.nan] * len(together)
+            for place, (drawn, logprob) in enumerate(zip(sampled[number], logprobs[number], strict=True)):
+                # A prompt that is read otherwise before its completions is not the one that they were drawn under.
+                if next(trusted) and start == len(prompt):
+                    own[place], references[place] = drawn, math.nan if logprob is None else logprob
             made["row"].append(numbers[number])
             made["text_id"].append(batch["text_id"][number])
             made["prompt_ids"].append(prompt[:start])
             made["completion_ids"].append(own)
             made["scores"].append(scores[number])
             made["gap"].append(gaps[number])
-            sampled = zip(own, logprobs[number], hashes[number], strict=True)
-            # A prompt that is read otherwise before its completions is another condition than it was sampled under.
-            made["reference"].append([_known(*one) if start == len(prompt) else math.nan for one in sampled])
+            made["reference"].append(references)
         return made
 
     return rows.map(
@@ -105,16 +110,16 @@ def split(lists: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def _sides(batch: dict[str, list[Any]]) -> tuple[list[Any], ...]:
-    """Completions, scores, gap, log-probabilities and hashes of tokens when sampled, of each row."""
+    """Completions, scores, gap, and log-probabilities and tokens when sampled, of each row."""
     if "completions" in batch:
         gaps = [max(scores) - min(scores) for scores in batch["scores"]]
-        return batch["completions"], batch["scores"], gaps, batch["ref_logprobs"], batch["ref_tokens"]
-    completions, logprobs, hashes = (
+        return batch["completions"], batch["scores"], gaps, batch["ref_logprobs"], batch["sampled_ids"]
+    completions, logprobs, sampled = (
         [list(both) for both in zip(batch[chosen], batch[rejected], strict=True)]
         for chosen, rejected in (("chosen", "rejected"), REFERENCES[:2], REFERENCES[2:])
     )
     gaps = [math.inf if margin is None else margin for margin in batch["margin"]]
-    return completions, [[1.0, 0.0]] * len(completions), gaps, logprobs, hashes
+    return completions, [[1.0, 0.0]] * len(completions), gaps, logprobs, sampled
 
 
 def in_order(lists: Dataset, order: Literal["shuffled", "easy_first"]) -> Dataset:
@@ -131,8 +136,20 @@ def _ids(tokenizer: Any, conversations: list[Any], **how: Any) -> list[list[int]
     return [ids[text] for text in texts]
 
 
-def _known(ids: list[int], logprob: float | None, hash_: int | None) -> float:
-    return logprob if logprob is not None and hash_ == token_hash(ids) else math.nan
+def _trusted(tokenizer: Any, sampled: list[list[int] | None], conversations: list[Any]) -> list[bool]:
+    """Whether sampled tokens are known and say what stands last in the conversation: another tokenizer's do not."""
+    said = tokenizer.batch_decode([ids or [] for ids in sampled], skip_special_tokens=True)
+    return [
+        bool(ids) and own.strip() == conversation[-1]["content"].strip()
+        for ids, own, conversation in zip(sampled, said, conversations, strict=True)
+    ]
+
+
+def _up_to_end(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The ids without what a template puts behind the end token: many end a turn by a newline, which no model says."""
+    if tokenizer.eos_token_id not in ids:
+        return ids
+    return ids[: len(ids) - ids[::-1].index(tokenizer.eos_token_id)]
 
 
 def _common(left: list[int], right: list[int]) -> int:

@@ -42,7 +42,7 @@ def learn(run: RunDir, config: Config, progress: Progress) -> None:
     from training.cpu_head import lean_head_on_cpus
     from training.data import split
     from training.reference import settle
-    from training.trainer import BeforeFirstStep, trainer_arguments
+    from training.trainer import BeforeFirstStep, ShowProgress, trainer_arguments
 
     training, seed, folder, counts = config.training, config.run.seed, unfinished(run), {}
     torch.manual_seed(seed)
@@ -62,11 +62,10 @@ def learn(run: RunDir, config: Config, progress: Progress) -> None:
     def settle_references() -> None:
         trainer.choose_sequences(progress.say)
         kept = folder / "references.npy"
-        trainer.references, counts["references"] = settle(
-            trainer, rows, training.reference_tolerance, kept, progress.say
-        )
+        trainer.references, counts["references"] = settle(trainer, rows, training.reference_tolerance, kept, progress)
 
     trainer.add_callback(BeforeFirstStep(settle_references))
+    trainer.add_callback(ShowProgress(progress))
     # The checkpoint is of this very stage: begin() refused other values, so it can be taken up as it is.
     last = last_checkpoint(run.here / "checkpoints")
     if last:
@@ -106,7 +105,7 @@ def _trainer(
     """The trainer over rows to train on and rows to measure the loss on."""
     from transformers import EarlyStoppingCallback
 
-    from training.trainer import PreferenceTrainer, ShowProgress
+    from training.trainer import PreferenceTrainer
 
     learned, watched = rows
     if training.held_out and not (len(learned) and len(watched)):
@@ -126,7 +125,7 @@ def _trainer(
         eval_dataset=watched if training.held_out else None,
         processing_class=tokenizer,
         peft_config=lora_config(training),
-        callbacks=[ShowProgress(progress), *stopping],
+        callbacks=stopping,
     )
 
 

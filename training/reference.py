@@ -4,7 +4,7 @@ The model that is trained is the model that was sampled from, so its log-probabi
 known already. An audit recomputes a sample of them before any is believed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,12 +14,12 @@ from accelerate.utils import broadcast
 from datasets import Dataset
 from torch import Tensor
 
+from cluster.progress import Progress
+
 if TYPE_CHECKING:
     from training.trainer import PreferenceTrainer
 
 AUDITED = 64  # lists
-
-Say = Callable[[str], None]
 
 
 class Audit(NamedTuple):
@@ -31,7 +31,7 @@ class Audit(NamedTuple):
 
 
 def settle(
-    trainer: "PreferenceTrainer", lists: Dataset, tolerance: float, kept: Path, say: Say
+    trainer: "PreferenceTrainer", lists: Dataset, tolerance: float, kept: Path, progress: Progress
 ) -> tuple[Tensor, dict[str, int]]:
     """Reference log-probabilities [rows, K], by `row`, and, as it says, how many from where.
 
@@ -44,7 +44,7 @@ def settle(
     if sampled:
         audit = audited(trainer, lists, known)
         agree = audit.mean <= tolerance
-        say(
+        progress.say(
             f"audit of {audit.completions} log-probabilities from sampling: {audit.mean:.2g} nats a token from the "
             f"training model's in the mean, {audit.largest:.2g} at most; they {'' if agree else 'do not '}serve"
         )
@@ -52,11 +52,12 @@ def settle(
             known[:], sampled = np.nan, 0
     missing = np.flatnonzero((np.isnan(known) & present).any(axis=1))
     if len(missing):
-        say(f"recomputing reference log-probabilities of {len(missing):,} of {len(lists):,} lists")
-        recomputed = _recomputed(trainer, lists, missing, known.shape, kept)
+        recomputed = _recomputed(trainer, lists, missing, known.shape, kept, progress)
         known[missing] = np.where(np.isnan(known[missing]), recomputed, known[missing])
     counts = {"from_sampling": sampled, "recomputed": int(present.sum()) - sampled}
-    say("reference log-probabilities: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()))
+    progress.say(
+        "reference log-probabilities: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items())
+    )
     return _by_row(lists, known), counts
 
 
@@ -74,7 +75,12 @@ def audited(trainer: "PreferenceTrainer", lists: Dataset, known: np.ndarray) -> 
 
 
 def _recomputed(
-    trainer: "PreferenceTrainer", lists: Dataset, missing: np.ndarray, shape: tuple[int, ...], kept: Path
+    trainer: "PreferenceTrainer",
+    lists: Dataset,
+    missing: np.ndarray,
+    shape: tuple[int, ...],
+    kept: Path,
+    progress: Progress,
 ) -> np.ndarray:
     """[missing, K] log-probabilities, NaN where a list has no such completion. The main process alone keeps them."""
     accelerator = trainer.accelerator
@@ -82,11 +88,15 @@ def _recomputed(
     on_disk = _open(kept, shape) if accelerator.is_main_process else table
     table = broadcast(torch.from_numpy(np.array(on_disk)).to(accelerator.device)).cpu().numpy()
     todo = missing[np.isnan(table[missing, 0])]
+    before = f"; {len(missing) - len(todo):,} were computed before" if len(todo) < len(missing) else ""
+    progress.say(f"computing reference log-probabilities of {len(todo):,} of {len(lists):,} lists{before}")
+    progress.begin(len(missing), len(missing) - len(todo), "lists")
     for batch, values in _computed(trainer, lists, todo, shape[1]):
         for one in (table, on_disk):
             # The first column comes last: it says that the row is whole.
             one[batch, 1:] = values[:, 1:]
             one[batch, 0] = values[:, 0]
+        progress.advance(len(batch))
     return np.asarray(table[missing])
 
 

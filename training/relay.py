@@ -22,10 +22,17 @@ class Teller(Progress):
         if self._speaks:
             self._tell(said=message)
 
+    def begin(self, total: int, before: int = 0, unit: str | None = None) -> None:
+        """Tell that counting begins anew."""
+        super().begin(total, before, unit)
+        if self._speaks:
+            self._tell(begun=before, total=total, unit=self.unit)
+
     def set(self, count: int, note: str = "") -> None:
         """Tell the count."""
         if self._speaks:
-            self._tell(count=count, total=self.total, note=note)
+            self._tell(count=count, note=note)
+        self.count = count
 
     def failed(self, error: BaseException) -> None:
         """Tell why this process ends."""
@@ -63,8 +70,9 @@ class Listener:
     def _take(self, event: dict[str, Any]) -> None:
         if "said" in event:
             self._progress.say(event["said"])
+        elif "begun" in event:
+            self._progress.begin(event["total"], event["begun"], event["unit"])
         elif "count" in event:
-            self._progress.total = event["total"]
             self._progress.set(event["count"], event["note"])
         elif "what" in event:
             self._error = self._error or UserError(event["what"], event["mend"])

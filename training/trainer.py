@@ -195,6 +195,10 @@ class ShowProgress(TrainerCallback):
         self.progress = progress
         self.note = ""
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Count steps from here, where the references are settled."""
+        self.progress.begin(state.max_steps, state.global_step, "steps")
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
@@ -207,7 +211,6 @@ class ShowProgress(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Show the step."""
-        self.progress.total = state.max_steps
         self.progress.set(state.global_step, self.note)
 
 
