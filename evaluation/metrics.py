@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.statistics import Interval, bootstrap_mean, cohens_d, mcnemar_exact, wilson, wins
+from evaluation.statistics import Interval, bootstrap_mean, cohens_d, mcnemar_exact, newcombe_paired, wilson, wins
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,16 @@ def compare(answers: Answers, resamples: int, seed: int) -> dict[str, Any]:
     base_valid, tuned_valid = answers.valid("base"), answers.valid("tuned")
     base, tuned = answers.scores("base"), answers.scores("tuned")
     both = base_valid & tuned_valid
+    only_base, only_tuned = int((base_valid & ~tuned_valid).sum()), int((tuned_valid & ~base_valid).sum())
+    neither = len(both) - int(both.sum()) - only_base - only_tuned
     return {
         "format_rate": {
             "base": _interval(wilson(int(base_valid.sum()), len(base_valid))),
             "tuned": _interval(wilson(int(tuned_valid.sum()), len(tuned_valid))),
-            "only_base": int((base_valid & ~tuned_valid).sum()),
-            "only_tuned": int((tuned_valid & ~base_valid).sum()),
-            "mcnemar_p": mcnemar_exact(int((base_valid & ~tuned_valid).sum()), int((tuned_valid & ~base_valid).sum())),
+            "difference": _interval(newcombe_paired(int(both.sum()), only_base, only_tuned, neither)),
+            "only_base": only_base,
+            "only_tuned": only_tuned,
+            "mcnemar_p": mcnemar_exact(only_base, only_tuned),
         },
         "similarity": {
             "both_valid": _similarity(base[both], tuned[both], resamples, seed),

@@ -13,7 +13,7 @@ from cluster.run_dir import RunDir
 from configs.errors import UserError
 from evaluation import plots
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def write_pages(report: dict[str, Any], folder: Path) -> None:
@@ -36,7 +36,7 @@ def render(report: dict[str, Any], pictures: dict[str, str]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": _percent, "signed": _signed, "figure": _figure}
+    environment.filters |= {"percent": _percent, "signed": _signed, "points": _points, "figure": _figure}
     return environment.get_template("report.html.j2").render(
         report=report, pictures=pictures, verdict=verdict(report), config=json.dumps(report["config"], indent=1)
     )
@@ -47,9 +47,11 @@ def verdict(report: dict[str, Any]) -> list[str]:
     rate, similarity = report["format_rate"], report["similarity"]
     base, tuned = rate["base"]["value"], rate["tuned"]["value"]
     sure = "a difference that chance hardly makes" if rate["mcnemar_p"] < 0.05 else "which chance may explain"
+    points = [_points(rate["difference"][name]) for name in ("value", "low", "high")]
     sentences = [
         f"Of {report['held_out_texts']} held-out texts the base model answers {base:.1%} well formed, the tuned model "
-        f"{tuned:.1%}: {sure} (exact McNemar p = {rate['mcnemar_p']:.2g})."
+        f"{tuned:.1%}: {points[0]} percentage points, 95 % interval {points[1]} to {points[2]}, {sure} "
+        f"(exact McNemar p = {rate['mcnemar_p']:.2g})."
     ]
     for name, words in (("both_valid", "where both answers are well formed"), ("all_texts", "over all texts")):
         difference = similarity[name]["difference"]
@@ -70,6 +72,10 @@ def verdict(report: dict[str, Any]) -> list[str]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"
 
 
 def _signed(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """Intervals and tests for paired comparisons. Plain functions on arrays; N is the number of texts."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,51 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def newcombe(first: int, trials_first: int, second: int, trials_second: int, confidence: float = 0.95) -> Interval:
+    """Second proportion minus first, of independent samples (Newcombe 1998, Stat Med 17:873, method 10)."""
+    if not (trials_first and trials_second):
+        return Interval(None, None, None)
+    return _hybrid(wilson(second, trials_second, confidence), wilson(first, trials_first, confidence), 0.0)
+
+
+def newcombe_paired(both: int, only_first: int, only_second: int, neither: int, confidence: float = 0.95) -> Interval:
+    """Second proportion minus first, of the same N texts (Newcombe 1998, Stat Med 17:2635, method 10).
+
+    The counts say in how many texts both, one or neither of the two has what is counted.
+    """
+    trials = both + only_first + only_second + neither
+    if not trials:
+        return Interval(None, None, None)
+    product: float = both * neither - only_first * only_second
+    if product > 0:  # correlation with a continuity correction, towards 0
+        product = max(product - trials / 2, 0)
+    margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    correlation = product / math.sqrt(margins) if margins else 0.0
+    first = wilson(both + only_first, trials, confidence)
+    return _hybrid(wilson(both + only_second, trials, confidence), first, correlation)
+
+
+def _hybrid(second: Interval, first: Interval, correlation: float) -> Interval:
+    """Interval of a difference of proportions from the Wilson interval of each."""
+    (p2, low2, high2), (p1, low1, high1) = (
+        (part.value or 0.0, part.low or 0.0, part.high or 0.0) for part in (second, first)
+    )
+
+    def reach(left: float, right: float) -> float:
+        return math.sqrt(max(0.0, left**2 - 2 * correlation * left * right + right**2))
+
+    return Interval(p2 - p1, p2 - p1 - reach(p2 - low2, high1 - p1), p2 - p1 + reach(high2 - p2, p1 - low1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for being many, in their order (Holm 1979, Scand J Stat 6:65)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

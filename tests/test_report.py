@@ -54,6 +54,8 @@ def test_figures_by_hand(answers: Answers) -> None:
     rate = figures["format_rate"]
     assert (rate["base"]["value"], rate["tuned"]["value"]) == (0.5, 0.75)
     assert (rate["only_base"], rate["only_tuned"], rate["mcnemar_p"]) == (1, 2, 1.0)
+    assert rate["difference"]["value"] == pytest.approx(0.25)
+    assert rate["difference"]["low"] < 0.25 < rate["difference"]["high"]
     both, everything = figures["similarity"]["both_valid"], figures["similarity"]["all_texts"]
     assert (both["texts"], both["difference"]["value"]) == (1, pytest.approx(0.1))
     assert everything["texts"] == 4

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from evaluation.statistics import bootstrap_mean, cohens_d, mcnemar_exact, wilson, wins
+from evaluation.statistics import (
+    bootstrap_mean,
+    cohens_d,
+    holm,
+    mcnemar_exact,
+    newcombe,
+    newcombe_paired,
+    wilson,
+    wins,
+)
 
 
 def test_wilson_of_the_published_rates() -> None:
@@ -15,6 +24,62 @@ def test_wilson_at_the_ends() -> None:
     assert wilson(0, 10)[:2] == pytest.approx((0.0, 0.0))
     assert wilson(10, 10).high == pytest.approx(1.0)
     assert wilson(0, 0) == (None, None, None)
+
+
+# Table II of Newcombe 1998, method 10; the paper has first minus second.
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((6, 7), (2, 7), 0.0582, 0.8062),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((0, 10), (0, 20), -0.1611, 0.2775),
+        ((10, 10), (0, 20), 0.6791, 1.0000),
+    ],
+)
+def test_newcombe_of_the_paper(first: tuple[int, int], second: tuple[int, int], low: float, high: float) -> None:
+    assert newcombe(*second, *first)[1:] == pytest.approx((low, high), abs=5e-5)
+
+
+def test_paired_newcombe_is_the_unpaired_one_without_correlation() -> None:
+    both, only_first, only_second, neither = 6, 14, 9, 21  # 6 * 21 = 14 * 9
+    assert newcombe_paired(both, only_first, only_second, neither) == pytest.approx(newcombe(20, 50, 15, 50))
+    assert newcombe_paired(0, 0, 0, 0) == (None, None, None)
+
+
+def test_paired_newcombe_by_hand_and_narrower_with_correlation() -> None:
+    difference, low, high = newcombe_paired(80, 5, 10, 5)
+    # Wilson intervals of 85 and 90 of 100, correlation (80 * 5 - 5 * 10 - 50) / sqrt(85 * 15 * 90 * 10)
+    correlation = 300 / np.sqrt(85 * 15 * 90 * 10)
+    (_, l1, u1), (_, l2, u2) = wilson(85, 100), wilson(90, 100)
+    assert None not in (l1, u1, l2, u2)
+    down = (0.90 - l2) ** 2 - 2 * correlation * (0.90 - l2) * (u1 - 0.85) + (u1 - 0.85) ** 2
+    up = (u2 - 0.90) ** 2 - 2 * correlation * (u2 - 0.90) * (0.85 - l1) + (0.85 - l1) ** 2
+    assert (difference, low, high) == pytest.approx((0.05, 0.05 - down**0.5, 0.05 + up**0.5))
+    loose = newcombe(85, 100, 90, 100)
+    assert loose.low < low < high < loose.high
+    assert newcombe_paired(50, 0, 0, 50)[:1] == (0.0,)
+
+
+def test_paired_newcombe_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(100, [0.70, 0.05, 0.15, 0.10], size=2000)
+    found = [newcombe_paired(*map(int, row)) for row in counts]
+    assert 0.935 < np.mean([one.low <= 0.10 <= one.high for one in found]) < 0.975
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_bootstrap_interval_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    differences = rng.gamma(2.0, 0.05, size=(1000, 200)) - rng.gamma(1.5, 0.05, size=(1000, 200))
+    found = [bootstrap_mean(row, 1000, seed) for seed, row in enumerate(differences)]
+    assert 0.93 <= np.mean([one.low <= 0.025 <= one.high for one in found]) <= 0.97
 
 
 @pytest.mark.parametrize(("first", "second", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 2 / 32), (1, 9, 22 / 1024)])
