@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cluster.pipeline import run_module, run_stages, stages_of
@@ -11,6 +12,7 @@ from cluster.plan import check_model, show_plan
 from cluster.run_dir import RunDir
 from cluster.submit import submit
 from cluster.summary import result_table
+from cluster.tag import tag
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config
@@ -22,6 +24,7 @@ examples:
   semtag run configs/zephyr_squad.yaml --dry-run        what a run would do
   semtag submit configs/cluster_millions.yaml           the whole job on a Ray cluster
   semtag verify runs/demo                               prove that nothing was lost
+  semtag tag runs/demo --data news.jsonl --out tagged.jsonl data.column=body
   semtag merge runs/demo                                the tagger as one model, in runs/demo/merged
 
 A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
@@ -38,7 +41,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `semtag` script; returns the exit status (0 well, 1 failed, 2 the user can mend it)."""
-    arguments = build_parser().parse_args(argv)
+    arguments = _parse(argv)
     try:
         if arguments.command == "verify":
             return run_module("scoring.verify", [arguments.run])
@@ -49,6 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "push":
             flags = [f"--{flag}" for flag in ("merged", "public") if getattr(arguments, flag)]
             return run_module("training.push", [arguments.run, arguments.name, *flags])
+        if arguments.command == "tag":
+            return tag(
+                arguments.run,
+                arguments.data,
+                Path(arguments.out),
+                arguments.overrides,
+                votes=arguments.votes,
+                base=arguments.base,
+                score=arguments.score,
+            )
         if arguments.command == "submit":
             return submit(
                 arguments.config,
@@ -63,6 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand anywhere, also behind options, where argparse does not look for them."""
+    parser = build_parser()
+    arguments, left = parser.parse_known_args(argv)
+    if "overrides" in arguments and all("=" in one and not one.startswith("-") for one in left):
+        arguments.overrides += left
+    elif left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return arguments
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -89,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
         command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
     _add_push(commands)
+    _add_tag(commands)
     return parser
 
 
@@ -106,6 +131,29 @@ def _add_push(commands: Any) -> None:
     command.add_argument("name", metavar="OWNER/NAME", help="the repository; made where there is none")
     command.add_argument("--merged", action="store_true", help="what `semtag merge` made, in place of the adapter")
     command.add_argument("--public", action="store_true", help="make a new repository public")
+
+
+def _add_tag(commands: Any) -> None:
+    help_ = "tag a corpus of yours with a run's tagger; the same command again resumes"
+    command = commands.add_parser(
+        "tag", help=help_, description=f"semtag tag: {help_}. Every row comes out with its tags, in the data's order."
+    )
+    command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+    command.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as data.column=body")
+    command.add_argument("--data", required=True, metavar="DATA", help="what to tag: all that data.path takes")
+    command.add_argument("--out", required=True, metavar="FILE", help="a new .jsonl, .csv or .parquet file")
+    command.add_argument(
+        "--votes", type=_positive, default=1, metavar="N", help="tags that most of N samples name; default: greedy"
+    )
+    command.add_argument("--base", action="store_true", help="ask the base model, without what tuning made of it")
+    command.add_argument("--score", action="store_true", help="say how similar tags and text are")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 def _add_submit(commands: Any) -> None:

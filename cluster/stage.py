@@ -43,19 +43,32 @@ def stage_main(stage: str, work: StageWork) -> None:
     parser.add_argument("run", help="the run directory")
     parser.add_argument("--verbose", action="store_true", help="show on the terminal what libraries print")
     arguments = parser.parse_args()
-    set_environment()
     run = RunDir(arguments.run)
-    terminal = sys.stdout if arguments.verbose else _redirect_to_log(run, stage)
-    try:
+
+    def staged(progress: Progress) -> dict[str, Any]:
         config = run.config()
-        with Progress(stage, UNITS[stage], terminal, price=config.cluster.price_per_node_hour) as progress:
-            run.begin(stage, config)
-            counts = work(run, config, progress)
-            run.finish(stage, counts, versions())
+        progress.price = config.cluster.price_per_node_hour
+        run.begin(stage, config)
+        counts = work(run, config, progress)
+        run.finish(stage, counts, versions())
+        return counts
+
+    as_process(run, stage, UNITS[stage], staged, arguments.verbose)
+
+
+def as_process(
+    run: RunDir, name: str, unit: str, work: Callable[[Progress], dict[str, Any]], verbose: bool = False
+) -> None:
+    """Do `work` as this process's only one, with log, progress and errors as a stage has them."""
+    set_environment()
+    terminal = sys.stdout if verbose else _redirect_to_log(run, name)
+    try:
+        with Progress(name, unit, terminal) as progress:
+            counts = work(progress)
             progress.say("done: " + describe(counts))
         run.keep_logs()
     except BaseException as error:
-        _fail(error, run, stage, terminal)
+        _fail(error, run, name, terminal)
 
 
 def set_environment() -> None:

@@ -79,15 +79,20 @@ class Embedder:
 
 
 class Scorer:
-    """Ray Data actor class around the embedder; `__call__` takes and returns a table of schema SAMPLED."""
+    """Ray Data actor class around the embedder; `__call__` takes and returns a table of schema SAMPLED.
 
-    def __init__(self, scoring: Scoring, tally: "Tally") -> None:
-        self.embedder = Embedder(scoring)
+    Without `scoring` it only counts what comes by.
+    """
+
+    def __init__(self, scoring: Scoring | None, tally: "Tally") -> None:
+        self.embedder = Embedder(scoring) if scoring else None
         self.tally = tally
         self.metrics = BatchMetrics()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows: list[dict[str, Any]] = score_rows(batch.to_pylist(), self.embedder.texts, self.embedder.tags)
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        if self.embedder:
+            rows = score_rows(rows, self.embedder.texts, self.embedder.tags)
         counts = counts_of(rows)
         self.tally.add(counts)
         self.metrics.record(rows, counts)
@@ -97,7 +102,7 @@ class Scorer:
 def counts_of(rows: list[dict[str, Any]]) -> Counts:
     """What a batch of scored rows adds to the progress."""
     candidates = [candidate for row in rows for candidate in row["candidates"]]
-    scores = [candidate["score"] for candidate in candidates if candidate["score"] is not None]
+    scores = [candidate["score"] for candidate in candidates if candidate.get("score") is not None]
     return Counts(
         texts=len(rows),
         candidates=len(candidates),

@@ -20,6 +20,7 @@ from generation.guard import GuardedSampler, Suspects
 from generation.prompts import load_tokenizer
 from generation.records import REJECT, TEXT
 from generation.replay import Replay
+from generation.vote import elected
 from scoring.embedder import Scorer
 from scoring.records import RANKED
 
@@ -39,11 +40,14 @@ def sample_and_score(
     progress: Progress,
     finished: Place | None = None,
     actor: type[GuardedSampler] | type[Replay] = GuardedSampler,
+    vote: bool = False,
+    score: bool = True,
 ) -> None:
     """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
 
     Sampling and scoring stream: a batch is scored while the next ones are being sampled. With one decoding and a folder
-    `finished`, the ids of the rows that `out` holds are kept there, and a later call does only what is left.
+    `finished`, the ids of the rows that `out` holds are kept there, and a later call does only what is left. With
+    `vote` a row has the one candidate that its samples elect. Without `score` nothing is embedded.
     """
     import ray.data
     from ray.data.checkpoint import CheckpointConfig
@@ -55,7 +59,9 @@ def sample_and_score(
         id_column="text_id", checkpoint_path=uri(finished), delete_checkpoint_on_success=False
     )
     rows = sampled_rows(texts, config, model, adapter, decodings, actor)
-    scorer = {"scoring": config.scoring, "tally": tally}
+    if vote:
+        rows = rows.map_batches(elected, batch_format="pyarrow")
+    scorer = {"scoring": config.scoring if score else None, "tally": tally}
     rows = rows.map_batches(Scorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
     with tally.shown(progress):
         rows.write_parquet(uri(out))

@@ -1,0 +1,76 @@
+"""`semtag tag`: what a tagging job is, and its start. The work itself is scoring/tag_texts.py."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cluster.pipeline import run_module
+from cluster.places import uri
+from cluster.run_dir import RunDir, shaping_values
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import Config, Data
+
+ENDINGS = (".jsonl", ".csv", ".parquet")
+
+
+def tag(run_name: str, data: str, out: Path, overrides: list[str], *, votes: int, base: bool, score: bool) -> int:
+    """Tag the rows of `data` with a run's tagger, or its base model, into the file `out`; returns the exit status.
+
+    The job's state lies in `<out>.unfinished` until it is done: the same command again goes on there. Raises UserError
+    for what cannot be tagged so, and for a job of other settings that is unfinished there.
+    """
+    if ":/" in str(out) or out.suffix not in ENDINGS:
+        raise UserError(f"Cannot write {out}.", f"Name a file on a disk that ends in {', '.join(ENDINGS)}.")
+    if out.exists():
+        raise UserError(f"{out} is there already.", "Remove it or take another name; nothing is overwritten.")
+    run = RunDir(run_name)
+    config = _config(run, data, overrides)
+    if not base and not run.is_done("train"):
+        raise UserError(f"{run.path} holds no tagger yet.", "Do `semtag train` first, or tag with --base.")
+    job = {
+        "run": uri(run.path),
+        "adapter": None if base else uri(run.path / "model"),
+        "votes": votes,
+        "score": score,
+        "out": out.name,
+        "settings": shaping_values(config, "texts") | shaping_values(config, "rank"),
+    }
+    work = RunDir(out.with_name(out.name + ".unfinished"))
+    _check_same(work, job)
+    work.create()
+    with work.lock():
+        work.write_json("job.json", job)
+        work.start(config)
+        return run_module("scoring.tag_texts", [str(work.path)])
+
+
+def _config(run: RunDir, data: str, overrides: list[str]) -> Config:
+    """The run's config, its data replaced by what is to be tagged."""
+    run.config()  # says so where there is no run
+    own = Data(path=data).model_dump()
+    own["held_out"] = 0.0
+    fresh = [f"data.{name}={'null' if value is None else value}" for name, value in own.items()]
+    built = [f"model.base={uri(run.path / 'base')}"] if run.config().model.base == "demo" else []
+    return load_config(run.path / "config.yaml", [*fresh, "sampling.engine=vllm", *built, *overrides])
+
+
+def _check_same(work: RunDir, job: dict[str, Any]) -> None:
+    file = work.path / "job.json"
+    if not file.exists():
+        return
+    before, now = (_flat(one) for one in (json.loads(file.read_text(encoding="utf-8")), job))
+    differing = [
+        f"{key}: {before.get(key)!r} when it began, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise UserError(
+            "\n  ".join([f"{work.path} holds an unfinished job of other settings:", *differing]),
+            f"Set them back to go on, or remove {work.path} to start anew.",
+        )
+
+
+def _flat(job: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in job.items() if key != "settings"} | job["settings"]

@@ -1,0 +1,141 @@
+"""`semtag tag`: every row of a corpus comes out once, in its order, whatever happens on the way."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generation.vote import elect
+from scoring.tag_texts import FORMATS
+from tests.conftest import ROOT, TEXTS, semtag
+from tests.test_cli import fails
+
+WORDS = ["red", "Red", "blue", "green", "grey", "white"]
+
+
+def voters(*lists: list[str]) -> list[dict[str, Any]]:
+    return [{"sample": place, "tags": tags} for place, tags in enumerate(lists)]
+
+
+def test_votes_by_hand() -> None:
+    won = elect(voters(["red", "blue"], ["Red", "green"], ["blue", "red"], [], ["grey"]))
+    assert (won["tags"], won["format"], won["answer"]) == (["red", "blue"], "valid", "[red][blue]")
+    assert elect(voters(["red", "blue"], ["Red"], ["blue"], ["red"]))["tags"] == ["red"]  # lengths 2, 1, 1, 1
+    won = elect(voters(["red", "blue"], ["Red", "green"], ["blue", "red"]))
+    assert won["tags"] == ["red", "blue"]
+    assert elect(voters(["a", "b"], ["c", "d"]))["tags"] == ["a", "c"]  # equal votes: further in front, then first
+    assert elect(voters(["b", "a"], ["a", "c"]))["tags"] == ["a", "b"]
+    assert elect(voters([], []))["format"] == "invalid"
+
+
+@given(st.lists(st.lists(st.sampled_from(WORDS), max_size=3, unique_by=str.casefold), max_size=6))
+def test_only_what_was_named_is_elected_and_nothing_twice(lists: list[list[str]]) -> None:
+    tags = elect(voters(*lists))["tags"]
+    assert set(tags) <= {tag for own in lists for tag in own}
+    assert len({tag.casefold() for tag in tags}) == len(tags)
+    assert bool(tags) == any(lists)
+    most = max((sum(any(tag.casefold() == "red" for tag in own) for own in lists)), 0)
+    if tags and 2 * most > len(lists):
+        assert "red" in [tag.casefold() for tag in tags]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 texts, one of them twice, between a null, an empty one, a broken line and one that is too long."""
+    file = tmp_path_factory.mktemp("corpus") / "news.jsonl"
+    texts = [f"{text} It was painted {place} times." for place in range(5) for text in TEXTS[:30]]
+    rows: list[Any] = [{"body": text, "number": place, "by": {"name": "é"}} for place, text in enumerate(texts)]
+    rows[40:40] = [{"body": None, "number": -1}, {"body": " \t", "number": -2}, {"body": "word " * 900, "number": -3}]
+    lines = [json.dumps(row) for row in [*rows, rows[7]]]
+    file.write_text("\n".join([*lines[:60], "{broken", *lines[60:]]) + "\n", encoding="utf-8")
+    return file
+
+
+def tagged(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
+    finished_run: Path, corpus: Path, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "tags.jsonl", tmp_path / "whole.jsonl"
+    options = ["--data", str(corpus), "data.column=body", "sampling.batch_size=10", "sampling.in_flight=1"]
+    command = [sys.executable, "-m", "cluster.cli", "tag", str(finished_run), *options, "--out", str(out)]
+    job = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    finished = tmp_path / "tags.jsonl.unfinished" / "finished"
+    deadline = time.monotonic() + 300
+    while not any("pending" not in file.name for file in finished.glob("*.parquet")):
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    assert not out.exists()
+    said = fails("tag", str(finished_run), *options, "--votes", "3", "--out", str(out))
+    assert "votes: 1 when it began, 3 now" in said
+    again = semtag("tag", str(finished_run), *options, "--out", str(out))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "were tagged before" in again.stdout
+    assert not finished.parent.exists()
+    rows = tagged(out)
+    assert [row["number"] for row in rows] == [*range(150), 7]
+    assert rows[7] | {"tags": 0} == rows[-1] | {"tags": 0} and rows[7]["tags"] == rows[-1]["tags"]
+    assert {row["tags_format"] for row in rows} <= {"valid", "repaired", "invalid"}
+    assert all(row["by"] == {"name": "é"} and (row["tags"] or row["tags_format"] == "invalid") for row in rows)
+    rejects = tagged(tmp_path / "tags.jsonl.rejects.jsonl")
+    assert [row["reason"] for row in rejects] == ["null_text", "empty_text", "too_long", "broken_line"]
+    assert rejects[2]["row"]["number"] == -3
+    straight = semtag("tag", str(finished_run), *options, "--out", str(whole))
+    assert straight.returncode == 0, straight.stdout + straight.stderr
+    assert tagged(whole) == rows
+    assert "is there already" in fails("tag", str(finished_run), *options, "--out", str(out))
+
+
+def test_votes_scores_and_files_that_others_read(finished_run: Path, corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tags.parquet"
+    options = ["--votes", "3", "--score", "--base", "data.column=body", "data.limit=30"]
+    done = semtag("tag", str(finished_run), "--data", str(corpus), "--out", str(out), *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    frame = pd.read_parquet(out)
+    assert list(frame.columns) == ["body", "number", "by", "tags", "tags_format", "tags_score"]
+    assert list(frame["number"]) == [*range(30)]
+    has_tags = frame["tags_format"] == "valid"
+    assert has_tags.any()
+    assert frame["tags_score"].notna().eq(has_tags).all() and frame["tags_score"].dropna().between(-1, 1).all()
+    assert datasets.load_dataset("parquet", data_files=str(out), split="train", cache_dir=tmp_path)["number"][:3] == [
+        0,
+        1,
+        2,
+    ]
+
+
+def test_csv_holds_answers_and_is_read_back(tmp_path: Path) -> None:
+    lines = tmp_path / "rows.jsonl"
+    rows = [{"text": 'a "b",\nc', "tags": ["x", "y z"]}, {"text": "d", "more": [1], "tags": []}]
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    file = FORMATS[".csv"](lines, ["text", "more", "tags"])
+    with file.open(encoding="utf-8", newline="") as back:
+        assert list(csv.DictReader(back)) == [
+            {"text": 'a "b",\nc', "more": "", "tags": "[x][y z]"},
+            {"text": "d", "more": "[1]", "tags": ""},
+        ]
+
+
+def test_what_cannot_be_tagged_is_said(finished_run: Path, tmp_path: Path, corpus: Path) -> None:
+    data = ["--data", str(corpus)]
+    assert "ends in .jsonl" in fails("tag", str(finished_run), *data, "--out", str(tmp_path / "tags.xlsx"))
+    assert "not a run directory" in fails("tag", str(tmp_path), *data, "--out", str(tmp_path / "tags.jsonl"))
+    assert "No such file" in fails("tag", str(finished_run), "--data", "no.jsonl", "--out", str(tmp_path / "a.jsonl"))
+    taken = tmp_path / "taken.jsonl"
+    taken.write_text('{"text": "a word", "tags": 1}\n')
+    assert "['tags']" in fails("tag", str(finished_run), "--data", str(taken), "--out", str(tmp_path / "b.jsonl"))
