@@ -194,6 +194,11 @@ class Evaluation(Section):
     max_texts: Positive | None = Field(1000, description="Held-out texts to answer; all when null.")
     examples: int = Field(12, ge=0, le=200, description="Before/after examples in the report.")
     resamples: int = Field(10000, ge=100, le=1000000, description="Bootstrap resamples of each interval.")
+    most_copied: float = Field(0.1, ge=0, le=1, description="Gate: most that the copied share of tag words may rise.")
+    most_span: float = Field(1.0, ge=0, description="Gate: most words that the longest copied run may grow by.")
+    most_length: float = Field(1.5, ge=1, description="Gate: most times as many words as the base model's answers.")
+    most_entropy_lost: float = Field(1.0, ge=0, description="Gate: most bits that the entropy of all tags may fall.")
+    strict: bool = operational(False, "End with exit status 2 when a gate fails; the report is written all the same.")
 
 
 class Cluster(Section):

@@ -15,6 +15,7 @@ from cluster.session import ray_session
 from cluster.stage import stage_main, versions
 from configs.errors import UserError
 from configs.schema import Config
+from evaluation.gates import independent
 from evaluation.metrics import Answers, compare, examples
 from evaluation.report import SCHEMA_VERSION, write_pages
 from generation.records import TEXT
@@ -44,9 +45,17 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     with run.writing("evaluation") as folder:
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         write_pages(report, folder)
+    failed = [gate for gate in report["gates"] if not gate["passed"]]
+    for gate in failed:
+        progress.say(f"gate failed: {gate['name']}: {gate['why']}")
+    if failed and config.evaluation.strict:
+        raise UserError(
+            f"{len(failed)} of {len(report['gates'])} gates failed: {', '.join(gate['name'] for gate in failed)}.",
+            f"See {run.path / 'evaluation' / 'report.html'}; evaluation.strict=false ends well all the same.",
+        )
     headline = report["decodings"][HEADLINE]["format_rate"]
     return {"held_out": report["held_out_texts"], "base_well_formed": headline["base"]["value"],
-            "tuned_well_formed": headline["tuned"]["value"]}  # fmt: skip
+            "tuned_well_formed": headline["tuned"]["value"], "gates_failed": len(failed)}  # fmt: skip
 
 
 def build_report(run: RunDir, config: Config, answers: Place) -> dict[str, Any]:
@@ -65,6 +74,7 @@ def build_report(run: RunDir, config: Config, answers: Place) -> dict[str, Any]:
         "headline": HEADLINE,
         "format_rate": decodings[HEADLINE]["format_rate"],
         "similarity": decodings[HEADLINE]["similarity"],
+        **independent(per_decoding[HEADLINE], evaluation, seed),
         "decodings": decodings,
         "examples": examples(per_decoding[HEADLINE], evaluation.examples),
         "margins": margins(run.path / "pairs"),

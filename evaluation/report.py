@@ -13,7 +13,7 @@ from cluster.run_dir import RunDir
 from configs.errors import UserError
 from evaluation import plots
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def write_pages(report: dict[str, Any], folder: Path) -> None:
@@ -63,9 +63,12 @@ def verdict(report: dict[str, Any]) -> list[str]:
             f"Similarity of tags and text {words} {found}: {difference['value']:+.3f}, "
             f"95 % interval {difference['low']:+.3f} to {difference['high']:+.3f}."
         )
+    failed = [gate["name"] for gate in report["gates"] if not gate["passed"]]
+    gates = f"{len(report['gates'])} gates against gaming it"
     sentences.append(
-        "Similarity is also what the model was trained for, and it rewards words copied from the text: "
-        "read the examples before you trust it."
+        "Similarity is also what the model was trained for, and it rewards words copied from the text. "
+        + (f"Of {gates}, {len(failed)} failed: {', '.join(failed)}. " if failed else f"All {gates} passed. ")
+        + "Read the examples before you trust it."
     )
     return sentences
 

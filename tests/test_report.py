@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cluster.parquet import RowWriter
+from configs.schema import Evaluation
 from evaluation.evaluate import margins
+from evaluation.gates import independent
 from evaluation.metrics import Answers, compare, examples
 from evaluation.report import verdict, write_pages
 from scoring.records import PAIR
@@ -19,7 +21,7 @@ ATTACK = "<script>alert(1)</script>"
 
 def answer(format_: str, score: float | None, completion: str = "[a]") -> dict[str, Any]:
     reason = None if format_ == "valid" else "extra_text"
-    return {"format": format_, "score": score, "completion": completion, "reason": reason}
+    return {"format": format_, "score": score, "completion": completion, "reason": reason, "tags": ["a"]}
 
 
 @pytest.fixture
@@ -39,6 +41,7 @@ def report(answers: Answers) -> dict[str, Any]:
         "headline": "sampled",
         **{key: figures[key] for key in ("format_rate", "similarity")},
         "decodings": {"sampled": figures, "greedy": figures},
+        **independent(answers, Evaluation(resamples=200), 0),
         "examples": examples(answers, 3),
         "curve": curve,
         "margins": {"edges": [0.0, 0.1, 0.2], "counts": [3, 1], "format": 2},

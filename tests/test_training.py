@@ -1,7 +1,6 @@
 """Training on the real TRL: the first loss, parity, lengths, resuming, and the demo's builder."""
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -26,7 +25,7 @@ from generation.prompts import build_messages, load_tokenizer, prompt_ids
 from scoring.records import PAIR
 from tests.conftest import ROOT, TINY, semtag, tiny_demo
 from training.cpu_head import kernels, lean_head_on_cpus, utils
-from training.data import REFERENCES, fit_length, load_rows, tokenized
+from training.data import load_rows
 from training.demo_answers import Salience, draw_answer
 from training.ranks import last_checkpoint, load_base, lora_config
 from training.trainer import PreferenceTrainer, trainer_arguments
@@ -161,64 +160,6 @@ def test_nats_per_token_agree_with_the_loss_of_a_single_pair(base: str, pairs: D
     for entry in entries:
         assert entry["loss"] == pytest.approx((entry["nats_per_token/margin"] - 1.0) ** 2, abs=1e-4)
     assert abs(entries[-1]["nats_per_token/margin"]) > 1e-4
-
-
-def test_a_pair_over_the_length_is_counted_not_cut(base: str) -> None:
-    tokenizer = load_tokenizer(base, Model(base=base))
-
-    def pair(words: int) -> dict[str, Any]:
-        prompt = [{"role": "user", "content": "word " * words}]
-        sides = {side: [{"role": "assistant", "content": f"[{side}]"}] for side in ("chosen", "rejected")}
-        return {"text_id": words, "prompt": prompt, "margin": 0.5} | sides | dict.fromkeys(REFERENCES)
-
-    short, long = pair(5), pair(300)
-    fitting, dropped = fit_length(tokenized(Dataset.from_list([short, long, short]), tokenizer), 60)
-    assert (len(fitting), dict(dropped)) == (2, {"too_long": 1})
-    assert dict(fit_length(tokenized(Dataset.from_list([short]), tokenizer), 60)[1]) == {}
-    whole = max(len(fitting[0]["prompt_ids"]) + len(ids) for ids in fitting[0]["completion_ids"])
-    assert len(fit_length(fitting, whole)[0]) == 2
-    assert len(fit_length(fitting, whole - 1)[0]) == 0
-
-
-def chat(tokenizer: Any, content: str, **known: Any) -> dict[str, Any]:
-    """What a list of two completions, of which the first may have been sampled, becomes for training."""
-    unknown = {"sampled_ids": [None, None], "ref_logprobs": [None, None]}
-    completions = [[{"role": "assistant", "content": one}] for one in (content, "[b]")]
-    row = {"text_id": 1, "prompt": [{"role": "user", "content": "?"}], "completions": completions, "scores": [1.0, 0.0]}
-    return dict(tokenized(Dataset.from_list([row | unknown | known]), tokenizer)[0])
-
-
-def test_sampled_tokens_are_trained_as_they_are(base: str) -> None:
-    tokenizer = load_tokenizer(base, Model(base=base))
-    rendered = chat(tokenizer, "[ab]")
-    assert rendered["completion_ids"][0][-1] == tokenizer.eos_token_id
-    one_by_one = [*tokenizer.convert_tokens_to_ids(["[", "a", "##b", "]"]), tokenizer.eos_token_id]
-    kept = chat(tokenizer, "[ab]", sampled_ids=[one_by_one, None], ref_logprobs=[-3.0, None])
-    assert kept["completion_ids"] == [one_by_one, rendered["completion_ids"][1]]
-    assert (kept["reference"][0], math.isnan(kept["reference"][1])) == (-3.0, True)
-    cut_short = chat(tokenizer, "[ab", sampled_ids=[one_by_one[:3], None], ref_logprobs=[-2.0, None])
-    assert cut_short["completion_ids"][0] == one_by_one[:3]
-
-
-def test_tokens_that_say_something_else_are_not_trained(base: str) -> None:
-    tokenizer = load_tokenizer(base, Model(base=base))
-    rendered = chat(tokenizer, "[ab]")
-    others = chat(tokenizer, "[ab]", sampled_ids=[[5, 6, 7], None], ref_logprobs=[-3.0, None])
-    assert others["completion_ids"] == rendered["completion_ids"]
-    assert math.isnan(others["reference"][0])
-
-
-def test_what_a_template_puts_behind_the_end_token_is_not_trained(base: str) -> None:
-    tokenizer = load_tokenizer(base, Model(base=base))
-    plain = chat(tokenizer, "[ab]")
-    tokenizer.chat_template += "{{ '\n' }}"
-    assert chat(tokenizer, "[ab]")["completion_ids"] == plain["completion_ids"]
-
-
-def test_many_processes_tokenise_as_one(base: str, pairs: Dataset) -> None:
-    tokenizer = load_tokenizer(base, Model(base=base))
-    alone, together = (tokenized(pairs, tokenizer, processes).to_list() for processes in (1, 2))
-    assert repr(together) == repr(alone)  # NaN, where a reference is not known, is not equal to itself
 
 
 def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:

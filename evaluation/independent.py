@@ -1,0 +1,94 @@
+"""What tags say about their text by measures that training never saw: words, their rarity, and who finds the text.
+
+Shapes: N texts. Words are case-folded runs of letters and digits.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+_WORD = re.compile(r"[^\W_]+")
+
+Tags = Sequence[str]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in order."""
+    return _WORD.findall(text.casefold())
+
+
+def copied_share(text: str, tags: Tags) -> float:
+    """Share of the tags' words that stand in the text, in [0, 1]; 0 without words."""
+    own, said = set(words_of(text)), [word for tag in tags for word in words_of(tag)]
+    return sum(word in own for word in said) / len(said) if said else 0.0
+
+
+def longest_span(text: str, tags: Tags) -> int:
+    """Words of the longest run that stands in the text as it stands in the tags, read one after the other."""
+    own, said = words_of(text), [word for tag in tags for word in words_of(tag)]
+    longest, before = 0, [0] * (len(own) + 1)
+    for word in said:
+        runs = [0, *(before[place] + 1 if own[place] == word else 0 for place in range(len(own)))]
+        longest, before = max(longest, *runs), runs
+    return longest
+
+
+def word_count(tags: Tags) -> int:
+    """Words of all tags together."""
+    return sum(len(words_of(tag)) for tag in tags)
+
+
+def specificity(texts: Sequence[str], tags_N: Sequence[Tags]) -> np.ndarray:
+    """Mean inverse document frequency of each answer's words, shape [N]: ln((N + 1) / (df + 1)); 0 without words.
+
+    df is the number of the N texts that a word stands in (Sparck Jones 1972, J Doc 28:11, smoothed).
+    """
+    frequency = Counter(word for text in texts for word in set(words_of(text)))
+    rarity = [
+        [math.log((len(texts) + 1) / (frequency[word] + 1)) for tag in tags for word in words_of(tag)]
+        for tags in tags_N
+    ]
+    return np.array([sum(own) / len(own) if own else 0.0 for own in rarity])
+
+
+def found_by_words(texts: Sequence[str], tags_N: Sequence[Tags]) -> np.ndarray:
+    """Reciprocal rank of each text among all N when BM25 looks for its tags, shape [N], in (0, 1]; 0 without tags.
+
+    BM25 as Lucene has it, English stems, no stop words (Robertson and Zaragoza 2009; Lu 2024, arXiv 2407.03618). A text
+    that ties with others gets their mean rank, so tags that say nothing find nothing.
+    """
+    import bm25s
+
+    index = bm25s.BM25()
+    index.index(_stems(texts), show_progress=False)
+    found = np.zeros(len(texts))
+    for place, query in enumerate(_stems([" ".join(tags) for tags in tags_N])):
+        if query and tags_N[place]:
+            scores = index.get_scores(query)
+            higher, ties = (scores > scores[place]).sum(), (scores == scores[place]).sum()
+            found[place] = 1 / (higher + (ties + 1) / 2)
+    return found
+
+
+def _stems(texts: Sequence[str]) -> list[list[str]]:
+    import bm25s
+    import Stemmer
+
+    stems: list[list[str]] = bm25s.tokenize(
+        list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False, return_ids=False
+    )
+    return stems
+
+
+def diversity(tags_N: Sequence[Tags]) -> dict[str, float]:
+    """How varied the tags of all texts are: tags, distinct ones, and the entropy of their distribution in bits."""
+    counts = Counter(tag.casefold() for tags in tags_N for tag in tags)
+    shares = np.array(list(counts.values())) / max(1, counts.total())
+    return {
+        "tags": counts.total(),
+        "distinct": len(counts),
+        "entropy_bits": float(-(shares * np.log2(shares)).sum()) + 0.0,
+    }

@@ -1,0 +1,107 @@
+"""Measures that training never saw, by hand, and gates that a tagger cannot pass by copying."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.schema import Evaluation, Scoring
+from evaluation.gates import independent
+from evaluation.independent import (
+    copied_share,
+    diversity,
+    found_by_words,
+    longest_span,
+    specificity,
+    word_count,
+    words_of,
+)
+from evaluation.metrics import Answers
+from scoring.similarity import score_rows
+from tests.conftest import ROOT
+
+TEXT = "The steam engine, built by James Watt, drove the mill."
+
+
+def test_words_and_copies_by_hand() -> None:
+    assert words_of("Don't_stop: Élan 2nd!") == ["don", "t", "stop", "élan", "2nd"]
+    assert copied_share(TEXT, ["Steam engine", "governor"]) == pytest.approx(2 / 3)
+    assert copied_share(TEXT, []) == 0
+    assert longest_span(TEXT, ["steam engine", "James Watt"]) == 2
+    assert longest_span(TEXT, ["the steam", "engine built", "mill"]) == 4
+    assert longest_span(TEXT, ["governor"]) == 0
+    assert word_count(["steam engine", "mill"]) == 3
+
+
+def test_rarity_by_hand() -> None:
+    texts = ["a b", "a c", "a d"]
+    assert specificity(texts, [["a"], ["b a"], []]) == pytest.approx([0.0, math.log(4 / 2) / 2, 0.0])
+
+
+def test_a_text_is_found_by_what_only_it_has() -> None:
+    texts = ["a train in the valley", "a train on the hill", "a boat on the lake", "the boats"]
+    found = found_by_words(texts, [["valleys"], ["train"], ["nothing"], []])
+    assert found == pytest.approx([1.0, 1 / 1.5, 1 / 2.5, 0.0])  # alone; one of two; one of four; no tags
+
+
+def test_entropy_by_hand() -> None:
+    spread = diversity([["a", "b"], ["A"], ["c"]])
+    assert (spread["tags"], spread["distinct"], spread["entropy_bits"]) == (4, 3, pytest.approx(1.5))
+    assert diversity([[]]) == {"tags": 0, "distinct": 0, "entropy_bits": 0.0}
+
+
+def two_rare_words(text: str, rare: dict[str, int]) -> list[str]:
+    return sorted(set(words_of(text)), key=lambda word: (rare[word], word))[:2]
+
+
+def scored(texts: list[str], tags: list[list[str]]) -> list[dict[str, Any]]:
+    """Valid answers with these tags, scored by the real embedder."""
+    from scoring.embedder import Embedder
+
+    embedder = Embedder(Scoring(model="all-MiniLM-L6-v2"))
+    rows = [{"text": text, "candidates": [{"sample": 0, "tags": own}]} for text, own in zip(texts, tags, strict=True)]
+    found = score_rows(rows, embedder.texts, embedder.tags)
+    extra = {"format": "valid", "reason": None, "completion": ""}
+    return [row["candidates"][0] | extra for row in found]
+
+
+def test_who_copies_scores_higher_and_fails() -> None:
+    lines = (ROOT / "configs" / "demo" / "texts.jsonl").read_text(encoding="utf-8").splitlines()[::7]
+    texts = [json.loads(line)["text"] for line in lines]
+    rare: dict[str, int] = {}
+    for text in texts:
+        for word in set(words_of(text)):
+            rare[word] = rare.get(word, 0) + 1
+    base = scored(texts, [two_rare_words(text, rare) for text in texts])
+    copied = scored(texts, [[" ".join(words_of(text)[at : at + 6]) for at in (0, 6, 12)] for text in texts])
+    found = independent(Answers(texts, base, copied), Evaluation(resamples=500), 0)
+    similarity = found["independent"]["measures"][0]
+    assert similarity["difference"]["low"] > 0.1
+    passed = {gate["name"]: gate["passed"] for gate in found["gates"]}
+    assert not passed["copying"] and not passed["length"]
+    same = independent(Answers(texts, base, base), Evaluation(resamples=500), 0)
+    assert all(gate["passed"] for gate in same["gates"])
+
+
+def test_what_raises_similarity_alone_fails_the_independent_score() -> None:
+    texts = [f"text {place} about word{place}" for place in range(40)]
+    rng = np.random.default_rng(0)
+
+    def answers(tag: str, score: float) -> list[dict[str, Any]]:
+        return [
+            {"format": "valid", "tags": [tag.format(place)], "score": score + rng.normal(0, 0.01)}
+            for place in range(40)
+        ]
+
+    found = independent(Answers(texts, answers("word{}", 0.3), answers("text", 0.5)), Evaluation(resamples=500), 0)
+    why = {gate["name"]: gate for gate in found["gates"]}
+    assert not why["independent score"]["passed"] and "similarity rose" in why["independent score"]["why"]
+    assert not why["diversity"]["passed"]
+
+
+def test_without_texts_to_compare_no_gate_passes() -> None:
+    broken = [{"format": "invalid", "tags": [], "score": None}]
+    found = independent(Answers(["a text"], broken, broken), Evaluation(resamples=100), 0)
+    assert [gate["passed"] for gate in found["gates"]] == [False]
