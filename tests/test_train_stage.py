@@ -54,7 +54,7 @@ def test_training_stops_when_the_held_out_loss_does_and_keeps_the_best(work: Any
 
 def test_a_second_start_reads_no_pairs_again(work: Any, tmp_path: Path) -> None:
     first, said = work("training.save_steps=4")
-    assert "recomputing reference log-probabilities of 64 of 64" in said
+    assert "computing reference log-probabilities of 64 of 64" in said
     assert first["references"] == {"from_sampling": 0, "recomputed": 128}
     for file in (tmp_path / "demo" / "pairs").iterdir():
         file.write_bytes(b"")
