@@ -16,7 +16,7 @@ from typing import Any
 from cluster.lease import lease
 from cluster.places import Place, place_at, remove, upload, working_folder
 from configs.errors import UserError
-from configs.load import dump_config, flatten, load_config
+from configs.load import differences, dump_config, flatten, load_config
 from configs.schema import Config
 
 SCHEMA_VERSION = 3
@@ -84,13 +84,7 @@ class RunDir:
         """Raises UserError when a stage that has begun was shaped by other values, naming the keys that differ."""
         differing = []
         for stage, entry in self.manifest()["stages"].items():
-            now = shaping_values(config, stage)
-            before = entry["config"]
-            differing += [
-                f"{key}: {before.get(key)!r} when the {stage} stage ran, {now.get(key)!r} now"
-                for key in sorted(before.keys() | now.keys())
-                if before.get(key) != now.get(key)
-            ]
+            differing += differences(entry["config"], shaping_values(config, stage), f"when the {stage} stage ran")
         if differing:
             lines = "\n  ".join(dict.fromkeys(differing))
             raise UserError(

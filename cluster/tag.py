@@ -8,7 +8,7 @@ from cluster.pipeline import run_module
 from cluster.places import uri
 from cluster.run_dir import RunDir, shaping_values
 from configs.errors import UserError
-from configs.load import load_config
+from configs.load import differences, load_config
 from configs.schema import Config, Data
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
@@ -34,7 +34,8 @@ def tag(run_name: str, data: str, out: Path, overrides: list[str], *, votes: int
         "votes": votes,
         "score": score,
         "out": out.name,
-        "settings": shaping_values(config, "texts") | shaping_values(config, "rank"),
+        **shaping_values(config, "texts"),
+        **shaping_values(config, "rank"),
     }
     work = RunDir(out.with_name(out.name + ".unfinished"))
     _check_same(work, job)
@@ -47,9 +48,7 @@ def tag(run_name: str, data: str, out: Path, overrides: list[str], *, votes: int
 
 def _config(run: RunDir, data: str, overrides: list[str]) -> Config:
     """The run's config, its data replaced by what is to be tagged."""
-    run.config()  # says so where there is no run
-    own = Data(path=data).model_dump()
-    own["held_out"] = 0.0
+    own = Data(path=data).model_dump() | {"held_out": 0.0}
     fresh = [f"data.{name}={'null' if value is None else value}" for name, value in own.items()]
     built = [f"model.base={uri(run.path / 'base')}"] if run.config().model.base == "demo" else []
     return load_config(run.path / "config.yaml", [*fresh, "sampling.engine=vllm", *built, *overrides])
@@ -57,20 +56,9 @@ def _config(run: RunDir, data: str, overrides: list[str]) -> Config:
 
 def _check_same(work: RunDir, job: dict[str, Any]) -> None:
     file = work.path / "job.json"
-    if not file.exists():
-        return
-    before, now = (_flat(one) for one in (json.loads(file.read_text(encoding="utf-8")), job))
-    differing = [
-        f"{key}: {before.get(key)!r} when it began, {now.get(key)!r} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if differing:
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else job
+    if differing := differences(before, job, "when it began"):
         raise UserError(
             "\n  ".join([f"{work.path} holds an unfinished job of other settings:", *differing]),
             f"Set them back to go on, or remove {work.path} to start anew.",
         )
-
-
-def _flat(job: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in job.items() if key != "settings"} | job["settings"]

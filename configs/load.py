@@ -50,6 +50,15 @@ def flatten(config: BaseModel, prefix: str = "", shaping_only: bool = False) -> 
     return flat
 
 
+def differences(before: dict[str, Any], now: dict[str, Any], when: str) -> list[str]:
+    """A line for each key whose value is another now than it was `when`."""
+    return [
+        f"{key}: {before.get(key)!r} {when}, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+
+
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
     """Every dotted key of the schema."""
     for name, field in model.model_fields.items():

@@ -78,7 +78,7 @@ class Texts:
         self.dropped: Counter[str] = Counter()
 
     def take(self, row: Row) -> dict[str, Any]:
-        """A TEXT record, or a REJECT record (it has a `reason`)."""
+        """A TEXT record, or a REJECT record (it has a `reason`); that of a duplicate has its `text_id` as well."""
         self.rows += 1
         column = self.data.column
         if row.problem is None and self.rows == 1:
@@ -91,7 +91,7 @@ class Texts:
         text = normalise(row.values[column])
         id_ = text_id(text)
         if not self.seen.add(id_):
-            return self._reject(row, "duplicate", f"same text as text_id {id_}")
+            return self._reject(row, "duplicate", f"same text as text_id {id_}") | {"text_id": id_}
         meta = {key: value for key, value in row.values.items() if key != column}
         article = meta.get(self.data.article_column or "title")
         return {

@@ -102,7 +102,7 @@ class Scorer:
 def counts_of(rows: list[dict[str, Any]]) -> Counts:
     """What a batch of scored rows adds to the progress."""
     candidates = [candidate for row in rows for candidate in row["candidates"]]
-    scores = [candidate["score"] for candidate in candidates if candidate.get("score") is not None]
+    scores = [candidate["score"] for candidate in candidates if candidate["score"] is not None]
     return Counts(
         texts=len(rows),
         candidates=len(candidates),

@@ -23,9 +23,10 @@ from cluster.session import ray_session
 from cluster.stage import as_process
 from configs.errors import UserError
 from configs.schema import Config
+from generation.parse import answer_of
 from generation.readers import read_rows as read_data
 from generation.records import TEXT
-from generation.texts import Texts, normalise, text_id
+from generation.texts import Texts
 from scoring.rank_texts import base_model, count_finished, sample_and_score
 
 # A row of the data as it came, with the id of its text, or the reason that it has none.
@@ -54,13 +55,12 @@ def _read(folder: Path, config: Config) -> None:
     with RowWriter(folder / "texts.parquet", TEXT) as distinct, RowWriter(folder / "rows.parquet", ROW) as rows:
         for row in read_data(config.data):
             record = texts.take(row)
-            reason = record.get("reason")
-            if reason is None:
+            if "reason" not in record:
                 distinct.write(record)
-            usable = reason in (None, "duplicate")
-            id_ = text_id(normalise(row.values[config.data.column])) if usable else None
+            usable = "text_id" in record  # of a row seen before as well
             content = json.dumps(row.values, ensure_ascii=True, default=str)
-            rows.write({"text_id": id_, "reason": None if usable else reason, "row": content})
+            reason = None if usable else record["reason"]
+            rows.write({"text_id": record.get("text_id"), "reason": reason, "row": content})
             columns |= dict.fromkeys(row.values if usable else ())
     if not distinct.rows:
         raise UserError(
@@ -163,7 +163,7 @@ def _as_csv(lines: Path, columns: list[str]) -> Path:
         writer.writeheader()
         for line in rows:
             row = json.loads(line)
-            row["tags"] = "".join(f"[{tag}]" for tag in row["tags"])
+            row["tags"] = answer_of(row["tags"])
             writer.writerow(
                 {k: json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for k, v in row.items()}
             )
@@ -180,7 +180,7 @@ def _as_parquet(lines: Path, columns: list[str]) -> Path:
     except (DatasetGenerationError, ValueError, pa.ArrowInvalid) as error:
         raise UserError(
             f"The data's columns do not fit into Parquet: {error.__cause__ or error}.",
-            "Let --out end in .jsonl, under the same name otherwise anew.",
+            "Tag into a .jsonl file instead.",
         ) from None
     return file
 
@@ -192,10 +192,8 @@ def main() -> None:
     """`python -m scoring.tag_texts FOLDER`, as `semtag tag` starts it."""
     parser = argparse.ArgumentParser(description="Do a tagging job.")
     parser.add_argument("work", help="the job's folder")
-    parser.add_argument("--verbose", action="store_true", help="show on the terminal what libraries print")
-    arguments = parser.parse_args()
-    work = RunDir(arguments.work)
-    as_process(work, "tag", "texts", lambda progress: tag(work, progress), arguments.verbose)
+    work = RunDir(parser.parse_args().work)
+    as_process(work, "tag", "texts", lambda progress: tag(work, progress))
 
 
 if __name__ == "__main__":
