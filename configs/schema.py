@@ -1,7 +1,7 @@
 """Every configuration key, typed, bounded and explained; those of training are in training.py. No machine-learning
 imports."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -188,10 +188,26 @@ class Pairs(Section):
     list_min_range: float = Field(0.0, ge=0, le=2, description="Smallest gap between a list's best and worst score.")
 
 
+Arm = Literal[
+    "base_constrained", "base_few_shot", "base_vote", "tuned_constrained", "tuned_vote", "first_words", "yake", "keybert"
+]  # fmt: skip
+
+
 class Evaluation(Section):
-    """Base against tuned."""
+    """Base against tuned, beside other ways to get tags, and what the tags are good for."""
 
     max_texts: Positive | None = Field(1000, description="Held-out texts to answer; all when null.")
+    arms: list[Arm] = Field(list(get_args(Arm)), description="Other ways to get tags that the report compares.")
+    votes: int = Field(5, ge=1, le=256, description="Samples that a vote counts.")
+    shots: int = Field(3, ge=1, le=32, description="Examples in the prompt of base_few_shot, from the ranked lists.")
+    second_model: PlaceName | None = Field(None, description="An embedding model that training never saw, as a judge.")
+    reranker: PlaceName | None = Field(None, description="A cross-encoder that orders the best hits of search anew.")
+    nli: PlaceName | None = Field(None, description="A model of natural language inference for classification.")
+    keys_column: str = Field("keys", description="Column with people's keyphrases, a list for each text.")
+    questions_column: str = Field("questions", description="Column with questions that the text answers, for search.")
+    label_column: str = Field("label", description="Column with the text's class, for classification and topics.")
+    labels: dict[str, str] = Field({}, description="What each class is called in words; its own name by default.")
+    date_column: str = Field("date", description="Column with the text's date, for tags over time.")
     examples: int = Field(12, ge=0, le=200, description="Before/after examples in the report.")
     resamples: int = Field(10000, ge=100, le=1000000, description="Bootstrap resamples of each interval.")
     most_copied: float = Field(0.1, ge=0, le=1, description="Gate: most that the copied share of tag words may rise.")
@@ -199,6 +215,11 @@ class Evaluation(Section):
     most_length: float = Field(1.5, ge=1, description="Gate: most times as many words as the base model's answers.")
     most_entropy_lost: float = Field(1.0, ge=0, description="Gate: most bits that the entropy of all tags may fall.")
     strict: bool = operational(False, "End with exit status 2 when a gate fails; the report is written all the same.")
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _name_classes_by_text(cls, labels: Any) -> Any:
+        return {str(name): words for name, words in labels.items()} if isinstance(labels, dict) else labels
 
 
 class Cluster(Section):

@@ -153,7 +153,7 @@ def _read_text(file: Place, data: Data) -> Iterator[Row]:
 
 
 def _read_squad(file: Place, data: Data) -> Iterator[Row]:
-    """SQuAD's own nesting: articles of paragraphs; the questions are left aside."""
+    """SQuAD's own nesting: articles of paragraphs, each with the questions that it answers."""
     try:
         articles = json.loads(file.read_text(encoding="utf-8"))["data"]
         nested = [(article["title"], article["paragraphs"]) for article in articles]
@@ -163,8 +163,14 @@ def _read_squad(file: Place, data: Data) -> Iterator[Row]:
         ) from None
     for title, paragraphs in nested:
         for number, paragraph in enumerate(paragraphs):
-            values = {data.column: paragraph.get("context"), "title": title}
+            values = {data.column: paragraph.get("context"), "title": title, "questions": _answered(paragraph)}
             yield Row(f"{file.name}:{title}:{number}", values)
+
+
+def _answered(paragraph: dict[str, Any]) -> list[str]:
+    """The questions that a SQuAD paragraph answers; version 2 has others beside them."""
+    asked = [qa for qa in paragraph.get("qas") or [] if isinstance(qa, dict) and not qa.get("is_impossible")]
+    return [qa["question"] for qa in asked if isinstance(qa.get("question"), str)]
 
 
 def _read_dataset(data: Data, format_: str) -> Iterator[Row]:

@@ -44,10 +44,12 @@ def test_every_format_reads_the_same_texts(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_text("text\n" + "".join('"' + text.replace('"', '""') + '"\n' for text in texts))
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
-    squad = {"data": [{"title": "T", "paragraphs": [{"context": text, "qas": []} for text in texts]}]}
+    qas = [{"question": "Who?"}, {"question": "Why?", "is_impossible": True}, {"question": None}, 7]
+    squad = {"data": [{"title": "T", "paragraphs": [{"context": text, "qas": qas} for text in texts]}]}
     (tmp_path / "a.json").write_text(json.dumps(squad))
     for ending in ("jsonl", "parquet", "csv", "txt", "json"):
         assert texts_of(tmp_path / f"a.{ending}") == texts, ending
+    assert {str(row.values["questions"]) for row in read_rows(Data(path=str(tmp_path / "a.json")))} == {"['Who?']"}
 
 
 def test_a_dataset_saved_to_disk_and_a_folder_of_files(tmp_path: Path) -> None:
