@@ -20,6 +20,7 @@ demo: setup
 	@$(BIN)/semtag run configs/demo.yaml $(ARGS)
 
 test: setup check
+	@requirements/chromium.sh
 	@$(BIN)/python -m pytest -m "not cluster" --durations=8
 
 # Clusters of several nodes, jobs sent to them, and object stores that see kills and outages: some 20 minutes.
@@ -28,6 +29,7 @@ test-cluster: setup
 
 # The same tests, watched in every process that they start: half as long again.
 coverage: setup
+	@requirements/chromium.sh
 	@$(BIN)/python -m pytest -m "not cluster" --cov --cov-report=term --cov-fail-under=85
 
 check: setup

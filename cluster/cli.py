@@ -11,7 +11,7 @@ from cluster.places import naming_store
 from cluster.plan import check_model, show_plan
 from cluster.run_dir import RunDir
 from cluster.submit import submit
-from cluster.summary import result_table
+from cluster.summary import failed_gates, read_report, result_table
 from cluster.tag import tag
 from configs.errors import UserError
 from configs.load import load_config
@@ -26,6 +26,7 @@ examples:
   semtag verify runs/demo                               prove that nothing was lost
   semtag tag runs/demo --data news.jsonl --out tagged.jsonl data.column=body
   semtag merge runs/demo                                the tagger as one model, in runs/demo/merged
+  semtag judge runs/demo                                a page on which a person compares base and tuned
 
 A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
 Every key is explained in configs/schema.py and configs/training.py; a wrong one gets the nearest known name."""
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "verify":
             return run_module("scoring.verify", [arguments.run])
         if arguments.command == "report":
-            return run_module("evaluation.report", [arguments.run])
+            return run_module(
+                "evaluation.report", [*arguments.runs, *(["--out", arguments.out] if arguments.out else [])]
+            )
         if arguments.command == "merge":
             return run_module("training.merge", [arguments.run])
         if arguments.command == "push":
@@ -61,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 votes=arguments.votes,
                 base=arguments.base,
                 score=arguments.score,
+                constrained=arguments.constrained,
             )
+        if arguments.command == "judge":
+            return _judge(arguments)
         if arguments.command == "submit":
             return submit(
                 arguments.config,
@@ -107,13 +113,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_submit(commands)
     for name, help_ in (
         ("verify", "check a run's files against every invariant; exit status 0 or 1"),
-        ("report", "write report.html anew from report.json"),
         ("merge", "fold the adapter into the base model, for servers that take no adapters"),
     ):
         command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
         command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+    _add_report(commands)
     _add_push(commands)
     _add_tag(commands)
+    _add_judge(commands)
     return parser
 
 
@@ -122,6 +129,18 @@ def _add_config_command(commands: Any, name: str, help_: str) -> argparse.Argume
     command.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/demo.yaml")
     command.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as training.beta=0.5")
     return command
+
+
+def _add_report(commands: Any) -> None:
+    help_ = "write a run's report.html anew, or compare several runs"
+    command = commands.add_parser(
+        "report",
+        help=help_,
+        description=f"semtag report: {help_}. Several runs give a table here and a page of its own: how well their "
+        "models do, which gates failed, and which settings differ.",
+    )
+    command.add_argument("runs", metavar="RUN", nargs="+", help="run directory, for example runs/demo")
+    command.add_argument("--out", metavar="FILE", help="the page of a comparison; comparison.html unless given")
 
 
 def _add_push(commands: Any) -> None:
@@ -145,8 +164,27 @@ def _add_tag(commands: Any) -> None:
     command.add_argument(
         "--votes", type=_positive, default=1, metavar="N", help="tags that most of N samples name; default: greedy"
     )
+    command.add_argument(
+        "--constrained", action="store_true", help="let no answer leave the form of tags; costs some speed"
+    )
     command.add_argument("--base", action="store_true", help="ask the base model, without what tuning made of it")
     command.add_argument("--score", action="store_true", help="say how similar tags and text are")
+
+
+def _add_judge(commands: Any) -> None:
+    help_ = "compare two arms' tags blindly: by a person, on a page, or by a language model"
+    command = commands.add_parser(
+        "judge", help=help_, description=f"semtag judge: {help_}. Without --results and --model it makes the page."
+    )
+    command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+    command.add_argument("overrides", metavar="key=value", nargs="*", help="with --model, how it is served")
+    command.add_argument("--first", default="base", metavar="ARM", help="an arm of the evaluation; default %(default)s")
+    command.add_argument("--second", default="tuned", metavar="ARM", help="the arm compared with it; %(default)s")
+    command.add_argument("--count", type=_positive, default=50, metavar="N", help="texts to judge; default %(default)s")
+    command.add_argument("--out", metavar="FILE", help="a new file; default RUN/judgement/judge.html or model.json")
+    way = command.add_mutually_exclusive_group()
+    way.add_argument("--results", nargs="+", metavar="FILE", help="analyse what the page saved, of one person or more")
+    way.add_argument("--model", metavar="MODEL", help="path or hub name of the model that judges")
 
 
 def _positive(text: str) -> int:
@@ -164,6 +202,23 @@ def _add_submit(commands: Any) -> None:
     )
     command.add_argument("--working-dir", metavar="DIR", default=".", help="what is sent, less what .gitignore names")
     command.add_argument("--no-wait", action="store_true", help="send the job and return")
+
+
+def _judge(arguments: argparse.Namespace) -> int:
+    if arguments.overrides and not arguments.model:
+        raise UserError(f"{arguments.overrides[0]} has nothing to override.", "Overrides go with --model.")
+    if arguments.out and arguments.results:
+        raise UserError("--out is of no use with --results.", "The analysis is written beside the first of them.")
+    run = RunDir(arguments.run)
+    with naming_store(run.path):
+        run.config()  # says so where there is no run, before a process makes a log there
+    told = [arguments.run, *arguments.overrides, "--first", arguments.first, "--second", arguments.second]
+    if arguments.results:
+        return run_module("evaluation.judgement", [*told, "--results", *arguments.results])
+    told += ["--count", str(arguments.count), *(["--out", arguments.out] if arguments.out else [])]
+    if arguments.model:
+        return run_module("evaluation.judge_model", [*told, "--model", arguments.model])
+    return run_module("evaluation.judge", told)
 
 
 def _do(command: str, config: Config, dry_run: bool, verbose: bool) -> int:
@@ -193,6 +248,12 @@ def _do_in(run: RunDir, command: str, config: Config, dry_run: bool, verbose: bo
         print(f"All is done already in {run.path}: {', '.join(wanted)}.")
     if wanted[-1] == "evaluate":
         print(f"\n{result_table(run)}")
+        failed = failed_gates(read_report(run))
+        if failed and config.evaluation.strict:
+            raise UserError(
+                f"{len(failed)} gates failed: {', '.join(failed)}.",
+                "The report says why; evaluation.strict=false ends well all the same.",
+            )
     return 0
 
 

@@ -5,10 +5,23 @@ from typing import Any
 
 from cluster.run_dir import RunDir
 
+Report = dict[str, Any]
+
+
+def read_report(run: RunDir) -> Report:
+    """evaluation/report.json of a run."""
+    report: Report = json.loads((run.path / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    return report
+
+
+def failed_gates(report: Report) -> list[str]:
+    """Names of the gates that the tuned model did not pass."""
+    return [gate["name"] for gate in report["gates"] if not gate["passed"]]
+
 
 def result_table(run: RunDir) -> str:
-    """Base against tuned from evaluation/report.json, and where the report is."""
-    report = json.loads((run.path / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    """Base against tuned, every arm, the gates, and where the report is."""
+    report = read_report(run)
     rows = [("", "base", "tuned", "difference [95 % interval]")]
     for decoding, figures in report["decodings"].items():
         rate = figures["format_rate"]
@@ -23,7 +36,25 @@ def result_table(run: RunDir) -> str:
         for name, words in (("both_valid", "both well formed"), ("all_texts", "all texts")):
             rows.append(_similarity_row(f"similarity, {words}, {decoding}", figures["similarity"][name]))
     texts = f"{report['held_out_texts']} held-out texts"
-    return f"{_align(rows)}\n\n{texts}; report: {run.path / 'evaluation' / 'report.html'}"
+    page = run.path / "evaluation" / "report.html"
+    return f"{_align(rows)}\n\n{_align(_arm_rows(report))}\n\n  {_gates(report)}\n{texts}; report: {page}"
+
+
+def _arm_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    rows = [("", "well formed", "similarity", "BM25 finds the text [95 % interval]")]
+    for arm in report["arms"]:
+        found = arm["measures"]["found_by_words"]
+        interval = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+        similarity = arm["similarity"]["value"]
+        rows.append(
+            (arm["name"].replace("_", " "), f"{arm['well_formed']['value']:.1%}", f"{similarity:.3f}", interval)
+        )
+    return rows
+
+
+def _gates(report: Report) -> str:
+    failed = failed_gates(report)
+    return f"gates: {', '.join(failed)} FAILED" if failed else f"all {len(report['gates'])} gates passed"
 
 
 def _similarity_row(label: str, figures: dict[str, Any]) -> tuple[str, str, str, str]:

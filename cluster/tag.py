@@ -14,7 +14,17 @@ from configs.schema import Config, Data
 ENDINGS = (".jsonl", ".csv", ".parquet")
 
 
-def tag(run_name: str, data: str, out: Path, overrides: list[str], *, votes: int, base: bool, score: bool) -> int:
+def tag(
+    run_name: str,
+    data: str,
+    out: Path,
+    overrides: list[str],
+    *,
+    votes: int,
+    base: bool,
+    score: bool,
+    constrained: bool,
+) -> int:
     """Tag the rows of `data` with a run's tagger, or its base model, into the file `out`; returns the exit status.
 
     The job's state lies in `<out>.unfinished` until it is done: the same command again goes on there. Raises UserError
@@ -32,6 +42,7 @@ def tag(run_name: str, data: str, out: Path, overrides: list[str], *, votes: int
         "run": uri(run.path),
         "adapter": None if base else uri(run.path / "model"),
         "votes": votes,
+        "constrained": constrained,
         "score": score,
         "out": out.name,
         **shaping_values(config, "texts"),

@@ -189,7 +189,8 @@ class Pairs(Section):
 
 
 Arm = Literal[
-    "base_constrained", "base_few_shot", "base_vote", "tuned_constrained", "tuned_vote", "first_words", "yake", "keybert"
+    "base_constrained", "base_few_shot", "base_vote", "tuned_constrained", "tuned_vote",
+    "first_words", "yake", "keybert",
 ]  # fmt: skip
 
 

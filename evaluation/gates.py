@@ -14,17 +14,20 @@ from evaluation.independent import (
     Tags,
     copied_share,
     diversity,
+    found_by_meaning,
     found_by_words,
     longest_span,
     specificity,
     word_count,
 )
-from evaluation.metrics import Answers
+from evaluation.metrics import Answers, scores_of
 from evaluation.statistics import Interval, bootstrap_mean
+from scoring.similarity import Embed
 
 MEASURES = {
     "similarity": "similarity of tags and text, the score of training",
     "found_by_words": "reciprocal rank of the text when BM25 looks for its tags",
+    "found_by_meaning": "the same when another embedding model looks for them",
     "specificity": "inverse document frequency of the tags' words",
     "copied_share": "share of the tags' words that stand in the text",
     "longest_span": "words of the longest run copied from the text",
@@ -32,11 +35,17 @@ MEASURES = {
 }
 
 
-def independent(answers: Answers, evaluation: Evaluation, seed: int) -> dict[str, Any]:
-    """`independent`: the measures of both models and their paired differences; `gates`: what follows from them."""
+def independent(answers: Answers, evaluation: Evaluation, seed: int, second: Embed | None = None) -> dict[str, Any]:
+    """`independent`: the measures of both models and their paired differences; `gates`: what follows from them.
+
+    `second` is an embedding model that training never saw.
+    """
     both = np.flatnonzero(answers.valid("base") & answers.valid("tuned"))
     # Every text is looked for among all held-out texts, not only among those that count.
-    values = {arm: _measure(answers, arm, both) for arm in ("base", "tuned")}
+    values = {
+        arm: {name: own[both] for name, own in measure(answers.texts, getattr(answers, arm), second).items()}
+        for arm in ("base", "tuned")
+    }
     tags = {arm: [getattr(answers, arm)[place]["tags"] for place in both] for arm in values}
     measures: list[dict[str, Any]] = [
         {
@@ -48,6 +57,7 @@ def independent(answers: Answers, evaluation: Evaluation, seed: int) -> dict[str
             )._asdict(),
         }
         for name, meaning in MEASURES.items()
+        if name in values["base"]
     ]
     spread = {arm: diversity(own) for arm, own in tags.items()}
     return {
@@ -56,21 +66,22 @@ def independent(answers: Answers, evaluation: Evaluation, seed: int) -> dict[str
     }
 
 
-def _measure(answers: Answers, arm: str, both: np.ndarray) -> dict[str, np.ndarray]:
-    """The measures of one model on the texts `both`."""
-    tags: list[Tags] = [answer["tags"] for answer in getattr(answers, arm)]
+def measure(texts: list[str], answers: list[dict[str, Any]], second: Embed | None) -> dict[str, np.ndarray]:
+    """The measures of the answers to N texts, each of shape [N]. Every text is looked for among all N."""
+    tags: list[Tags] = [answer["tags"] for answer in answers]
 
-    def each(measure: Callable[[str, Tags], float]) -> np.ndarray:
-        return np.array([measure(answers.texts[place], tags[place]) for place in both], dtype=float)
+    def each(of: Callable[[str, Tags], float]) -> np.ndarray:
+        return np.array([of(text, own) for text, own in zip(texts, tags, strict=True)], dtype=float)
 
-    return {
-        "similarity": answers.scores(arm)[both],
-        "found_by_words": found_by_words(answers.texts, tags)[both],
-        "specificity": specificity(answers.texts, tags)[both],
+    found = {
+        "similarity": scores_of(answers),
+        "found_by_words": found_by_words(texts, tags),
+        "specificity": specificity(texts, tags),
         "copied_share": each(copied_share),
         "longest_span": each(longest_span),
         "words": each(lambda _, own: word_count(own)),
     }
+    return found | ({"found_by_meaning": found_by_meaning(texts, tags, second)} if second else {})
 
 
 def gates(
@@ -81,16 +92,23 @@ def gates(
         return [{"name": "texts", "passed": False, "why": "there is no text that both models answered well formed"}]
     change = {name: Interval(**one["difference"]) for name, one in measures.items()}
     rose = _low(change["similarity"]) > 0
-    found, copied, span = (change[name] for name in ("found_by_words", "copied_share", "longest_span"))
+    copied, span = change["copied_share"], change["longest_span"]
     ratio = measures["words"]["tuned"] / max(measures["words"]["base"], 1e-9)
     lost = spread["base"]["entropy_bits"] - spread["tuned"]["entropy_bits"]
     return [
-        {
-            "name": "independent score",
-            "passed": not rose or _low(found) > 0,
-            "why": f"similarity {'rose' if rose else 'did not rise'}; the rank at which BM25 finds a text by its tags "
-            f"changed by {_said(found)}",
-        },
+        *(
+            {
+                "name": name,
+                "passed": not rose or _low(change[measured]) > 0,
+                "why": f"similarity {'rose' if rose else 'did not rise'}; the reciprocal rank at which {who} finds a "
+                f"text by its tags changed by {_said(change[measured])}",
+            }
+            for name, measured, who in (
+                ("independent score", "found_by_words", "BM25"),
+                ("second model", "found_by_meaning", "an embedding model that training never saw"),
+            )
+            if measured in change
+        ),
         {
             "name": "copying",
             "passed": _value(copied) <= evaluation.most_copied and _value(span) <= evaluation.most_span,

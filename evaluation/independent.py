@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scoring.similarity import Embed, tag_string
+
 _WORD = re.compile(r"[^\W_]+")
 
 Tags = Sequence[str]
@@ -63,24 +65,44 @@ def found_by_words(texts: Sequence[str], tags_N: Sequence[Tags]) -> np.ndarray:
     import bm25s
 
     index = bm25s.BM25()
-    index.index(_stems(texts), show_progress=False)
+    index.index(stems(texts), show_progress=False)
     found = np.zeros(len(texts))
-    for place, query in enumerate(_stems([" ".join(tags) for tags in tags_N])):
+    for place, query in enumerate(stems([" ".join(tags) for tags in tags_N])):
         if query and tags_N[place]:
-            scores = index.get_scores(query)
-            higher, ties = (scores > scores[place]).sum(), (scores == scores[place]).sum()
-            found[place] = 1 / (higher + (ties + 1) / 2)
+            found[place] = _reciprocal_rank(index.get_scores(query), place)
     return found
 
 
-def _stems(texts: Sequence[str]) -> list[list[str]]:
+def found_by_meaning(texts: Sequence[str], tags_N: Sequence[Tags], embed: Embed) -> np.ndarray:
+    """Reciprocal rank of each text among all N by the cosine of its embedding with that of the tags, shape [N]."""
+    texts_N_D, found = _directions(embed(list(texts))), np.zeros(len(texts))
+    asking = [place for place, tags in enumerate(tags_N) if tags]
+    if asking:
+        queries = _directions(embed([tag_string(tags_N[place]) for place in asking]))
+        for place, query_D in zip(asking, queries, strict=True):
+            found[place] = _reciprocal_rank(texts_N_D @ query_D, place)
+    return found
+
+
+def _reciprocal_rank(scores_N: np.ndarray, place: int) -> float:
+    higher, ties = (scores_N > scores_N[place]).sum(), (scores_N == scores_N[place]).sum()
+    return float(1 / (higher + (ties + 1) / 2))
+
+
+def _directions(vectors_N_D: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(vectors_N_D, axis=1, keepdims=True)
+    return np.asarray(vectors_N_D / np.maximum(norms, 1e-12), dtype=np.float64)
+
+
+def stems(texts: Sequence[str]) -> list[list[str]]:
+    """The words of each text without English stop words, cut to their stems (Porter's second stemmer)."""
     import bm25s
     import Stemmer
 
-    stems: list[list[str]] = bm25s.tokenize(
+    found: list[list[str]] = bm25s.tokenize(
         list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False, return_ids=False
     )
-    return stems
+    return found
 
 
 def diversity(tags_N: Sequence[Tags]) -> dict[str, float]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from evaluation.statistics import Interval, bootstrap_mean, cohens_d, mcnemar_exact, newcombe_paired, wilson, wins
 
+Example = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -19,14 +21,29 @@ class Answers:
     tuned: list[dict[str, Any]]
 
     def valid(self, arm: str) -> np.ndarray:
-        """Whether each answer is valid, shape [N] bool. Repaired answers are malformed ones."""
-        return np.array([answer["format"] == "valid" for answer in getattr(self, arm)], dtype=bool)
+        """Whether each answer is valid, shape [N] bool."""
+        return valid_of(getattr(self, arm))
 
     def scores(self, arm: str) -> np.ndarray:
         """Score of each answer with malformed ones at 0, shape [N]."""
-        valid = self.valid(arm)
-        scores = [answer["score"] if ok else 0.0 for answer, ok in zip(getattr(self, arm), valid, strict=True)]
-        return np.array(scores, dtype=float)
+        return scores_of(getattr(self, arm))
+
+
+def valid_of(answers: list[dict[str, Any]]) -> np.ndarray:
+    """Whether each answer is valid, shape [N] bool. Repaired answers are malformed ones."""
+    return np.array([answer["format"] == "valid" for answer in answers], dtype=bool)
+
+
+def scores_of(answers: list[dict[str, Any]]) -> np.ndarray:
+    """Score of each answer with malformed ones at 0, shape [N]."""
+    return np.array([answer["score"] if answer["format"] == "valid" else 0.0 for answer in answers], dtype=float)
+
+
+def format_change(first_N: np.ndarray, second_N: np.ndarray) -> tuple[Interval, int, int]:
+    """Change of the share of valid answers on the same texts, and how many only the first and only the second has."""
+    only_first, only_second = int((first_N & ~second_N).sum()), int((second_N & ~first_N).sum())
+    both, neither = int((first_N & second_N).sum()), int((~first_N & ~second_N).sum())
+    return newcombe_paired(both, only_first, only_second, neither), only_first, only_second
 
 
 def compare(answers: Answers, resamples: int, seed: int) -> dict[str, Any]:
@@ -34,13 +51,12 @@ def compare(answers: Answers, resamples: int, seed: int) -> dict[str, Any]:
     base_valid, tuned_valid = answers.valid("base"), answers.valid("tuned")
     base, tuned = answers.scores("base"), answers.scores("tuned")
     both = base_valid & tuned_valid
-    only_base, only_tuned = int((base_valid & ~tuned_valid).sum()), int((tuned_valid & ~base_valid).sum())
-    neither = len(both) - int(both.sum()) - only_base - only_tuned
+    change, only_base, only_tuned = format_change(base_valid, tuned_valid)
     return {
         "format_rate": {
             "base": _interval(wilson(int(base_valid.sum()), len(base_valid))),
             "tuned": _interval(wilson(int(tuned_valid.sum()), len(tuned_valid))),
-            "difference": _interval(newcombe_paired(int(both.sum()), only_base, only_tuned, neither)),
+            "difference": _interval(change),
             "only_base": only_base,
             "only_tuned": only_tuned,
             "mcnemar_p": mcnemar_exact(only_base, only_tuned),
@@ -49,7 +65,7 @@ def compare(answers: Answers, resamples: int, seed: int) -> dict[str, Any]:
             "both_valid": _similarity(base[both], tuned[both], resamples, seed),
             "all_texts": _similarity(base, tuned, resamples, seed),
         },
-        "defects": {arm: _defects(getattr(answers, arm)) for arm in ("base", "tuned")},
+        "defects": {arm: defects_of(getattr(answers, arm)) for arm in ("base", "tuned")},
         "histogram": {
             arm: [round(float(score), 4) for score in answers.scores(arm)[answers.valid(arm)]]
             for arm in ("base", "tuned")
@@ -57,8 +73,11 @@ def compare(answers: Answers, resamples: int, seed: int) -> dict[str, Any]:
     }
 
 
-def examples(answers: Answers, count: int) -> list[dict[str, Any]]:
-    """Texts with both answers, spread evenly over the gain in score: the worst, the middle and the best."""
+def examples(answers: Answers, count: int, others: dict[str, list[dict[str, Any]]] | None = None) -> list[Example]:
+    """Texts with both answers, spread evenly over the gain in score: the worst, the middle and the best.
+
+    `others` are the answers of further arms, which are shown beside them.
+    """
     gains = answers.scores("tuned") - answers.scores("base")
     order = np.argsort(gains, kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
@@ -68,6 +87,7 @@ def examples(answers: Answers, count: int) -> list[dict[str, Any]]:
             "gain": round(float(gains[index]), 4),
             "base": _shown(answers.base[index]),
             "tuned": _shown(answers.tuned[index]),
+            "arms": {arm: _shown(own[index]) for arm, own in (others or {}).items()},
         }
         for index in (int(order[place]) for place in places)
     ]
@@ -92,7 +112,8 @@ def _mean_sd(values_N: np.ndarray) -> dict[str, float | None]:
     return {"mean": float(values_N.mean()), "sd": None if math.isnan(sd) else sd}
 
 
-def _defects(answers: list[dict[str, Any]]) -> dict[str, int]:
+def defects_of(answers: list[dict[str, Any]]) -> dict[str, int]:
+    """How many answers are malformed for each reason."""
     return dict(Counter(answer["reason"] for answer in answers if answer["reason"]).most_common())
 
 

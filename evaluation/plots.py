@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-BASE, TUNED, INK = "#9a8c98", "#2a9d8f", "#808890"
+BASE, TUNED, INK, LOUD = "#9a8c98", "#2a9d8f", "#808890", "#e76f51"
 
 
 def similarity_histogram(figures: dict[str, Any], file: Path) -> None:
@@ -30,13 +30,30 @@ def similarity_histogram(figures: dict[str, Any], file: Path) -> None:
     _save(axes, file)
 
 
+def paired_differences(differences: list[float], mean: dict[str, float | None], file: Path) -> None:
+    """Tuned less base, text by text, with the mean and its interval; bins are laid so that 0 is an edge."""
+    _, axes = _axes()
+    widest = max(*map(abs, differences), 0.05)
+    counts, edges = np.histogram(differences, bins=np.linspace(-widest, widest, 41))
+    colours = [TUNED if left >= 0 else BASE for left in edges[:-1] + 1e-9]
+    axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=colours, alpha=0.6)
+    axes.axvline(0, color=INK, linewidth=1)
+    value, low, high = (mean[name] for name in ("value", "low", "high"))
+    if value is not None and low is not None and high is not None:
+        axes.axvspan(low, high, color=LOUD, alpha=0.25, linewidth=0)
+        axes.axvline(value, color=LOUD, linewidth=2, label=f"mean {value:+.3f}\n{low:+.3f} to {high:+.3f}")
+    axes.set_xlabel("similarity, tuned less base")
+    axes.set_ylabel("texts")
+    _save(axes, file)
+
+
 def training_curves(curve: list[dict[str, float]], file: Path) -> None:
     """Loss, and nats per token of the chosen and the rejected answers beside IPO's target margin."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.4), dpi=130)
     steps = np.arange(1, len(curve) + 1)
     left.plot(steps, [entry["loss"] for entry in curve], color=TUNED)
     left.set_ylabel("loss")
-    for name, colour in (("chosen", TUNED), ("rejected", BASE), ("margin", "#e76f51")):
+    for name, colour in (("chosen", TUNED), ("rejected", BASE), ("margin", LOUD)):
         right.plot(steps, [entry[f"nats_per_token/{name}"] for entry in curve], color=colour, label=name)
     target = curve[-1]["nats_per_token/target"]
     right.axhline(0, color=INK, linewidth=0.6)

@@ -1,113 +1,171 @@
 """report.json -> report.html, one self-contained page, and its pictures. All model output is escaped."""
 
+import argparse
 import base64
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from cluster.places import naming_store
 from cluster.run_dir import RunDir
 from configs.errors import UserError
-from evaluation import plots
+from evaluation.page import for_script, render_page
+from evaluation.verdict import verdict
+from generation.parse import parse
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+PICTURES = ("similarity", "differences", "defects", "margins", "training")
+DERIVED = ("report.html", *(f"{name}.png" for name in PICTURES))
+SHOWN = 300  # characters of a text on the map
+
+Figures = dict[str, Any]
 
 
-def write_pages(report: dict[str, Any], folder: Path) -> None:
+def write_pages(report: Figures, folder: Path) -> None:
     """Write the pictures and report.html into `folder`."""
+    from evaluation import plots
+
     headline = report["decodings"][report["headline"]]
     plots.similarity_histogram(headline, folder / "similarity.png")
-    plots.training_curves(report["curve"], folder / "training.png")
+    mean = report["similarity"]["all_texts"]["difference"]
+    plots.paired_differences(report["differences"], mean, folder / "differences.png")
     plots.defects(headline, folder / "defects.png")
     plots.margins(report["margins"], folder / "margins.png")
+    plots.training_curves(report["curve"], folder / "training.png")
     pictures = {
         name: "data:image/png;base64," + base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
-        for name in ("similarity", "training", "defects", "margins")
+        for name in PICTURES
     }
     (folder / "report.html").write_text(render(report, pictures), encoding="utf-8")
 
 
-def render(report: dict[str, Any], pictures: dict[str, str]) -> str:
-    """The page. Undefined names raise, and everything that comes from data is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"percent": _percent, "signed": _signed, "points": _points, "figure": _figure}
-    return environment.get_template("report.html.j2").render(
-        report=report, pictures=pictures, verdict=verdict(report), config=json.dumps(report["config"], indent=1)
+def render(report: Figures, pictures: dict[str, str]) -> str:
+    """The page."""
+    topics = report["downstream"]["topics"]
+    drawn = topics["map"] if topics else None
+    return render_page(
+        "report.html.j2",
+        report=report,
+        pictures=pictures,
+        verdict=verdict(report),
+        examples=[_example(example, report["config"]["prompt"]) for example in report["examples"]],
+        reading=_reading,
+        map_data=for_script(_map_data(drawn)) if drawn else "",
+        merges=_merges(drawn) if drawn else [],
+        timeline=_timeline(drawn) if drawn and drawn["over_time"] else None,
+        config=json.dumps(report["config"], indent=1, ensure_ascii=False),
     )
 
 
-def verdict(report: dict[str, Any]) -> list[str]:
-    """What was found, in sentences that claim no more than the intervals do."""
-    rate, similarity = report["format_rate"], report["similarity"]
-    base, tuned = rate["base"]["value"], rate["tuned"]["value"]
-    sure = "a difference that chance hardly makes" if rate["mcnemar_p"] < 0.05 else "which chance may explain"
-    points = [_points(rate["difference"][name]) for name in ("value", "low", "high")]
-    sentences = [
-        f"Of {report['held_out_texts']} held-out texts the base model answers {base:.1%} well formed, the tuned model "
-        f"{tuned:.1%}: {points[0]} percentage points, 95 % interval {points[1]} to {points[2]}, {sure} "
-        f"(exact McNemar p = {rate['mcnemar_p']:.2g})."
+def _example(example: Figures, prompt: Figures) -> Figures:
+    """An example with the tags of each side, and which of them the other side lacks."""
+    base, tuned = (_tags(example[arm], prompt) for arm in ("base", "tuned"))
+    gain = example["gain"]
+    return {
+        "text": example["text"],
+        "gain": gain,
+        "better": "tuned" if gain > 0 else "base" if gain < 0 else "same",
+        "malformed": any(example[arm]["format"] != "valid" for arm in ("base", "tuned")),
+        "sides": [_side("base", example["base"], base, tuned), _side("tuned", example["tuned"], tuned, base)],
+        "others": [
+            _side(arm, answer, _tags(answer, prompt), tuned) for arm, answer in example["arms"].items()
+        ],
+    }  # fmt: skip
+
+
+def _tags(answer: Figures | None, prompt: Figures) -> list[str]:
+    if answer is None:
+        return []
+    truncated = answer["reason"] == "truncated"
+    return list(parse(answer["completion"], prompt["max_tags"], prompt["max_tag_words"], truncated).tags)
+
+
+def _side(arm: str, answer: Figures | None, tags: list[str], others: list[str]) -> Figures:
+    """The answer of an arm; its tags are marked where there are others to compare with."""
+    known = {tag.casefold() for tag in others}
+    marked = [
+        {"text": tag, "only": f"only {arm}" if known and tag.casefold() not in known else None} for tag in tags
+    ]  # fmt: skip
+    return {"arm": arm, "answer": answer, "tags": marked}
+
+
+def _reading(row: Figures) -> str:
+    """What a row of a task read, in words."""
+    arm = row["arm"].replace("_", " ")
+    return {"text": "text alone", "tags": f"tags of {arm} alone", "both": f"text and tags of {arm}"}[row["on"]]
+
+
+def _map_data(drawn: Figures) -> Figures:
+    points = [
+        point | {"text": point["text"] if len(point["text"]) < SHOWN else point["text"][:SHOWN] + "…"}
+        for point in drawn["points"]
     ]
-    for name, words in (("both_valid", "where both answers are well formed"), ("all_texts", "over all texts")):
-        difference = similarity[name]["difference"]
-        if difference["value"] is None:
-            sentences.append(f"There is no text to compare similarity on {words}.")
-            continue
-        found = "rises" if difference["low"] > 0 else "falls" if difference["high"] < 0 else "may not have changed"
-        sentences.append(
-            f"Similarity of tags and text {words} {found}: {difference['value']:+.3f}, "
-            f"95 % interval {difference['low']:+.3f} to {difference['high']:+.3f}."
+    return {"points": points, "topics": drawn["topics"]}
+
+
+def _merges(drawn: Figures) -> list[Figures]:
+    """Merges of topics with names in place of numbers: T topics first, then the merges in their order."""
+    names = [topic["name"] for topic in drawn["topics"]] + [merge["name"] for merge in drawn["hierarchy"]]
+    return [merge | {side: names[merge[side]] for side in ("left", "right")} for merge in drawn["hierarchy"]]
+
+
+def _timeline(drawn: Figures) -> Figures:
+    """Counts of each topic in each period, and the largest of them."""
+    counts = {(entry["topic"], entry["period"]): entry["count"] for entry in drawn["over_time"]}
+    periods = sorted({period for _, period in counts})
+    topics = [*((topic["id"], topic["name"]) for topic in drawn["topics"]), (-1, "no topic")]
+    rows = [{"name": name, "counts": [counts.get((id_, period), 0) for period in periods]} for id_, name in topics]
+    return {"periods": periods, "rows": [row for row in rows if any(row["counts"])], "most": max(counts.values())}
+
+
+def read_report(run: RunDir) -> Figures:
+    """The run's report.json. Raises UserError where there is none, or one of another version."""
+    file = run.path / "evaluation" / "report.json"
+    if not file.exists():
+        raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
+    report: Figures = json.loads(file.read_text(encoding="utf-8"))
+    if report.get("schema") != SCHEMA_VERSION:
+        raise UserError(
+            f"{file} has schema {report.get('schema')}, this Semtag writes {SCHEMA_VERSION}.",
+            "Evaluate the run anew, or read it with the Semtag that wrote it.",
         )
-    failed = [gate["name"] for gate in report["gates"] if not gate["passed"]]
-    gates = f"{len(report['gates'])} gates against gaming it"
-    sentences.append(
-        "Similarity is also what the model was trained for, and it rewards words copied from the text. "
-        + (f"Of {gates}, {len(failed)} failed: {', '.join(failed)}. " if failed else f"All {gates} passed. ")
-        + "Read the examples before you trust it."
-    )
-    return sentences
+    return report
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.1f}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def rewrite(run: RunDir) -> str:
+    """Write the page and its pictures anew, beside what else the evaluation left; returns where the page is."""
+    with naming_store(run.path):
+        report, before = read_report(run), run.path / "evaluation"
+        with run.writing("evaluation") as folder:
+            for file in before.iterdir():
+                if file.is_file() and file.name not in DERIVED:
+                    with file.open("rb") as kept, (folder / file.name).open("wb") as copy:
+                        shutil.copyfileobj(kept, copy)
+            write_pages(report, folder)
+    return str(before / "report.html")
 
 
 def main() -> int:
-    """`python -m evaluation.report RUN`: write the page anew from report.json."""
-    run = RunDir(sys.argv[1])
-    file = run.path / "evaluation" / "report.json"
+    """`python -m evaluation.report RUN`: the page anew from report.json; with several runs, how they compare."""
+    parser = argparse.ArgumentParser(prog="semtag report")
+    parser.add_argument("runs", metavar="RUN", nargs="+")
+    parser.add_argument("--out", metavar="FILE", type=Path)
+    arguments = parser.parse_args()
+    runs = [RunDir(name) for name in arguments.runs]
     try:
-        with naming_store(run.path):
-            if not file.exists():
-                raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
-            text = file.read_text(encoding="utf-8")
-            report = json.loads(text)
-            if report["schema"] != SCHEMA_VERSION:
-                raise UserError(f"{file} was written by another version of Semtag.", "Start the run anew.")
-            with run.writing("evaluation") as folder:
-                (folder / "report.json").write_text(text, encoding="utf-8")
-                write_pages(report, folder)
+        if len(runs) > 1:
+            from evaluation.compare_runs import compare_runs
+
+            print(compare_runs(runs, arguments.out or Path("comparison.html")))
+        elif arguments.out:
+            raise UserError("--out is where a comparison goes, and that needs several runs.", "Name another run.")
+        else:
+            print(rewrite(runs[0]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(file.with_name("report.html"))
     return 0
 
 

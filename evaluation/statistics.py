@@ -98,6 +98,27 @@ def bootstrap_mean(values_N: np.ndarray, resamples: int, seed: int, confidence: 
     return Interval(float(values_N.mean()), float(low), float(high))
 
 
+def sign_flip(differences_N: np.ndarray, resamples: int, seed: int) -> float:
+    """Two-sided p of a paired permutation test that the mean difference is 0 (Fisher 1935): each sign is as likely.
+
+    Exact where there are no more patterns of signs than `resamples`.
+    """
+    from scipy.stats import permutation_test
+
+    if len(differences_N) < 2 or not differences_N.any():
+        return 1.0
+    found = permutation_test(
+        (differences_N,), _mean, permutation_type="samples", vectorized=True, n_resamples=resamples,
+        batch=max(1, _CHUNK // len(differences_N)), rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    mean: np.ndarray = values.mean(axis=axis)
+    return mean
+
+
 def cohens_d(first_N: np.ndarray, second_N: np.ndarray) -> float | None:
     """Mean of second minus first over their pooled sd; None with fewer than two texts or no spread."""
     if min(len(first_N), len(second_N)) < 2:

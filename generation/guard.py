@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pyarrow as pa
 
@@ -79,9 +79,15 @@ class GuardedSampler(Sampler):
     """
 
     def __init__(
-        self, config: Config, model: str, adapter: str | None, suspects: Suspects, engine: Record | None = None
+        self,
+        config: Config,
+        model: str,
+        adapter: str | None,
+        suspects: Suspects,
+        engine: Record | None = None,
+        examples: Sequence[tuple[str, str]] = (),
     ) -> None:
-        super().__init__(config, model, adapter, engine)
+        super().__init__(config, model, adapter, engine, examples)
         self.suspects = suspects
         self._calls = config.sampling.in_flight
         self._room = asyncio.Semaphore(self._calls)

@@ -50,6 +50,17 @@ def answer_of(tags: tuple[str, ...] | list[str]) -> str:
     return "".join(f"[{tag}]" for tag in tags)
 
 
+def answer_pattern(max_tags: int = 3, max_tag_words: int = 6) -> str:
+    """A regular expression of the valid answers, for decoding within it.
+
+    It says nothing of repeated tags, and takes words without a letter: what matches it is valid, `repeated` or `empty`.
+    Single spaces stand wherever the parser squeezes them, since some tokenizers have no bracket without one.
+    """
+    word = r"[^\[\]\s]+"
+    tag = rf"\[ ?{word}( {word}){{0,{max_tag_words - 1}}} ?\]"
+    return rf" ?{tag}( ?{tag}){{0,{max_tags - 1}}}"
+
+
 def same_answer_key(tags: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     """Two answers are equal when these are: same tags in the same order, case and white space aside."""
     return tuple(_squeeze(tag).casefold() for tag in tags)

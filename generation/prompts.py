@@ -1,6 +1,7 @@
 """Text -> chat messages, always rendered by a chat template, never by string glue."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,27 @@ def takes_system_role(tokenizer: Any) -> bool:
         return False
 
 
-def build_messages(text: str, prompt: Prompt, system_role: bool) -> list[Message]:
-    """The messages of the published prompt, or the configured one; the system text merged where unsupported."""
-    user = prompt.user.replace("{text}", text)
+def build_messages(
+    text: str, prompt: Prompt, system_role: bool, examples: Sequence[tuple[str, str]] = ()
+) -> list[Message]:
+    """The messages of the published prompt, or the configured one; the system text merged where unsupported.
+
+    Each of the `examples`, a text and its answer, goes before the text as a turn of its own.
+    """
+    turns: list[Message] = []
+    for shown, answer in examples:
+        turns += [_asked(shown, prompt), {"role": "assistant", "content": answer}]
+    turns.append(_asked(text, prompt))
     if not prompt.system:
-        return [{"role": "user", "content": user}]
+        return turns
     if system_role:
-        return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
-    return [{"role": "user", "content": f"{prompt.system}\n\n{user}"}]
+        return [{"role": "system", "content": prompt.system}, *turns]
+    turns[0] = {"role": "user", "content": f"{prompt.system}\n\n{turns[0]['content']}"}
+    return turns
+
+
+def _asked(text: str, prompt: Prompt) -> Message:
+    return {"role": "user", "content": prompt.user.replace("{text}", text)}
 
 
 def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:

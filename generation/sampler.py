@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -11,6 +12,7 @@ from cluster import cores
 from cluster.orphans import end_with_this
 from cluster.places import local_folder
 from configs.schema import Config
+from generation.parse import answer_pattern
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
 from generation.records import SAMPLED, candidate_row
 from generation.texts import hash64
@@ -33,12 +35,19 @@ class Sampler:
     """Ray Data actor class around vLLM's asynchronous engine.
 
     `__call__` takes and returns a table of schema SAMPLED. A row's `decoding` is `sampled` (K candidates, as
-    configured) or `greedy` (one). A text that cannot be sampled comes back with its `reason`, never without its batch.
-    `engine` goes over the configured arguments of vLLM's engine.
+    configured), `greedy` (one), `vote` (as many as `evaluation.votes`) or `few_shot` (as sampled, after the `examples`:
+    texts with their answers); `constrained_` before it, or alone for sampled, keeps answers within the pattern of valid
+    ones. A text that cannot be sampled comes back with its `reason`, never without its batch. `engine` goes over the
+    configured arguments of vLLM's engine.
     """
 
     def __init__(
-        self, config: Config, model: str, adapter: str | None = None, engine: dict[str, Any] | None = None
+        self,
+        config: Config,
+        model: str,
+        adapter: str | None = None,
+        engine: dict[str, Any] | None = None,
+        examples: Sequence[tuple[str, str]] = (),
     ) -> None:
         on_gpu = config.sampling.gpus_per_actor > 0
         # An engine never spans nodes, so its parts have no need to listen beyond loopback, on a cluster either.
@@ -51,7 +60,7 @@ class Sampler:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         model, adapter = local_folder(model), adapter and local_folder(adapter)
-        self.config = config
+        self.config, self.examples = config, examples
         self.tokenizer = load_tokenizer(model, config.model)
         self.system_role = takes_system_role(self.tokenizer)
         served = (model, adapter) if on_gpu else widen_checkpoint(model, adapter)
@@ -72,7 +81,8 @@ class Sampler:
         return list(await asyncio.gather(*(self._sample(row) for row in rows)))
 
     async def _sample(self, row: Record) -> Record:
-        messages = build_messages(row["text"], self.config.prompt, self.system_role)
+        examples = self.examples if row["decoding"] == "few_shot" else ()
+        messages = build_messages(row["text"], self.config.prompt, self.system_role, examples)
         row |= {"prompt": messages, "candidates": []}
         ids = prompt_ids(self.tokenizer, messages)
         room = self.context - self.config.sampling.max_tokens
@@ -111,14 +121,17 @@ class Sampler:
 def sampling_parameters(config: Config, text_id: int, decoding: str) -> Any:
     """vLLM SamplingParams of one request; log-probabilities are vLLM's raw ones, at temperature 1."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     sampling = config.sampling
     common = {"max_tokens": sampling.max_tokens, "logprobs": 0, "output_kind": RequestOutputKind.FINAL_ONLY}
-    if decoding == "greedy" or sampling.temperature == 0:
+    if decoding.startswith("constrained"):
+        pattern = answer_pattern(config.prompt.max_tags, config.prompt.max_tag_words)
+        common["structured_outputs"] = StructuredOutputsParams(regex=pattern)
+    if decoding.endswith("greedy") or sampling.temperature == 0:
         return SamplingParams(n=1, temperature=0.0, **common)
     return SamplingParams(
-        n=sampling.samples,
+        n=config.evaluation.votes if decoding.endswith("vote") else sampling.samples,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

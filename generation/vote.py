@@ -31,7 +31,9 @@ def elect(candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def elected(batch: pa.Table) -> pa.Table:
-    """Rows of schema SAMPLED with the elected candidate of each in place of its samples."""
+    """Rows of schema SAMPLED; those that are decoded by vote with the elected candidate in place of their samples."""
     rows = batch.to_pylist()
-    voted = [row | {"candidates": [elect(row["candidates"])] if row["candidates"] else []} for row in rows]
-    return pa.Table.from_pylist(voted, SAMPLED)
+    for row in rows:
+        if row["decoding"].endswith("vote") and row["candidates"]:
+            row["candidates"] = [elect(row["candidates"])]
+    return pa.Table.from_pylist(rows, SAMPLED)

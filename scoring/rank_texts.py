@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from generation.records import REJECT, TEXT
 from generation.replay import Replay
 from generation.vote import elected
 from scoring.embedder import Scorer
+from scoring.keyphrases import KeyphraseScorer
 from scoring.records import RANKED
 
 
@@ -40,14 +42,14 @@ def sample_and_score(
     progress: Progress,
     finished: Place | None = None,
     actor: type[GuardedSampler] | type[Replay] = GuardedSampler,
-    vote: bool = False,
+    examples: Sequence[tuple[str, str]] = (),
     score: bool = True,
 ) -> None:
     """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
 
     Sampling and scoring stream: a batch is scored while the next ones are being sampled. With one decoding and a folder
-    `finished`, the ids of the rows that `out` holds are kept there, and a later call does only what is left. With
-    `vote` a row has the one candidate that its samples elect. Without `score` nothing is embedded.
+    `finished`, the ids of the rows that `out` holds are kept there, and a later call does only what is left. Without
+    `score` nothing is embedded.
     """
     import ray.data
     from ray.data.checkpoint import CheckpointConfig
@@ -58,11 +60,25 @@ def sample_and_score(
     ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
         id_column="text_id", checkpoint_path=uri(finished), delete_checkpoint_on_success=False
     )
-    rows = sampled_rows(texts, config, model, adapter, decodings, actor)
-    if vote:
+    rows = sampled_rows(texts, config, model, adapter, decodings, actor, examples)
+    if any(decoding.endswith("vote") for decoding in decodings):
         rows = rows.map_batches(elected, batch_format="pyarrow")
     scorer = {"scoring": config.scoring if score else None, "tally": tally}
     rows = rows.map_batches(Scorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
+    with tally.shown(progress):
+        rows.write_parquet(uri(out))
+
+
+def extract_and_score(texts: Place, out: Place, config: Config, decodings: list[str], progress: Progress) -> None:
+    """As `sample_and_score`, with tags that no language model wrote; `decodings` name them."""
+    import ray.data
+
+    tally = Tally(0)
+    progress.begin(count_rows(texts) * len(decodings), 0)
+    ray.data.DataContext.get_current().checkpoint_config = None
+    scorer = {"config": config, "tally": tally}
+    rows = texts_to_answer(texts, config, decodings)
+    rows = rows.map_batches(KeyphraseScorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
     with tally.shown(progress):
         rows.write_parquet(uri(out))
 
@@ -74,20 +90,26 @@ def sampled_rows(
     adapter: str | None,
     decodings: list[str],
     actor: type[GuardedSampler] | type[Replay] = GuardedSampler,
+    examples: Sequence[tuple[str, str]] = (),
 ) -> Any:
     """The sampling part of the pipeline: a lazy Ray dataset of rows of schema SAMPLED, not scored yet."""
+    sampler: dict[str, Any] = {"config": config, "model": model}
+    if actor is not Replay:
+        sampler |= {"adapter": adapter, "suspects": Suspects(), "examples": examples}
+    rows = texts_to_answer(texts, config, decodings)
+    return rows.map_batches(actor, fn_constructor_kwargs=sampler, **_sampler_pool(config))
+
+
+def texts_to_answer(texts: Place, config: Config, decodings: list[str]) -> Any:
+    """A lazy Ray dataset with a row for each text and decoding, in blocks of a batch."""
     import ray.data
 
-    rows = (
+    return (
         ray.data.read_parquet(uri(texts))
         .map_batches(_with_decodings, fn_kwargs={"decodings": decodings}, batch_format="pyarrow")
         # The reader merges small text rows into one block; a block a batch keeps every actor busy.
         .repartition(target_num_rows_per_block=config.sampling.batch_size)
     )
-    sampler: dict[str, Any] = {"config": config, "model": model}
-    if actor is not Replay:
-        sampler |= {"adapter": adapter, "suspects": Suspects()}
-    return rows.map_batches(actor, fn_constructor_kwargs=sampler, **_sampler_pool(config))
 
 
 def count_finished(finished: Place) -> int:

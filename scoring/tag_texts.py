@@ -80,18 +80,17 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> No
     progress.say(f"tagging {total:,} texts{votes}" + (f"; {before:,} of them were tagged before" if before else ""))
     if before == total:
         return
-    sampling = config.sampling.model_copy(update={"samples": job["votes"]})
+    votes_of = config.evaluation.model_copy(update={"votes": job["votes"]})
     with ray_session(config):
         sample_and_score(
             texts,
             answers,
-            config.model_copy(update={"sampling": sampling}),
+            config.model_copy(update={"evaluation": votes_of}),
             base_model(RunDir(job["run"]), config),
             job["adapter"],
-            ["sampled" if votes else "greedy"],
+            [("constrained_" if job["constrained"] else "") + ("vote" if votes else "greedy")],
             progress,
             finished,
-            vote=bool(votes),
             score=job["score"],
         )
 

@@ -1,10 +1,12 @@
 """Parsing: what is valid, what is repaired, what is neither, and for which reason."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generation.parse import answer_of, parse
+from generation.parse import answer_of, answer_pattern, parse
 
 WORDS = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8)
 TAGS = st.lists(WORDS, min_size=1, max_size=3, unique_by=str.casefold)
@@ -94,3 +96,16 @@ def test_no_input_raises_and_repair_is_idempotent(completion: str, truncated: bo
 def test_a_valid_answer_survives_unchanged(tags: list[str]) -> None:
     parsed = parse(answer_of(tags))
     assert (parsed.format, parsed.answer) == ("valid", answer_of(tags))
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.data())
+def test_what_the_pattern_lets_through_is_well_formed(most: int, words: int, data: st.DataObject) -> None:
+    completion = data.draw(st.from_regex(answer_pattern(most, words), fullmatch=True))
+    assert parse(completion, most, words).reason in (None, "repeated", "empty")
+
+
+@given(TAGS)
+def test_the_pattern_lets_valid_answers_through(tags: list[str]) -> None:
+    assert re.fullmatch(answer_pattern(), answer_of(tags))
+    assert re.fullmatch(answer_pattern(), " " + "".join(f"[ {tag} ] " for tag in tags).rstrip())
+    assert not re.fullmatch(answer_pattern(len(tags)), answer_of([*tags, "more"]))

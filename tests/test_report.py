@@ -1,55 +1,47 @@
-"""Figures from answers, and a page that escapes what models write."""
+"""Figures from answers, sentences that claim no more than these, and pages that escape what models write."""
 
+import base64
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
+from cluster.cli import build_parser
 from cluster.parquet import RowWriter
-from configs.schema import Evaluation
+from cluster.run_dir import RunDir
+from configs.errors import UserError
+from evaluation.compare_runs import compare_runs, differing
 from evaluation.evaluate import margins
-from evaluation.gates import independent
 from evaluation.metrics import Answers, compare, examples
-from evaluation.report import verdict, write_pages
+from evaluation.page import FOLDER, axis, effect, for_script, place, shown
+from evaluation.report import PICTURES, SCHEMA_VERSION, read_report, rewrite, write_pages
+from evaluation.verdict import verdict
 from scoring.records import PAIR
+from tests.report_fixture import ATTACK, ESCAPES, interval, some_answers, some_report
 
-PICTURES = ("similarity", "training", "defects", "margins")
-ATTACK = "<script>alert(1)</script>"
-
-
-def answer(format_: str, score: float | None, completion: str = "[a]") -> dict[str, Any]:
-    reason = None if format_ == "valid" else "extra_text"
-    return {"format": format_, "score": score, "completion": completion, "reason": reason, "tags": ["a"]}
+SCHEMA = json.loads((FOLDER / "report_schema.json").read_text())
 
 
 @pytest.fixture
 def answers() -> Answers:
-    base = [answer("valid", 0.4), answer("valid", 0.2), answer("repaired", 0.9), answer("invalid", None, ATTACK)]
-    tuned = [answer("valid", 0.5), answer("invalid", None), answer("valid", 0.6), answer("valid", 0.3)]
-    return Answers([f"text {i} {ATTACK}" for i in range(4)], base, tuned)
+    return some_answers()
 
 
 @pytest.fixture
-def report(answers: Answers) -> dict[str, Any]:
-    figures = compare(answers, 200, 0)
-    curve = [{"loss": 1.0, **{f"nats_per_token/{n}": 0.1 for n in ("chosen", "rejected", "margin", "target")}}] * 3
-    return {
-        "run": "t",
-        "held_out_texts": 4,
-        "headline": "sampled",
-        **{key: figures[key] for key in ("format_rate", "similarity")},
-        "decodings": {"sampled": figures, "greedy": figures},
-        **independent(answers, Evaluation(resamples=200), 0),
-        "examples": examples(answers, 3),
-        "curve": curve,
-        "margins": {"edges": [0.0, 0.1, 0.2], "counts": [3, 1], "format": 2},
-        "ledger": {"rank": {"texts": {"in": 5, "out": 4, "dropped": {"too_long": 1}}}},
-        "config": {"training": {"beta": 0.5, "loss": "ipo", "per_token": True}, "prompt": ATTACK},
-        "stages": {"train": {"counts": {"references": {"from_sampling": 3, "recomputed": 1}}}},
-        "versions": {"ray": "1"},
-    }
+def report() -> dict[str, Any]:
+    return json.loads(json.dumps(some_report()))
+
+
+def run_of(folder: Path, report: dict[str, Any]) -> RunDir:
+    (folder / "evaluation").mkdir(parents=True)
+    (folder / "evaluation" / "report.json").write_text(json.dumps(report))
+    (folder / "evaluation" / "answers.parquet").write_bytes(b"kept")
+    return RunDir(folder)
 
 
 def test_figures_by_hand(answers: Answers) -> None:
@@ -86,20 +78,112 @@ def test_examples_go_from_the_worst_to_the_best(answers: Answers) -> None:
     assert len(examples(answers, 99)) == 4
 
 
+# -- the page -------------------------------------------------------------------------------------------------
+
+
 def test_the_page_is_self_contained_and_escapes_everything(report: dict[str, Any], tmp_path: Path) -> None:
-    write_pages(json.loads(json.dumps(report)), tmp_path)
+    write_pages(report, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert ATTACK not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "default-src 'none'" in page
-    assert "http://" not in page
     assert "https://" not in page
-    assert page.count("data:image/png;base64,") == 4
+    assert page.replace("http://www.w3.org/2000/svg", "").count("http://") == 0
+    assert page.count("data:image/png;base64,") == len(PICTURES) == 5
     assert {file.name for file in tmp_path.glob("*.png")} == {f"{name}.png" for name in PICTURES}
+
+
+def test_only_our_own_style_and_script_may_run(report: dict[str, Any], tmp_path: Path) -> None:
+    write_pages(report, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        hashed = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{hashed}'" in policy
+    assert page.index("Content-Security-Policy") < page.index("<style")
+    assert not re.search(r"<[^>]+\s(style|on\w+)=", page)  # the policy would forbid these
+
+
+def test_data_cannot_leave_its_script_element() -> None:
+    text = for_script({"text": ESCAPES})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == {"text": ESCAPES}
+
+
+def test_tags_of_one_side_alone_are_marked(report: dict[str, Any], tmp_path: Path) -> None:
+    write_pages(report, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert '<mark class="tag">other<span class="hidden-text"> (only tuned)</span></mark>' in page
+    assert '<span class="tag">Same</span>' in page  # the base model's is "same"
+
+
+def test_a_page_without_uses_people_and_examples(report: dict[str, Any], tmp_path: Path) -> None:
+    report["downstream"] = dict.fromkeys(report["downstream"])
+    report["examples"] = []
+    for arm in report["arms"]:
+        arm["agreement"] = None
+    write_pages(report, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for absent in ('id="people"', 'id="search"', 'id="topics"', 'id="map-data"'):
+        assert absent not in page
+
+
+def test_axes_and_numbers() -> None:
+    assert axis([interval(0.5), None, interval(-0.2)]) == (pytest.approx(-0.3), pytest.approx(0.6))
+    assert axis([interval(0.0, 0.0)]) == (0, 1)
+    assert (place(0, (0, 1)), place(1, (0, 1)), place(0, (-1, 1))) == ("2.0", "98.0", "50.0")
+    assert [shown(0.12345, kind) for kind in ("percent", "points", "signed", "p", "figure")] == [
+        "12.3%", "+12.3", "+0.123", "0.123", "0.123"
+    ]  # fmt: skip
+    assert shown(0.0001, "p") == "< 0.001"
+    assert shown(None, "percent") == "–"  # noqa: RUF001
+
+
+# -- the schema -----------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_as_its_schema_says(report: dict[str, Any]) -> None:
+    assert SCHEMA["properties"]["schema"]["const"] == SCHEMA_VERSION
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(report, SCHEMA)
+
+
+def test_the_schema_refuses_what_is_not_so(report: dict[str, Any]) -> None:
+    def refused(change: Any) -> None:
+        other = json.loads(json.dumps(report))
+        change(other)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(other, SCHEMA)
+
+    refused(lambda it: it["gates"][0].pop("passed"))
+    refused(lambda it: it.update(more=1))
+    refused(lambda it: it["arms"][0].update(more=1))
+    refused(lambda it: it["arms"].pop(1))  # tuned
+    refused(lambda it: it["downstream"]["topics"]["map"]["points"][0].pop("tags"))
+
+
+def test_every_key_is_described() -> None:
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            for name, one in node.get("properties", {}).items():
+                assert "description" in one or "contains" in node or list(one) == ["const"], name
+            for one in node.values():
+                walk(one)
+        elif isinstance(node, list):
+            for one in node:
+                walk(one)
+
+    walk(SCHEMA)
+
+
+# -- the verdict ----------------------------------------------------------------------------------------------
 
 
 def test_the_verdict_claims_no_more_than_the_intervals(report: dict[str, Any]) -> None:
     assert "which chance may explain" in verdict(report)[0]
+    assert "but one text to compare" in verdict(report)[1]  # its interval has no width, and means nothing
     difference = report["similarity"]["all_texts"]["difference"]
     difference |= {"low": 0.01, "high": 0.2}
     assert "rises" in verdict(report)[2]
@@ -109,3 +193,101 @@ def test_the_verdict_claims_no_more_than_the_intervals(report: dict[str, Any]) -
     assert "may not have changed" in verdict(report)[2]
     difference["value"] = None
     assert "no text to compare" in verdict(report)[2]
+
+
+def test_the_verdict_sets_other_arms_beside_the_tuned_model(report: dict[str, Any]) -> None:
+    said = " ".join(verdict(report))
+    assert "similarity 0.460 [0.410, 0.510] (base vote), below the tuned model's 0.600 [0.550, 0.650]" in said
+    assert "80.0% [75.0%, 85.0%] well formed (base greedy), not clearly apart from the tuned model's" in said
+    assert "keybert, which picks phrases by the very model that scores, comes closest" in said
+    assert "above the tuned model's" in said
+    assert "corrected for 8 arms (Holm): more answers are well formed for tuned and keybert;" in said
+
+
+def test_an_effect_needs_both_the_interval_and_the_corrected_p() -> None:
+    def found(low: float, high: float, p: float) -> str:
+        return effect({"difference": {"value": 0, "low": low, "high": high}, "p": p, "p_holm": p})
+
+    assert found(0.1, 0.2, 0.01) == "higher"
+    assert found(-0.2, -0.1, 0.01) == "lower"
+    assert found(0.1, 0.2, 0.06) == found(-0.1, 0.2, 0.01) == "unclear"
+
+
+def test_the_verdict_on_people_and_uses(report: dict[str, Any]) -> None:
+    (people,) = [said for said in verdict(report) if "keyphrases" in said]
+    assert "more than the base model's" in people
+    report["arms"][1]["against"]["stemmed_f1"]["p_holm"] = 0.5
+    (people,) = [said for said in verdict(report) if "keyphrases" in said]
+    assert "not clearly different" in people
+    (search,) = [said for said in verdict(report) if "nDCG@10" in said]
+    assert "intervals that overlap" in search
+    report["downstream"]["search"]["rows"][-1]["ndcg_at_10"] = interval(0.95, 0.01)
+    (search,) = [said for said in verdict(report) if "nDCG@10" in said]
+    assert "0.950 [0.940, 0.960] with them, a gain" in search
+    report["downstream"]["search"] = None
+    assert not [said for said in verdict(report) if "nDCG@10" in said]
+
+
+# -- several runs ---------------------------------------------------------------------------------------------
+
+
+def test_a_page_written_anew_leaves_the_rest_of_the_evaluation(report: dict[str, Any], tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", report)
+    assert rewrite(run) == str(tmp_path / "run" / "evaluation" / "report.html")
+    assert (tmp_path / "run" / "evaluation" / "answers.parquet").read_bytes() == b"kept"
+    assert read_report(run) == report
+
+
+def test_runs_are_compared(report: dict[str, Any], tmp_path: Path) -> None:
+    first, second = run_of(tmp_path / "first", report), json.loads(json.dumps(report))
+    second["run"] = "other"
+    second["config"]["training"]["beta"] = 0.25
+    second["config"]["cluster"]["address"] = "10.0.0.1:6379"  # shapes no result
+    second["gates"][0]["passed"] = False
+    second["versions"] = {"ray": "2"}
+    out = tmp_path / "out.html"
+    said = compare_runs([first, run_of(tmp_path / "second", second)], out)
+    lines = said.splitlines()
+    assert f"demo {ATTACK}" in lines[2]
+    assert "failed: " in lines[3]
+    assert "training.beta: " in said
+    assert "; other 0.25" in said
+    assert "ray: " in said
+    assert "address" not in said
+    assert "+0.200 [+0.150, +0.250]" in lines[2]
+    page = out.read_text()
+    assert ATTACK not in page
+    assert "training.beta" in page
+    assert "&lt;script&gt;" in page
+    compare_runs([first, first], out)  # again, over our own page
+    assert str(tmp_path / "first") in out.read_text()
+    assert "All settings that shape a result are the same." in out.read_text()
+
+
+def test_a_comparison_goes_over_no_other_file(report: dict[str, Any], tmp_path: Path) -> None:
+    run, out = run_of(tmp_path / "run", report), tmp_path / "thesis.html"
+    out.write_text("years of work")
+    with pytest.raises(UserError, match="is there already"):
+        compare_runs([run, run], out)
+    assert out.read_text() == "years of work"
+    with pytest.raises(UserError, match="Cannot write to"):
+        compare_runs([run, run], tmp_path / "nowhere" / "out.html")
+
+
+def test_a_report_of_another_version_is_refused(report: dict[str, Any], tmp_path: Path) -> None:
+    new, old = run_of(tmp_path / "new", report), run_of(tmp_path / "old", report | {"schema": 4})
+    with pytest.raises(UserError, match=r"old.*has schema 4, this Semtag writes 5"):
+        compare_runs([new, old], tmp_path / "out.html")
+    with pytest.raises(UserError, match="has schema 4"):
+        rewrite(old)
+    with pytest.raises(UserError, match=r"no evaluation/report\.json"):
+        rewrite(RunDir(tmp_path / "none"))
+
+
+def test_what_differs() -> None:
+    assert differing([{"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}]) == {"b": [2, 3], "c": [None, 4]}
+
+
+def test_the_command_takes_one_run_or_several() -> None:
+    arguments = build_parser().parse_args(["report", "runs/a", "runs/b", "--out", "both.html"])
+    assert (arguments.runs, arguments.out) == (["runs/a", "runs/b"], "both.html")

@@ -141,6 +141,26 @@ def test_greedy_gives_one_candidate(plain: Engine) -> None:
     assert first == second
 
 
+def test_answers_within_their_form_are_well_formed_or_repeat_themselves(plain: Engine) -> None:
+    for decoding in ("constrained", "constrained_greedy", "constrained_vote"):
+        rows = plain([f"{text} {place}" for place in range(4) for text in TEXTS], decoding)
+        found = [candidate for row in rows for candidate in row["candidates"]]
+        count = {"constrained": 3, "constrained_greedy": 1, "constrained_vote": 5}[decoding]
+        assert len(found) == 12 * count
+        whole = [candidate for candidate in found if candidate["finish_reason"] == "stop"]
+        assert whole and {candidate["reason"] for candidate in whole} <= {None, "repeated", "empty"}
+
+
+def test_a_text_is_asked_about_after_the_examples(plain: Engine) -> None:
+    plain.sampler.examples = [("A mill grinds grain.", "[mill][grain]")]
+    asked = {decoding: plain(TEXTS[:1], decoding)[0] for decoding in ("few_shot", "sampled", "vote")}
+    plain.sampler.examples = ()
+    assert [message["role"] for message in asked["few_shot"]["prompt"]] == ["system", "user", "assistant", "user"]
+    assert len(asked["sampled"]["prompt"]) == 2
+    counts = {decoding: len(row["candidates"]) for decoding, row in asked.items()}
+    assert counts == {"few_shot": 3, "sampled": 3, "vote": 5}
+
+
 def test_a_text_over_the_context_costs_no_other(plain: Engine) -> None:
     rows = plain([TEXTS[0], "word " * 2000, TEXTS[1]])
     assert [row["reason"] for row in rows] == [None, "too_long", None]

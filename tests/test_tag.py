@@ -103,7 +103,7 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
 
 def test_votes_scores_and_files_that_others_read(finished_run: Path, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "tags.parquet"
-    options = ["--votes", "3", "--score", "--base", "data.column=body", "data.limit=30"]
+    options = ["--votes", "3", "--score", "--base", "--constrained", "data.column=body", "data.limit=30"]
     done = semtag("tag", str(finished_run), "--data", str(corpus), "--out", str(out), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     frame = pd.read_parquet(out)

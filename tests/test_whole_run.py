@@ -5,13 +5,15 @@ import shutil
 import time
 from pathlib import Path
 
+import jsonschema
 import pyarrow.parquet as pq
 import pytest
 
 from cluster.parquet import RowWriter, read_rows
 from cluster.run_dir import RunDir
+from evaluation.corpus import ARMS
 from scoring.records import PAIR, RANKED
-from tests.conftest import semtag, tiny_demo
+from tests.conftest import ROOT, semtag, tiny_demo
 from training.data import PAIR_KEYS
 
 
@@ -27,7 +29,12 @@ def test_the_layout_of_a_finished_run(finished_run: Path) -> None:
 
 def test_the_report_holds_what_it_promises(finished_run: Path) -> None:
     report = json.loads((finished_run / "evaluation" / "report.json").read_text())
+    jsonschema.validate(report, json.loads((ROOT / "evaluation" / "report_schema.json").read_text()))
+    assert {arm["name"] for arm in report["arms"]} == {arm.name for arm in ARMS}
     held_out = pq.read_metadata(finished_run / "texts" / "held_out.parquet").num_rows
+    assert {row["text_id"] for row in read_rows(finished_run / "evaluation" / "answers.parquet")} <= {
+        row["text_id"] for row in read_rows(finished_run / "texts" / "held_out.parquet")
+    }
     assert report["held_out_texts"] == held_out
     for arm in ("base", "tuned"):
         assert 0 <= report["format_rate"][arm]["value"] <= 1

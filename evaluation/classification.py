@@ -1,0 +1,144 @@
+"""Do tags say what class a text belongs to? By the nearest description, by inference, and by a trained probe.
+
+Shapes: N texts that have a class, C classes, D embedding dimensions. Classes are their places in the sorted names.
+"""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from cluster.places import local_folder
+from configs.errors import UserError
+from configs.schema import Evaluation
+from evaluation.documents import RESAMPLES, TagLists, directions_of, ways_to_read
+from evaluation.statistics import Interval, wilson
+from scoring.similarity import Embed
+
+FEWEST = 5  # texts of a class
+FOLDS = 5
+
+
+def classify(
+    texts: list[str],
+    labels: list[str | None],
+    tags: dict[str, TagLists],
+    embed: Embed,
+    evaluation: Evaluation,
+    seed: int,
+) -> dict[str, Any] | None:
+    """How well the class of each text is told; None with fewer than two classes of at least FEWEST texts.
+
+    Texts without a class, or of a smaller one, are left out. A row for each way to read the texts and each method.
+    """
+    counts = Counter(label for label in labels if label is not None)
+    classes = sorted(label for label, count in counts.items() if count >= FEWEST)
+    if len(classes) < 2:
+        return None
+    kept = [place for place, label in enumerate(labels) if label in classes]
+    true_N = np.array([classes.index(str(labels[place])) for place in kept])
+    directions, described = directions_of(embed), [evaluation.labels.get(label, label) for label in classes]
+    own = {arm: [tags_N[place] for place in kept] for arm, tags_N in tags.items()}
+    infer = Inference(evaluation.nli, described) if evaluation.nli else None
+    rows = []
+    for arm, on, documents in ways_to_read([texts[place] for place in kept], own):
+        told = {"zero_shot": nearest_description(directions(documents), directions(described))}
+        if infer:
+            told["nli"] = infer(documents)
+        told["linear_probe"] = linear_probe(directions(documents), true_N, seed)
+        for method, told_N in told.items():
+            figures = figures_of(true_N, told_N, classes, min(evaluation.resamples, RESAMPLES), seed)
+            rows.append({"arm": arm, "on": on, "method": method} | figures)
+    return {"texts": len(kept), "classes": classes, "rows": rows}
+
+
+def nearest_description(documents_N_D: np.ndarray, descriptions_C_D: np.ndarray) -> np.ndarray:
+    """The class whose description has the highest cosine with the document, shape [N]; rows have unit length.
+
+    A document of zeros, a text without tags, is as near to all and told to be of the first class.
+    """
+    nearest: np.ndarray = (documents_N_D @ descriptions_C_D.T).argmax(axis=1)
+    return nearest
+
+
+class Inference:
+    """Classes by natural language inference: which hypothesis, `This example is CLASS.`, does the document entail most?
+
+    Yin et al. 2019, arXiv 1909.00161. Raises UserError when the model cannot be loaded.
+    """
+
+    def __init__(self, name: str, described: list[str]) -> None:
+        from transformers import pipeline
+
+        self.described = described
+        try:
+            self.pipeline = pipeline("zero-shot-classification", model=local_folder(name), trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            what = f"Cannot load the model of inference {name}: {str(error).splitlines()[0]}"
+            raise UserError(what, "Check evaluation.nli.") from None
+
+    def __call__(self, documents: list[str]) -> np.ndarray:
+        """The class of each document, shape [N]; an empty one is told to be of the first."""
+        distinct = [document for document in dict.fromkeys(documents) if document.strip()]
+        answers = self.pipeline(distinct, candidate_labels=self.described, batch_size=16) if distinct else []
+        best = {
+            document: self.described.index(answer["labels"][0])
+            for document, answer in zip(distinct, answers, strict=True)
+        }
+        return np.array([best.get(document, 0) for document in documents])
+
+
+def linear_probe(documents_N_D: np.ndarray, true_N: np.ndarray, seed: int) -> np.ndarray:
+    """The class that logistic regression gives each document when trained without its fold, shape [N].
+
+    Stratified folds, FOLDS or as many as the smallest class has texts (Alain and Bengio 2017, arXiv 1610.01644).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    folds = StratifiedKFold(min(FOLDS, int(np.bincount(true_N).min())), shuffle=True, random_state=seed)
+    probe = LogisticRegression(max_iter=1000)
+    with threadpool_limits(1):  # so little work that threads wait for each other: 30 times as long on a busy machine
+        return np.asarray(cross_val_predict(probe, documents_N_D, true_N, cv=folds))
+
+
+def figures_of(true_N: np.ndarray, told_N: np.ndarray, classes: list[str], resamples: int, seed: int) -> dict[str, Any]:
+    """Accuracy and macro F1 with their intervals, each class's figures, and the confusions: row true, column told."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    places = range(len(classes))
+    confusion_C_C = confusion_matrix(true_N, told_N, labels=places)
+    each = np.stack(precision_recall_fscore_support(true_N, told_N, labels=places, zero_division=0), axis=1)
+    return {
+        "accuracy": wilson(int((true_N == told_N).sum()), len(true_N))._asdict(),
+        "macro_f1": macro_f1(confusion_C_C, resamples, seed)._asdict(),
+        "per_class": {
+            name: {"precision": precision, "recall": recall, "f1": f1, "support": int(support)}
+            for name, (precision, recall, f1, support) in zip(classes, each.tolist(), strict=True)
+        },
+        "confusion": confusion_C_C.tolist(),
+    }
+
+
+def macro_f1(confusion_C_C: np.ndarray, resamples: int, seed: int, confidence: float = 0.95) -> Interval:
+    """Mean over classes of F1 with its percentile bootstrap interval over texts (Efron 1979).
+
+    Texts drawn with replacement are cells of the confusion matrix drawn from a multinomial distribution, which is
+    quicker. A class that a resample lacks, true and told, does not count in it.
+    """
+    true_K, told_K = np.nonzero(confusion_C_C)
+    counts_K = confusion_C_C[true_K, told_K]
+    draws_B_K = np.random.default_rng(seed).multinomial(counts_K.sum(), counts_K / counts_K.sum(), size=resamples)
+    drawn = _mean_f1(draws_B_K, true_K, told_K, len(confusion_C_C))
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(_mean_f1(counts_K[None], true_K, told_K, len(confusion_C_C))[0]), float(low), float(high))
+
+
+def _mean_f1(counts_B_K: np.ndarray, true_K: np.ndarray, told_K: np.ndarray, classes: int) -> np.ndarray:
+    """Macro F1 for each row of counts of the cells (true, told), shape [B]: F1 = 2 hits / (true ones + told ones)."""
+    true_K_C, told_K_C = np.eye(classes)[true_K], np.eye(classes)[told_K]
+    hits_B_C, all_B_C = counts_B_K @ (true_K_C * told_K_C), counts_B_K @ (true_K_C + told_K_C)
+    f1_B_C = np.divide(2 * hits_B_C, all_B_C, out=np.zeros_like(hits_B_C), where=all_B_C > 0)
+    mean: np.ndarray = f1_B_C.sum(axis=1) / (all_B_C > 0).sum(axis=1)
+    return mean

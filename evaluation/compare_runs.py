@@ -1,0 +1,122 @@
+"""Several runs side by side: what came of each, and which settings made them differ."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from cluster.places import naming_store
+from cluster.run_dir import STAGES, RunDir, shaping_values
+from configs.errors import UserError
+from configs.load import validate
+from evaluation.page import between, plain, render_page, shown
+from evaluation.report import Figures, read_report
+
+MADE = '<meta name="generator" content="semtag report">'  # stands in the head of every page that Semtag makes
+HEADINGS = ("run", "texts", "base", "tuned", "similarity, tuned less base", "found by words, tuned less base", "gates")
+LONGEST = 60  # characters of a setting's value on a terminal
+
+
+def compare_runs(runs: list[RunDir], out: Path) -> str:
+    """Write the page and return the table for a terminal.
+
+    Raises UserError for a run without a report, for one of another version, and where `out` is no page of ours.
+    """
+    reports = []
+    for run in runs:
+        with naming_store(run.path):
+            reports.append(read_report(run))
+    names = _names(runs, reports)
+    rows = [_row(name, report) for name, report in zip(names, reports, strict=True)]
+    settings = differing([_shaping(name, report) for name, report in zip(names, reports, strict=True)])
+    versions = differing([report["versions"] for report in reports])
+    _write(out, render_page("compare_runs.html.j2", rows=rows, settings=settings, versions=versions, names=names))
+    return "\n".join([_table(rows), "", *_lines({**settings, **versions}, names), "", f"page: {out}"])
+
+
+def _names(runs: list[RunDir], reports: list[Figures]) -> list[str]:
+    """What the runs are called, or where they lie when two are called the same."""
+    names = [str(report["run"]) for report in reports]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+
+
+def _row(name: str, report: Figures) -> Figures:
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    against = arms["tuned"]["against"]
+    return {
+        "name": name,
+        "texts": report["held_out_texts"],
+        "base": arms["base"]["well_formed"],
+        "tuned": arms["tuned"]["well_formed"],
+        "similarity": against["similarity"],
+        "found_by_words": against.get("found_by_words"),
+        "gates": len(report["gates"]),
+        "failed": [gate["name"] for gate in report["gates"] if not gate["passed"]],
+    }
+
+
+def _shaping(name: str, report: Figures) -> dict[str, Any]:
+    """The settings of a run that shape what came of it: dotted key -> value."""
+    try:
+        config = validate(report["config"])
+    except UserError as error:
+        raise UserError(f"{name}: {error.what}", "Read it with the Semtag that wrote it.") from None
+    return {key: value for stage in STAGES for key, value in shaping_values(config, stage).items()}
+
+
+def differing(values: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The keys whose values are not the same everywhere, each with all its values; None where one lacks it."""
+    keys = dict.fromkeys(key for own in values for key in own)
+    found = {key: [own.get(key) for own in values] for key in keys}
+    return {key: own for key, own in found.items() if any(value != own[0] for value in own)}
+
+
+def _table(rows: list[Figures]) -> str:
+    cells = [HEADINGS, *(_cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADINGS))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def _cells(row: Figures) -> tuple[str, ...]:
+    return (
+        row["name"],
+        f"{row['texts']:,}",
+        *(f"{shown(row[arm]['value'], 'percent')} well formed" for arm in ("base", "tuned")),
+        *(
+            between(row[name]["difference"], "signed") if row[name] else "-"
+            for name in ("similarity", "found_by_words")
+        ),
+        f"failed: {', '.join(row['failed'])}" if row["failed"] else f"all {row['gates']} passed",
+    )
+
+
+def _lines(settings: dict[str, list[Any]], names: list[str]) -> list[str]:
+    if not settings:
+        return ["All settings that shape a result are the same."]
+    lines = ["what differs:"]
+    for key, values in settings.items():
+        said = (f"{name} {_in_a_line(value)}" for name, value in zip(names, values, strict=True))
+        lines.append(f"  {key}: {'; '.join(said)}")
+    return lines
+
+
+def _in_a_line(value: Any) -> str:
+    """A setting's value in a line."""
+    text = " ".join(plain(value).split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _write(out: Path, page: str) -> None:
+    """Write the page whole or not at all, over an older one of ours but over no other file."""
+    try:
+        if out.exists():
+            with out.open(encoding="utf-8", errors="replace") as file:
+                if MADE not in file.read(2000):
+                    raise UserError(f"{out} is there already, and Semtag did not make it.", "Give --out another name.")
+        partial = out.with_name(f".{out.name}.partial")
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            out.with_name(f".{out.name}.partial").unlink(missing_ok=True)
+        raise UserError(f"Cannot write to {out}: {error.strerror or error}.", "Check --out.") from None

@@ -1,0 +1,37 @@
+"""What tags are good for: search, classification and topics, on texts, on tags, and on both."""
+
+from typing import Any
+
+from configs.schema import Evaluation
+from evaluation.classification import classify
+from evaluation.corpus import Corpus
+from evaluation.documents import directions_of
+from evaluation.search import search
+from evaluation.topics import topics
+from scoring.similarity import Embed
+
+TRIED = ("base", "tuned", "first_words", "yake", "keybert")  # the arms whose tags are put to use
+
+
+def downstream(corpus: Corpus, evaluation: Evaluation, seed: int, embed: Embed) -> dict[str, Any]:
+    """`search`, `classification` and `topics`, each None where the texts come without what it needs."""
+    tags = {arm: corpus.tags(arm) for arm in TRIED if arm in corpus.answers}
+    labels = [_as_text(label) for label in corpus.column(evaluation.label_column)]
+    titles = [_as_text(title) for title in corpus.column("title")]
+    dates = [_as_text(date) for date in corpus.column(evaluation.date_column)]
+    questions = [_strings(asked) for asked in corpus.column(evaluation.questions_column)]
+    groups = labels if any(labels) else titles
+    embed = directions_of(embed)  # each string once for all three
+    return {
+        "search": search(corpus.texts, questions, tags, embed, evaluation, seed),
+        "classification": classify(corpus.texts, labels, tags, embed, evaluation, seed),
+        "topics": topics(corpus.texts, groups, dates, tags, embed, evaluation, seed),
+    }
+
+
+def _as_text(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _strings(value: Any) -> list[str]:
+    return [one for one in value if isinstance(one, str) and one.strip()] if isinstance(value, list) else []

@@ -1,0 +1,180 @@
+"""A language model as the judge of two arms' tags: each text in both orders, so that position alone decides nothing."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.parquet import RowWriter
+from cluster.places import Place
+from cluster.progress import Progress
+from cluster.run_dir import RunDir
+from cluster.session import ray_session
+from cluster.stage import as_process
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import Config, Prompt
+from evaluation.judge import Item, Outcome, Selection, free_place, options, select, write_whole
+from evaluation.judgement import aligned, coin, outcome_rows, tally, verdict
+from evaluation.page import shown
+from generation.guard import GuardedSampler
+from generation.parse import answer_of
+from generation.prompts import load_tokenizer
+from generation.records import TEXT
+from scoring.rank_texts import sampled_rows
+
+Record = dict[str, Any]
+
+QUESTION = """\
+Here is a text, and two lists of tags for it.
+
+Text: {text}
+
+Answer A: {a}
+Answer B: {b}
+
+Which tag list describes the text better? Answer with A or B only."""
+
+
+class Judge(GuardedSampler):
+    """The Ray Data actor class: its rows' texts are questions, and an answer is one token, A or B in any spelling.
+
+    Other tokens are masked rather than a grammar compiled: that works with every tokenizer.
+    """
+
+    async def _candidates(self, row: Record, ids: list[int]) -> list[Record]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=0.0, max_tokens=1, logprobs=0, allowed_token_ids=letters(self.tokenizer),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )  # fmt: skip
+        prompt = {"prompt_token_ids": ids}
+        [output] = [one async for one in self.engine.generate(prompt, parameters, str(row["text_id"]))]
+        return [self._candidate(output.outputs[0])]
+
+
+def letters(tokenizer: Any) -> list[int]:
+    """The tokens that say A or B and no more, with or without a space before. Raises UserError if one has none."""
+    short = {id_ for token, id_ in tokenizer.get_vocab().items() if len(token) <= 3 and token[-1:] in ("A", "B")}
+    said = {id_: tokenizer.decode([id_]).strip() for id_ in short}
+    if missing := {"A", "B"} - set(said.values()):
+        raise UserError(f"The judge has no token for {' and '.join(sorted(missing))}.", "Take another model.")
+    return sorted(id_ for id_, letter in said.items() if letter in ("A", "B"))
+
+
+def questions(items: Sequence[Item]) -> list[str]:
+    """Two questions an item, one after the other: the first arm's tags as A, then the second's."""
+    asked = []
+    for item in items:
+        tags = [answer_of(item.first), answer_of(item.second)]
+        asked += [QUESTION.format(text=item.text, a=a, b=b) for a, b in (tags, tags[::-1])]
+    return asked
+
+
+def outcome_of(first_as_a: str, second_as_a: str) -> Outcome:
+    """The arm that won in both orders; a tie where the position decided."""
+    if first_as_a == second_as_a:
+        return "tie"
+    return "first" if first_as_a == "A" else "second"
+
+
+def count_up(selection: Selection, answers: dict[int, str]) -> Record:
+    """All figures; `answers` to the questions by their number, without those that the model could not be asked."""
+    pairs = {
+        item.id: (answers[2 * place], answers[2 * place + 1])
+        for place, item in enumerate(selection.items)
+        if 2 * place in answers and 2 * place + 1 in answers
+    }
+    said = Counter(answer for pair in pairs.values() for answer in pair)
+    # The two answers on a text depend on each other: who has a preference gives an A and a B. Where position decided,
+    # it is A twice or B twice, and a fair judge would as often give the one as the other.
+    decided = Counter(pair[0] for pair in pairs.values() if pair[0] == pair[1])
+    position = {
+        "share": said["A"] / said.total() if said else None,
+        "first_twice": decided["A"],
+        "second_twice": decided["B"],
+        "p": coin(decided["A"], decided["B"]),
+    }
+    return {
+        "page": selection.page,
+        "first": selection.first,
+        "second": selection.second,
+        "items": len(selection.items),
+        **tally(outcome_of(*pair) for pair in pairs.values()),
+        "position": position,
+        "answers": [{"item": id_, "first_as_a": one, "second_as_a": other} for id_, (one, other) in pairs.items()],
+    }
+
+
+def ask(config: Config, model: str, items: Sequence[Item], scratch: Place, progress: Progress) -> tuple[Any, Any]:
+    """The model's answers by number of the question, and how many questions it could not be asked, by reason."""
+    asked = questions(items)
+    with RowWriter(scratch / "questions.parquet", TEXT) as out:
+        for number, question in enumerate(asked):
+            out.write({"text_id": number, "text": question, "article": None, "meta": "{}"})
+    answers, failed = dict[int, str](), Counter[str]()
+    progress.begin(len(asked))
+    with ray_session(config):
+        rows = sampled_rows(scratch / "questions.parquet", config, model, None, ["judged"], Judge)
+        for row in rows.iter_rows():
+            if row["reason"]:
+                failed[row["reason"]] += 1
+            else:
+                answers[row["text_id"]] = row["candidates"][0]["completion"].strip()
+            progress.advance()
+    return answers, failed
+
+
+def judging_config(run: RunDir, model: str, overrides: Sequence[str]) -> Config:
+    """The run's config with the judge in place of the model: its own chat template, one token, no system message."""
+    judging = ["sampling.engine=vllm", f"model.base={model}", "model.chat_template=null"]
+    config = load_config(run.path / "config.yaml", [*judging, *overrides])
+    one_token = config.sampling.model_copy(update={"max_tokens": 1})
+    return config.model_copy(update={"prompt": Prompt(system="", user="{text}"), "sampling": one_token})
+
+
+def judge(run: RunDir, asked: Any, progress: Progress) -> Record:
+    """Ask the model, write its judgement, show it; returns the counts."""
+    place = free_place(run, asked.out, "model.json")
+    config = judging_config(run, asked.model, asked.overrides)
+    letters(load_tokenizer(asked.model, config.model))  # a wrong path shows here, before anything starts
+    selection = select(run, asked.first, asked.second, asked.count)
+    progress.say(f"{asked.model} judges {selection.story}")
+    with run.lock(), run.shared_scratch("judge") as scratch:
+        answers, failed = ask(config, asked.model, selection.items, scratch, progress)
+    if not answers:
+        raise UserError(
+            f"The judge could not be asked: {dict(failed)}.",
+            "Raise sampling.max_model_len or take another model; the log says more.",
+        )
+    found = {"model": asked.model, **count_up(selection, answers), "not_asked": dict(failed)}
+    write_whole(place, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    progress.say(model_table(found))
+    return {"texts_judged": found["judged"], "questions_not_asked": dict(failed), "file": str(place)}
+
+
+def model_table(found: Record) -> str:
+    """The judgement for a terminal."""
+    first, second, position = found["first"], found["second"], found["position"]
+    rows = [["", found["model"]], *outcome_rows(first, second, "position decided", [("", found)])]
+    rows.append(["first place chosen", shown(position["share"], "percent")])
+    rows.append(["  p, if by chance", shown(position["p"], "p")])
+    return f"\n{aligned(rows)}\n\n{verdict(first, second, found)}"
+
+
+def main() -> None:
+    """`python -m evaluation.judge_model RUN --model MODEL [key=value ...]`, as `semtag judge` starts it."""
+    parser = options("Have a language model compare two arms.")
+    parser.add_argument("--count", type=int, default=50, help="texts to judge")
+    parser.add_argument("--out", help="where the judgement goes")
+    parser.add_argument("--model", required=True, help="path or hub name of the judge")
+    parser.add_argument("overrides", nargs="*", help="overrides of the run's config")
+    asked = parser.parse_args()
+    run = RunDir(asked.run)
+    as_process(run, "judge", "answers", lambda progress: judge(run, asked, progress))
+
+
+if __name__ == "__main__":
+    main()

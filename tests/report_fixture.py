@@ -1,0 +1,132 @@
+"""A report with all that one can have, made by hand, and words in it that would like to run."""
+
+from pathlib import Path
+from typing import Any
+
+from configs.load import load_config
+from configs.schema import Evaluation
+from evaluation.gates import independent
+from evaluation.metrics import Answers, compare, examples
+
+ATTACK = "<script>alert(1)</script>"
+ESCAPES = f"{ATTACK}</script><!--<img src=x onerror=alert(2)>&amp;\u2028"  # what would end a script of data
+OTHERS = ("base_greedy", "base_constrained", "base_few_shot", "base_vote", "tuned_greedy", "tuned_vote", "keybert")
+CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+
+
+def answer(format_: str, score: float | None, completion: str = "[a]") -> dict[str, Any]:
+    reason = None if format_ == "valid" else "extra_text"
+    return {"format": format_, "score": score, "completion": completion, "reason": reason, "tags": ["a"]}
+
+
+def some_answers() -> Answers:
+    base = [
+        answer("valid", 0.4, f"[same][{ATTACK}]"),
+        answer("valid", 0.2),
+        answer("repaired", 0.9, "[a] so"),
+        answer("invalid", None, ATTACK),
+    ]
+    tuned = [
+        answer("valid", 0.5, "[Same][other]"),
+        answer("invalid", None, "none"),
+        answer("valid", 0.6),
+        answer("valid", 0.3),
+    ]
+    return Answers([f"text {i} {ATTACK}" for i in range(4)], base, tuned)
+
+
+def interval(value: float | None, reach: float = 0.1) -> dict[str, float | None]:
+    if value is None:
+        return {"value": None, "low": None, "high": None}
+    return {"value": value, "low": value - reach, "high": value + reach}
+
+
+def arm(name: str, similarity: float, p_holm: float = 0.01, judged: bool = True) -> dict[str, Any]:
+    change = {"difference": interval(similarity - 0.4, 0.05), "p": p_holm / 2, "p_holm": p_holm}
+    measures = ("found_by_words", "found_by_meaning", "specificity", "copied_share", "longest_span", "words")
+    tested = ("well_formed", "similarity", "found_by_words", *(["stemmed_f1"] if judged else []))
+    agreed = {key: interval(0.3) for key in ("exact_f1", "stemmed_f1", "semantic_f1", "recall_at_3")}
+    return {
+        "name": name,
+        "means": f"what {name} means",
+        "missing": 0,
+        "well_formed": interval(0.8, 0.05),
+        "similarity": interval(similarity, 0.05),
+        "similarity_valid": interval(None if name == "keybert" else similarity),
+        "measures": {key: interval(0.6) for key in measures},
+        "diversity": {"tags": 12, "distinct": 7, "entropy_bits": 2.5},
+        "defects": {"extra_text": 1},
+        "agreement": agreed if judged else None,
+        "against": None if name == "base" else dict.fromkeys(tested, change),
+    }
+
+
+def some_arms() -> list[dict[str, Any]]:
+    others = [arm(name, 0.4 + 0.02 * place, 0.2) for place, name in enumerate(OTHERS)]
+    return [arm("base", 0.4), arm("tuned", 0.6), *others[:-1], arm("keybert", 0.8)]
+
+
+def some_uses() -> dict[str, Any]:
+    ways = (("text", "text"), ("base", "tags"), ("base", "both"), ("tuned", "tags"), ("tuned", "both"))
+    classes = [ATTACK, "ships"]
+    per_class = {name: {"precision": 0.5, "recall": 0.6, "f1": 0.55, "support": 2} for name in classes}
+    told = {"per_class": per_class, "confusion": [[2, 0], [1, 1]]}
+    drawn = {
+        "arm": "tuned",
+        "points": [
+            {"x": 0.5 * place, "y": 1.0 - place, "topic": place % 3 - 1, "text": f"spot {place} {ESCAPES}"}
+            | {"tags": [ATTACK, f"tag {place}"], "label": ATTACK if place else None}
+            for place in range(9)
+        ],
+        "topics": [{"id": 0, "name": ATTACK, "size": 3}, {"id": 1, "name": "ships, sails", "size": 3}],
+        "hierarchy": [{"left": 0, "right": 1, "distance": 0.7, "name": "ships"}],
+        "over_time": [
+            {"period": "2019", "topic": 0, "count": 2},
+            {"period": "2020", "topic": 0, "count": 1},
+            {"period": "2020", "topic": -1, "count": 3},
+        ],
+    }
+    figures = {name: interval(0.7) for name in ("map", "ndcg_at_10", "recall_at_10")}
+    judged = {"accuracy": interval(0.7), "macro_f1": interval(0.6)} | told
+    scored = {"topics": 2, "outliers": 0.1, "nmi": 0.5, "ari": 0.4, "coherence": None, "diversity": 0.9}
+    return {
+        "search": {
+            "texts": 4,
+            "queries": 6,
+            "rows": [{"arm": arm, "on": on, "method": "bm25"} | figures for arm, on in ways],
+        },
+        "classification": {
+            "texts": 4,
+            "classes": classes,
+            "rows": [{"arm": arm, "on": on, "method": "zero_shot"} | judged for arm, on in ways],
+        },
+        "topics": {"texts": 4, "rows": [{"arm": arm, "on": on} | scored for arm, on in ways], "map": drawn},
+    }
+
+
+def some_report() -> dict[str, Any]:
+    answers = some_answers()
+    figures = compare(answers, 200, 0)
+    shown = {name: [answer("valid", 0.5, f"[{name} tag][a]")] * 4 for name in OTHERS}
+    curve = [{"loss": 1.0, **{f"nats_per_token/{n}": 0.1 for n in ("chosen", "rejected", "margin", "target")}}] * 3
+    config = load_config(CONFIG, [f"prompt.system={ATTACK}"])
+    return {
+        "schema": 5,
+        "run": f"demo {ATTACK}",
+        "held_out_texts": 4,
+        "headline": "sampled",
+        **{key: figures[key] for key in ("format_rate", "similarity")},
+        "reference_arm": "base",
+        "arms": some_arms(),
+        **independent(answers, Evaluation(resamples=200), 0),
+        "downstream": some_uses(),
+        "decodings": {"sampled": figures, "greedy": figures},
+        "differences": [0.1, -0.2, 0.6, 0.3],
+        "examples": examples(answers, 4, shown),
+        "curve": curve,
+        "margins": {"edges": [0.0, 0.1, 0.2], "counts": [3, 1], "format": 2},
+        "ledger": {"rank": {"texts": {"in": 5, "out": 4, "dropped": {"too_long": 1}}}},
+        "config": config.model_dump(mode="json"),
+        "stages": {"train": {"counts": {"references": {"from_sampling": 3, "recomputed": 1}}}},
+        "versions": {"ray": "1"},
+    }
