@@ -20,7 +20,10 @@ def downstream(corpus: Corpus, evaluation: Evaluation, seed: int, embed: Embed) 
     titles = [_as_text(title) for title in corpus.column("title")]
     dates = [_as_text(date) for date in corpus.column(evaluation.date_column)]
     questions = [_strings(asked) for asked in corpus.column(evaluation.questions_column)]
-    groups = labels if any(labels) else titles
+    if not any(labels) and 2 * len(set(titles)) <= len(titles):  # titles of articles, not of the texts themselves
+        groups = titles
+    else:
+        groups = labels
     embed = directions_of(embed)  # each string once for all three
     return {
         "search": search(corpus.texts, questions, tags, embed, evaluation, seed),
