@@ -14,6 +14,7 @@ from evaluation.statistics import bootstrap_mean, holm, mcnemar_exact, sign_flip
 from scoring.similarity import Embed
 
 REFERENCE = "base"
+FEWER = 1000  # resamples of an entropy
 RANKS = ("found_by_words", "found_by_meaning")  # of all texts; what describes tags is of the valid answers alone
 Values = dict[str, np.ndarray]
 
@@ -52,7 +53,7 @@ def _row(corpus: Corpus, arm: Arm, values: Values, judged: Values | None, resamp
         "measures": {
             name: interval(own if name in RANKS else own[valid]) for name, own in values.items() if name != "similarity"
         },
-        "diversity": diversity([answer["tags"] for answer in answers]),
+        "diversity": diversity(corpus.tags(arm.name), min(resamples, FEWER), seed),
         "defects": defects_of(answers),
         "agreement": judged and {name: interval(own) for name, own in judged.items()},
         "against": None,

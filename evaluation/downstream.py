@@ -28,7 +28,7 @@ def downstream(corpus: Corpus, evaluation: Evaluation, seed: int, embed: Embed) 
     return {
         "search": search(corpus.texts, questions, tags, embed, evaluation, seed),
         "classification": classify(corpus.texts, labels, tags, embed, evaluation, seed),
-        "topics": topics(corpus.texts, groups, dates, tags, embed, evaluation, seed),
+        "topics": topics(corpus.texts, groups, dates, tags, embed, seed),
     }
 
 

@@ -32,6 +32,7 @@ MEASURES = {
     "copied_share": "share of the tags' words that stand in the text",
     "longest_span": "words of the longest run copied from the text",
     "words": "words of an answer",
+    "words_per_tag": "words of a tag",
 }
 
 
@@ -59,7 +60,7 @@ def independent(answers: Answers, evaluation: Evaluation, seed: int, second: Emb
         for name, meaning in MEASURES.items()
         if name in values["base"]
     ]
-    spread = {arm: diversity(own) for arm, own in tags.items()}
+    spread = {arm: diversity(own, min(evaluation.resamples, 1000), seed) for arm, own in tags.items()}
     return {
         "independent": {"texts": len(both), "measures": measures, "diversity": spread},
         "gates": gates({one["name"]: one for one in measures}, spread, evaluation),
@@ -80,12 +81,13 @@ def measure(texts: list[str], answers: list[dict[str, Any]], second: Embed | Non
         "copied_share": each(copied_share),
         "longest_span": each(longest_span),
         "words": each(lambda _, own: word_count(own)),
+        "words_per_tag": each(lambda _, own: word_count(own) / len(own) if own else 0.0),
     }
     return found | ({"found_by_meaning": found_by_meaning(texts, tags, second)} if second else {})
 
 
 def gates(
-    measures: dict[str, dict[str, Any]], spread: dict[str, dict[str, float]], evaluation: Evaluation
+    measures: dict[str, dict[str, Any]], spread: dict[str, dict[str, Any]], evaluation: Evaluation
 ) -> list[dict[str, Any]]:
     """The gates: name, whether passed, and why, in words. Without texts to compare none passes."""
     if measures["similarity"]["base"] is None:
@@ -94,7 +96,7 @@ def gates(
     rose = _low(change["similarity"]) > 0
     copied, span = change["copied_share"], change["longest_span"]
     ratio = measures["words"]["tuned"] / max(measures["words"]["base"], 1e-9)
-    lost = spread["base"]["entropy_bits"] - spread["tuned"]["entropy_bits"]
+    lost = spread["base"]["entropy_bits"]["value"] - spread["tuned"]["entropy_bits"]["value"]
     return [
         *(
             {

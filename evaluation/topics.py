@@ -6,18 +6,19 @@ Shapes: N texts, T topics, V terms (words, or whole tags), D embedding dimension
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.schema import Evaluation
 from evaluation.documents import Documents, TagLists, directions_of, ways_to_read
 from evaluation.independent import words_of
+from evaluation.statistics import Interval, wilson
 from evaluation.topic_map import hierarchy, over_time, plane, points, reduced
 from scoring.similarity import Embed
 
 FEWEST = 40  # texts
+RESAMPLES = 200  # of each agreement with the labels
 TOP = 10  # words of a topic that count
 SEPARATOR = "\x1f"  # between tags; BERTopic takes line ends for spaces
 DRAWN = "tuned"  # the arm of the map
@@ -38,14 +39,12 @@ def topics(
     dates: list[str | None],
     tags: dict[str, TagLists],
     embed: Embed,
-    evaluation: Evaluation,
     seed: int,
 ) -> dict[str, Any] | None:
     """Topics for each way to read the texts, and a map of those of one arm on both; None with fewer than FEWEST texts.
 
     `nmi` and `ari` compare with the labels on all texts that have one; the outliers are one cluster more. Where tags
     are so few or so alike that nothing can be clustered or named, all texts are outliers.
-    `evaluation` has nothing for topics; the tasks are called alike.
     """
     if len(texts) < FEWEST:
         return None
@@ -55,7 +54,7 @@ def topics(
     for way in ways_to_read(texts, tags):
         vectors_N_D = directions(way.strings)
         found = cluster(way, tags.get(way.arm), vectors_N_D, seed)
-        rows.append({"arm": way.arm, "on": way.on} | figures_of(found, labels, word_sets))
+        rows.append({"arm": way.arm, "on": way.on} | figures_of(found, labels, word_sets, RESAMPLES, seed))
         if way.arm == drawn and way.on != "tags":
             own = tags.get(drawn, [[] for _ in texts])
             drawing = {"arm": drawn, "points": points(plane(vectors_N_D, seed), found.topic_N, texts, own, labels)}
@@ -115,22 +114,38 @@ def _tags_of(joined: str) -> list[str]:
 
 
 def figures_of(
-    found: Clustering, labels: Sequence[str | None], word_sets: Sequence[set[str]]
-) -> dict[str, float | int | None]:
-    """Count of topics, share of outliers, agreement with the labels, and how coherent and diverse the top words are."""
+    found: Clustering, labels: Sequence[str | None], word_sets: Sequence[set[str]], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Count of topics, share of outliers, agreement with the labels, and how coherent and diverse the top words are.
+
+    Intervals of the agreement are the bootstrap's over texts, whose clusters stay as they are.
+    """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     top = [top_words(terms) for terms in found.terms]
     labelled = [place for place, label in enumerate(labels) if label is not None]
-    own, given = found.topic_N[labelled], [labels[place] for place in labelled]
+    given_N = np.unique([str(labels[place]) for place in labelled], return_inverse=True)[1]
+    own_N = found.topic_N[labelled]
     return {
         "topics": len(found.terms),
-        "outliers": float((found.topic_N < 0).mean()),
-        "nmi": float(normalized_mutual_info_score(given, own)) if labelled else None,
-        "ari": float(adjusted_rand_score(given, own)) if labelled else None,
+        "outliers": wilson(int((found.topic_N < 0).sum()), len(found.topic_N))._asdict(),
+        "nmi": _agreement(normalized_mutual_info_score, given_N, own_N, resamples, seed)._asdict(),
+        "ari": _agreement(adjusted_rand_score, given_N, own_N, resamples, seed)._asdict(),
         "coherence": coherence(top, word_sets),
         "diversity": diversity(top),
     }
+
+
+def _agreement(
+    score: Callable[[np.ndarray, np.ndarray], float], given_N: np.ndarray, own_N: np.ndarray, resamples: int, seed: int
+) -> Interval:
+    """The score with its percentile bootstrap interval over texts; without texts nothing."""
+    count = len(given_N)
+    if not count:
+        return Interval(None, None, None)
+    draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+    low, high = np.quantile([score(given_N[draw], own_N[draw]) for draw in draws], [0.025, 0.975])
+    return Interval(float(score(given_N, own_N)), float(low), float(high))
 
 
 def top_words(terms: Sequence[str]) -> list[str]:

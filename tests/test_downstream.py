@@ -40,14 +40,14 @@ def test_every_task_finds_its_columns() -> None:
     found = downstream(corpus, own, 0, letters)
     assert (found["search"]["queries"], found["classification"]["classes"]) == (45, sorted(KINDS))
     assert {row["arm"] for row in found["search"]["rows"]} == {"text", "base", "tuned"}
-    assert all(row["nmi"] is not None for row in found["topics"]["rows"])
+    assert all(row["nmi"]["value"] is not None for row in found["topics"]["rows"])
 
 
 def test_titles_group_texts_only_where_they_repeat() -> None:
     alone = corpus_of(45, title=lambda place, _: f"title {place}")
     found = downstream(alone, Evaluation(resamples=100), 0, letters)
     assert found["search"] is None and found["classification"] is None
-    assert all(row["nmi"] is None for row in found["topics"]["rows"])
+    assert all(row["nmi"]["value"] is None for row in found["topics"]["rows"])
     shared = corpus_of(45, title=lambda _, kind: kind)
     rows = downstream(shared, Evaluation(resamples=100), 0, letters)["topics"]["rows"]
-    assert all(row["nmi"] is not None for row in rows)
+    assert all(row["nmi"]["value"] is not None for row in rows)

@@ -47,9 +47,18 @@ def test_a_text_is_found_by_what_only_it_has() -> None:
 
 
 def test_entropy_by_hand() -> None:
-    spread = diversity([["a", "b"], ["A"], ["c"]])
-    assert (spread["tags"], spread["distinct"], spread["entropy_bits"]) == (4, 3, pytest.approx(1.5))
-    assert diversity([[]]) == {"tags": 0, "distinct": 0, "entropy_bits": 0.0}
+    spread = diversity([["a", "b"], ["A"], ["c"]], 200, 0)
+    assert (spread["tags"], spread["distinct"], spread["entropy_bits"]["value"]) == (4, 3, pytest.approx(1.5))
+    assert diversity([[]], 200, 0) == {"tags": 0, "distinct": 0, "entropy_bits": {"value": 0, "low": 0, "high": 0}}
+
+
+def test_the_entropys_interval_holds_what_the_texts_were_drawn_from() -> None:
+    rng, held, true = np.random.default_rng(0), 0, math.log2(6)
+    for seed in range(100):
+        tags = [[str(tag)] for tag in rng.integers(0, 6, size=150)]
+        interval = diversity(tags, 300, seed)["entropy_bits"]
+        held += interval["low"] <= true <= interval["high"]
+    assert held >= 80, held  # near its bound of ln 6 an entropy has no symmetric errors
 
 
 def two_rare_words(text: str, rare: dict[str, int]) -> list[str]:
@@ -99,6 +108,25 @@ def test_what_raises_similarity_alone_fails_the_independent_score() -> None:
     why = {gate["name"]: gate for gate in found["gates"]}
     assert not why["independent score"]["passed"] and "similarity rose" in why["independent score"]["why"]
     assert not why["diversity"]["passed"]
+
+
+def test_a_second_model_is_a_gate_of_its_own() -> None:
+    texts = [f"text {place} about word{place}" for place in range(40)]
+
+    def answers(tag: str, score: float) -> list[dict[str, Any]]:
+        return [{"format": "valid", "tags": [tag.format(place)], "score": score} for place in range(40)]
+
+    def numbers(strings: list[str]) -> np.ndarray:  # sees numbers alone
+        return np.array([[float(str(place) in words_of(string)) for place in range(40)] for string in strings]) + 1e-6
+
+    def gates_of(tuned: str) -> dict[str, bool]:
+        both = Answers(texts, answers("text", 0.3), answers(tuned, 0.5))
+        found = independent(both, Evaluation(resamples=200), 0, numbers)
+        assert "found_by_meaning" in {measure["name"] for measure in found["independent"]["measures"]}
+        return {gate["name"]: gate["passed"] for gate in found["gates"]}
+
+    assert (gates_of("word{}")["independent score"], gates_of("word{}")["second model"]) == (True, False)
+    assert gates_of("{}")["second model"]
 
 
 def test_without_texts_to_compare_no_gate_passes() -> None:
