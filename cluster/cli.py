@@ -153,11 +153,13 @@ def _add_push(commands: Any) -> None:
 
 
 def _add_tag(commands: Any) -> None:
-    help_ = "tag a corpus of yours with a run's tagger; the same command again resumes"
+    help_ = "tag a corpus of yours with a run's tagger or any model; the same command again resumes"
     command = commands.add_parser(
         "tag", help=help_, description=f"semtag tag: {help_}. Every row comes out with its tags, in the data's order."
     )
-    command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+    command.add_argument(
+        "run", metavar="MODEL", help="a run directory, for example runs/demo, or a model's path or hub name"
+    )
     command.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as data.column=body")
     command.add_argument("--data", required=True, metavar="DATA", help="what to tag: all that data.path takes")
     command.add_argument("--out", required=True, metavar="FILE", help="a new .jsonl, .csv or .parquet file")

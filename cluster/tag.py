@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from cluster.pipeline import run_module
-from cluster.places import uri
+from cluster.places import place_at, uri
 from cluster.run_dir import RunDir, shaping_values
 from configs.errors import UserError
-from configs.load import differences, load_config
+from configs.load import differences, load_config, override
 from configs.schema import Config, Data
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
 
 
 def tag(
-    run_name: str,
+    tagger: str,
     data: str,
     out: Path,
     overrides: list[str],
@@ -25,7 +25,9 @@ def tag(
     score: bool,
     constrained: bool,
 ) -> int:
-    """Tag the rows of `data` with a run's tagger, or its base model, into the file `out`; returns the exit status.
+    """Tag the rows of `data` into the file `out`; returns the exit status.
+
+    The tagger is a run's, or with `base` its base model, or any model by its path or name.
 
     The job's state lies in `<out>.unfinished` until it is done: the same command again goes on there. Raises UserError
     for what cannot be tagged so, and for a job of other settings that is unfinished there.
@@ -34,13 +36,13 @@ def tag(
         raise UserError(f"Cannot write {out}.", f"Name a file on a disk that ends in {', '.join(ENDINGS)}.")
     if out.exists():
         raise UserError(f"{out} is there already.", "Remove it or take another name; nothing is overwritten.")
-    run = RunDir(run_name)
-    config = _config(run, data, overrides)
-    if not base and not run.is_done("train"):
+    run = RunDir(tagger)
+    is_run = (run.path / "config.yaml").exists()
+    config = _config_of_run(run, data, overrides) if is_run else _config_of_model(tagger, data, overrides)
+    if is_run and not base and not run.is_done("train"):
         raise UserError(f"{run.path} holds no tagger yet.", "Do `semtag train` first, or tag with --base.")
     job = {
-        "run": uri(run.path),
-        "adapter": None if base else uri(run.path / "model"),
+        "adapter": uri(run.path / "model") if is_run and not base else None,
         "votes": votes,
         "constrained": constrained,
         "score": score,
@@ -57,12 +59,23 @@ def tag(
         return run_module("scoring.tag_texts", [str(work.path)])
 
 
-def _config(run: RunDir, data: str, overrides: list[str]) -> Config:
+def _config_of_run(run: RunDir, data: str, overrides: list[str]) -> Config:
     """The run's config, its data replaced by what is to be tagged."""
     own = Data(path=data).model_dump() | {"held_out": 0.0}
     fresh = [f"data.{name}={'null' if value is None else value}" for name, value in own.items()]
     built = [f"model.base={uri(run.path / 'base')}"] if run.config().model.base == "demo" else []
     return load_config(run.path / "config.yaml", [*fresh, "sampling.engine=vllm", *built, *overrides])
+
+
+def _config_of_model(name: str, data: str, overrides: list[str]) -> Config:
+    """The published prompt and all other defaults, for a model that came from no run here."""
+    place = place_at(name)
+    if place.exists() and not (place / "config.json").exists():
+        raise UserError(
+            f"{place} is neither a run directory nor a model.", "Name a run, such as runs/demo, or a model."
+        )
+    own = {"run": {"name": "tag"}, "data": {"path": data, "held_out": 0.0}, "model": {"base": name}}
+    return override(own, overrides)
 
 
 def _check_same(work: RunDir, job: dict[str, Any]) -> None:

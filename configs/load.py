@@ -18,9 +18,13 @@ def load_config(path: str | Path | UPath, overrides: list[str] | tuple[str, ...]
 
     Raises UserError for a missing or broken file, a malformed override, an unknown key or a bad value.
     """
-    values = _read_yaml(UPath(path))
-    for override in overrides:
-        _apply(values, override)
+    return override(_read_yaml(UPath(path)), overrides)
+
+
+def override(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> Config:
+    """Build a Config from nested values, which the overrides change; raises UserError as `load_config` does."""
+    for one in overrides:
+        _apply(values, one)
     return validate(values)
 
 

@@ -27,7 +27,7 @@ from generation.parse import answer_of
 from generation.readers import read_rows as read_data
 from generation.records import TEXT
 from generation.texts import Texts
-from scoring.rank_texts import base_model, count_finished, sample_and_score
+from scoring.rank_texts import count_finished, sample_and_score
 
 # A row of the data as it came, with the id of its text, or the reason that it has none.
 ROW = pa.schema([("text_id", pa.int64()), ("reason", pa.string()), ("row", pa.string())])
@@ -86,7 +86,7 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> No
             texts,
             answers,
             config.model_copy(update={"evaluation": votes_of}),
-            base_model(RunDir(job["run"]), config),
+            config.model.base,
             job["adapter"],
             [("constrained_" if job["constrained"] else "") + ("vote" if votes else "greedy")],
             progress,

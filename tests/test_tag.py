@@ -103,8 +103,9 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
 
 def test_votes_scores_and_files_that_others_read(finished_run: Path, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "tags.parquet"
-    options = ["--votes", "3", "--score", "--base", "--constrained", "data.column=body", "data.limit=30"]
-    done = semtag("tag", str(finished_run), "--data", str(corpus), "--out", str(out), *options)
+    options = ["--votes", "3", "--score", "--constrained", "data.column=body", "data.limit=30"]
+    options += ["scoring.model=all-MiniLM-L6-v2"]  # a model alone comes without a run's settings
+    done = semtag("tag", str(finished_run / "base"), "--data", str(corpus), "--out", str(out), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     frame = pd.read_parquet(out)
     assert list(frame.columns) == ["body", "number", "by", "tags", "tags_format", "tags_score"]
@@ -134,7 +135,9 @@ def test_csv_holds_answers_and_is_read_back(tmp_path: Path) -> None:
 def test_what_cannot_be_tagged_is_said(finished_run: Path, tmp_path: Path, corpus: Path) -> None:
     data = ["--data", str(corpus)]
     assert "ends in .jsonl" in fails("tag", str(finished_run), *data, "--out", str(tmp_path / "tags.xlsx"))
-    assert "not a run directory" in fails("tag", str(tmp_path), *data, "--out", str(tmp_path / "tags.jsonl"))
+    assert "neither a run directory nor a model" in fails(
+        "tag", str(tmp_path), *data, "--out", str(tmp_path / "tags.jsonl")
+    )
     assert "No such file" in fails("tag", str(finished_run), "--data", "no.jsonl", "--out", str(tmp_path / "a.jsonl"))
     taken = tmp_path / "taken.jsonl"
     taken.write_text('{"text": "a word", "tags": 1}\n')
