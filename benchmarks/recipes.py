@@ -19,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -140,12 +141,14 @@ def table(done: dict[str, dict[str, dict[str, float]]]) -> str:
     return markdown(["recipe", "well formed, points", "similarity, both well formed", "all texts"], rows)
 
 
-def main() -> None:
-    """Run the seeds that are missing and print the table of each corpus."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", default="demo", help="name of the corpus in the table (demo)")
+def over_seeds(
+    doc: str | None, root: str, run_seed: Callable[[int, argparse.Namespace], Any], show: Callable[[str, Any], None]
+) -> None:
+    """Run the seeds that the file of figures lacks, keep theirs there, and show each of its corpora."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", default="demo", help="name of the corpus in the tables (demo)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run (0 1 2)")
-    parser.add_argument("--root", type=Path, default=Path("runs/recipes"), help="folder of the runs")
+    parser.add_argument("--root", type=Path, default=Path(root), help="folder of the runs")
     parser.add_argument("--json", type=Path, required=True, help="the file of all figures so far")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides for every run")
     arguments = parser.parse_args()
@@ -157,9 +160,14 @@ def main() -> None:
             arguments.json.write_text(json.dumps(corpora, indent=1) + "\n", encoding="utf-8")
     print(machine())
     for corpus, seeds in corpora.items():
-        base = ", ".join(f"{next(iter(found.values()))['base_format']:.1%}" for found in seeds.values())
-        print(f"\n{corpus}, base well formed {base}:\n\n{table(seeds)}")
+        show(corpus, seeds)
+
+
+def show(corpus: str, seeds: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Print the table of a corpus."""
+    base = ", ".join(f"{next(iter(found.values()))['base_format']:.1%}" for found in seeds.values())
+    print(f"\n{corpus}, base well formed {base}:\n\n{table(seeds)}")
 
 
 if __name__ == "__main__":
-    main()
+    over_seeds(__doc__, "runs/recipes", run_seed, show)

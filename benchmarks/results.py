@@ -16,11 +16,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from benchmarks.recipes import mean_and_interval
-from benchmarks.rounds import machine, markdown
+from benchmarks.recipes import mean_and_interval, over_seeds
+from benchmarks.rounds import markdown
 
 CONFIG = "configs/demo.yaml"
 KEPT = ("held_out_texts", "arms", "gates", "downstream", "format_rate", "similarity")
@@ -85,8 +84,9 @@ def _value(figure: Any) -> float | None:
     return found
 
 
-def show(corpus: str, seeds: list[Report]) -> None:
+def show(corpus: str, done: dict[str, Report]) -> None:
     """Print all tables of one corpus."""
+    seeds = list(done.values())
     texts = ", ".join(str(report["held_out_texts"]) for report in seeds)
     failed = [", ".join(gate["name"] for gate in report["gates"] if not gate["passed"]) or "none" for report in seeds]
     print(f"\n## {corpus}\n\n{texts} held-out texts; gates failed: {'; '.join(failed)}.\n\n{arms_table(seeds)}")
@@ -100,25 +100,5 @@ def show(corpus: str, seeds: list[Report]) -> None:
             print(f"\n### {task}\n\n{task_table(seeds, task, names, figures)}")
 
 
-def main() -> None:
-    """Run the seeds that are missing and print the tables of each corpus."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", default="demo", help="name of the corpus in the tables (demo)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run (0 1 2)")
-    parser.add_argument("--root", type=Path, default=Path("runs/results"), help="folder of the runs")
-    parser.add_argument("--json", type=Path, required=True, help="the file of all figures so far")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides for every run")
-    arguments = parser.parse_args()
-    corpora = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
-    done = corpora.setdefault(arguments.corpus, {})
-    for seed in arguments.seeds:
-        if str(seed) not in done:
-            done[str(seed)] = run_seed(seed, arguments)
-            arguments.json.write_text(json.dumps(corpora, indent=1) + "\n", encoding="utf-8")
-    print(machine())
-    for corpus, seeds in corpora.items():
-        show(corpus, list(seeds.values()))
-
-
 if __name__ == "__main__":
-    main()
+    over_seeds(__doc__, "runs/results", run_seed, show)

@@ -209,7 +209,7 @@ class Evaluation(Section):
     label_column: str = Field("label", description="Column with the text's class, for classification and topics.")
     labels: dict[str, str] = Field({}, description="What each class is called in words; its own name by default.")
     date_column: str = Field("date", description="Column with the text's date, for tags over time.")
-    examples: int = Field(12, ge=0, le=200, description="Before/after examples in the report.")
+    examples: int = Field(40, ge=0, le=200, description="Before/after examples in the report.")
     resamples: int = Field(10000, ge=100, le=1000000, description="Bootstrap resamples of each interval.")
     most_copied: float = Field(0.1, ge=0, le=1, description="Gate: most that the copied share of tag words may rise.")
     most_span: float = Field(1.0, ge=0, description="Gate: most words that the longest copied run may grow by.")

@@ -22,7 +22,18 @@ from generation.parse import parse
 from scoring.records import RANKED
 from tests.conftest import ROOT
 
-NAMES = ["chaos", "demo_seeds", "generation", "many_pairs", "poison", "recipes", "scale", "scoring", "training"]
+NAMES = [
+    "chaos",
+    "demo_seeds",
+    "generation",
+    "many_pairs",
+    "poison",
+    "recipes",
+    "results",
+    "scale",
+    "scoring",
+    "training",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
