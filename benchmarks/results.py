@@ -39,10 +39,10 @@ def run_seed(seed: int, arguments: argparse.Namespace) -> Report:
 
 
 def mean(values: list[float | None]) -> str:
-    """Mean over the seeds, with its range."""
+    """Mean over the seeds, with its range where there are several."""
     known = [value for value in values if value is not None]
-    if not known:
-        return "-"
+    if len(known) < 2:
+        return f"{known[0]:.3f}" if known else "-"
     return f"{statistics.fmean(known):.3f} ({min(known):.3f} to {max(known):.3f})"
 
 
