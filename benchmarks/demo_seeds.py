@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rounds import machine, markdown
+from cluster.run_dir import RunDir
+from cluster.summary import read_report
 
 
 def run_seed(seed: int, root: str, overrides: list[str]) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def run_seed(seed: int, root: str, overrides: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "cluster.cli", "run", "configs/demo.yaml", f"run.name={name}", f"run.root={root}"]
     start = time.monotonic()
     subprocess.run([*command, f"run.seed={seed}", *overrides], check=True)
-    report = json.loads((Path(root) / name / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    report = read_report(RunDir(Path(root) / name))
     rate, similarity = report["format_rate"], report["similarity"]
     return {
         "seed": seed,

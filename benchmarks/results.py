@@ -10,7 +10,6 @@ any, and of search, classification and topics, each where the texts have what it
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from typing import Any
 
 from benchmarks.recipes import mean_and_interval, over_seeds
 from benchmarks.rounds import markdown
+from cluster.run_dir import RunDir
+from cluster.summary import failed_gates, read_report
 
 CONFIG = "configs/demo.yaml"
 KEPT = ("held_out_texts", "arms", "gates", "downstream", "format_rate", "similarity")
@@ -32,7 +33,7 @@ def run_seed(seed: int, arguments: argparse.Namespace) -> Report:
     where = [f"run.root={arguments.root}", f"run.name={name}", f"run.seed={seed}"]
     command = [sys.executable, "-m", "cluster.cli", "run", CONFIG, *where, *arguments.overrides]
     subprocess.run(command, check=True)
-    report = json.loads((arguments.root / name / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    report = read_report(RunDir(arguments.root / name))
     kept = {key: report[key] for key in KEPT}
     (kept["downstream"]["topics"] or {}).pop("map", None)
     return kept
@@ -88,7 +89,7 @@ def show(corpus: str, done: dict[str, Report]) -> None:
     """Print all tables of one corpus."""
     seeds = list(done.values())
     texts = ", ".join(str(report["held_out_texts"]) for report in seeds)
-    failed = [", ".join(gate["name"] for gate in report["gates"] if not gate["passed"]) or "none" for report in seeds]
+    failed = [", ".join(failed_gates(report)) or "none" for report in seeds]
     print(f"\n## {corpus}\n\n{texts} held-out texts; gates failed: {'; '.join(failed)}.\n\n{arms_table(seeds)}")
     tasks = {
         "search": (["arm", "on", "method"], ["map", "ndcg_at_10", "recall_at_10"]),

@@ -249,8 +249,9 @@ def _do_in(run: RunDir, command: str, config: Config, dry_run: bool, verbose: bo
     if already:
         print(f"All is done already in {run.path}: {', '.join(wanted)}.")
     if wanted[-1] == "evaluate":
-        print(f"\n{result_table(run)}")
-        failed = failed_gates(read_report(run))
+        report = read_report(run)
+        print(f"\n{result_table(run, report)}")
+        failed = failed_gates(report)
         if failed and config.evaluation.strict:
             raise UserError(
                 f"{len(failed)} gates failed: {', '.join(failed)}.",

@@ -19,9 +19,8 @@ def failed_gates(report: Report) -> list[str]:
     return [gate["name"] for gate in report["gates"] if not gate["passed"]]
 
 
-def result_table(run: RunDir) -> str:
-    """Base against tuned, every arm, the gates, and where the report is."""
-    report = read_report(run)
+def result_table(run: RunDir, report: Report) -> str:
+    """Base against tuned, every arm, the gates, and where the run's report is."""
     rows = [("", "base", "tuned", "difference [95 % interval]")]
     for decoding, figures in report["decodings"].items():
         rate = figures["format_rate"]

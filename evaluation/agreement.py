@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evaluation.documents import directions_of
 from evaluation.independent import words_of
 from scoring.similarity import Embed
 
@@ -54,9 +55,7 @@ def _semantic_f1(texts: Sequence[tuple[Sequence[str], Sequence[str]]], embed: Em
     if not phrases:
         return np.zeros(len(texts))
     place = {phrase: index for index, phrase in enumerate(phrases)}
-    vectors = np.asarray(embed(phrases), dtype=np.float64)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    found = np.zeros(len(texts))
+    vectors, found = directions_of(embed)(phrases), np.zeros(len(texts))
     for index, (keys, tags) in enumerate(texts):
         if keys and tags:
             cosines = vectors[[place[tag] for tag in tags]] @ vectors[[place[key] for key in keys]].T

@@ -7,26 +7,24 @@ import numpy as np
 from configs.schema import Evaluation
 from evaluation.agreement import agreement
 from evaluation.corpus import Arm, Corpus
-from evaluation.gates import measure
 from evaluation.independent import diversity
 from evaluation.metrics import defects_of, format_change
 from evaluation.statistics import bootstrap_mean, holm, mcnemar_exact, sign_flip, wilson
 from scoring.similarity import Embed
 
 REFERENCE = "base"
-FEWER = 1000  # resamples of an entropy
 RANKS = ("found_by_words", "found_by_meaning")  # of all texts; what describes tags is of the valid answers alone
 Values = dict[str, np.ndarray]
 
 
 def compare_arms(
-    corpus: Corpus, arms: list[Arm], evaluation: Evaluation, seed: int, embed: Embed, second: Embed | None = None
+    corpus: Corpus, arms: list[Arm], values: dict[str, Values], evaluation: Evaluation, seed: int, embed: Embed
 ) -> list[dict[str, Any]]:
     """A row an arm: its figures with their intervals, and its paired differences from the reference arm.
 
-    The p values of a measure are corrected for the number of arms (Holm).
+    `values` are the measures of each arm's answers, of `gates.measure`. The p values of a measure are corrected for
+    the number of arms (Holm).
     """
-    values = {arm.name: measure(corpus.texts, corpus.answers[arm.name], second) for arm in arms}
     judged = _agreement(corpus, arms, evaluation.keys_column, embed)
     rows = [_row(corpus, arm, values[arm.name], judged.get(arm.name), evaluation.resamples, seed) for arm in arms]
     tested = {arm.name: _tested(corpus, arm.name, values[arm.name], judged.get(arm.name)) for arm in arms}
@@ -53,7 +51,7 @@ def _row(corpus: Corpus, arm: Arm, values: Values, judged: Values | None, resamp
         "measures": {
             name: interval(own if name in RANKS else own[valid]) for name, own in values.items() if name != "similarity"
         },
-        "diversity": diversity(corpus.tags(arm.name), min(resamples, FEWER), seed),
+        "diversity": diversity(corpus.tags(arm.name), resamples, seed),
         "defects": defects_of(answers),
         "agreement": judged and {name: interval(own) for name, own in judged.items()},
         "against": None,
@@ -62,9 +60,7 @@ def _row(corpus: Corpus, arm: Arm, values: Values, judged: Values | None, resamp
 
 def _agreement(corpus: Corpus, arms: list[Arm], column: str, embed: Embed) -> dict[str, Values]:
     """Agreement of each arm with people's keyphrases, on the texts that have any; nothing where none has."""
-    keys = [
-        [key for key in own if isinstance(key, str)] if isinstance(own, list) else [] for own in corpus.column(column)
-    ]
+    keys = corpus.lists(column)
     places = [place for place, own in enumerate(keys) if own]
     if not places:
         return {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from cluster.places import naming_store
 from cluster.run_dir import STAGES, RunDir, shaping_values
+from cluster.summary import failed_gates
 from configs.errors import UserError
 from configs.load import validate
 from evaluation.page import between, plain, render_page, shown
@@ -29,7 +30,8 @@ def compare_runs(runs: list[RunDir], out: Path) -> str:
     rows = [_row(name, report) for name, report in zip(names, reports, strict=True)]
     settings = differing([_shaping(name, report) for name, report in zip(names, reports, strict=True)])
     versions = differing([report["versions"] for report in reports])
-    _write(out, render_page("compare_runs.html.j2", rows=rows, settings=settings, versions=versions, names=names))
+    page = render_page("compare_runs.html.j2", "report", rows=rows, settings=settings, versions=versions, names=names)
+    _write(out, page)
     return "\n".join([_table(rows), "", *_lines({**settings, **versions}, names), "", f"page: {out}"])
 
 
@@ -50,7 +52,7 @@ def _row(name: str, report: Figures) -> Figures:
         "similarity": against["similarity"],
         "found_by_words": against.get("found_by_words"),
         "gates": len(report["gates"]),
-        "failed": [gate["name"] for gate in report["gates"] if not gate["passed"]],
+        "failed": failed_gates(report),
     }
 
 

@@ -101,6 +101,13 @@ class Corpus:
         """A column that came with the texts; None where a text has none."""
         return [meta.get(name) for meta in self.metas]
 
+    def lists(self, name: str) -> list[list[str]]:
+        """A column of lists of strings, without blank ones; empty where a text has none."""
+        return [
+            [one for one in own if isinstance(one, str) and one.strip()] if isinstance(own, list) else []
+            for own in self.column(name)
+        ]
+
 
 def arms_of(evaluation: Evaluation) -> list[Arm]:
     """The arms of an evaluation, in the order of the report; YAKE, which is under the GPL, only where it is there."""

@@ -5,7 +5,6 @@ from typing import Any
 from configs.schema import Evaluation
 from evaluation.classification import classify
 from evaluation.corpus import Corpus
-from evaluation.documents import directions_of
 from evaluation.search import search
 from evaluation.topics import topics
 from scoring.similarity import Embed
@@ -19,12 +18,11 @@ def downstream(corpus: Corpus, evaluation: Evaluation, seed: int, embed: Embed) 
     labels = [_as_text(label) for label in corpus.column(evaluation.label_column)]
     titles = [_as_text(title) for title in corpus.column("title")]
     dates = [_as_text(date) for date in corpus.column(evaluation.date_column)]
-    questions = [_strings(asked) for asked in corpus.column(evaluation.questions_column)]
+    questions = corpus.lists(evaluation.questions_column)
     if not any(labels) and 2 * len(set(titles)) <= len(titles):  # titles of articles, not of the texts themselves
         groups = titles
     else:
         groups = labels
-    embed = directions_of(embed)  # each string once for all three
     return {
         "search": search(corpus.texts, questions, tags, embed, evaluation, seed),
         "classification": classify(corpus.texts, labels, tags, embed, evaluation, seed),
@@ -34,7 +32,3 @@ def downstream(corpus: Corpus, evaluation: Evaluation, seed: int, embed: Embed) 
 
 def _as_text(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
-
-
-def _strings(value: Any) -> list[str]:
-    return [one for one in value if isinstance(one, str) and one.strip()] if isinstance(value, list) else []

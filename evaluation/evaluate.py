@@ -16,9 +16,10 @@ from cluster.stage import stage_main, versions
 from configs.schema import Config
 from evaluation.arms import REFERENCE, compare_arms
 from evaluation.corpus import Arm, Corpus, arms_of, best_examples, choose_texts, read_corpus, write_corpus
+from evaluation.documents import directions_of
 from evaluation.downstream import downstream
 from evaluation.embedding import Embedding
-from evaluation.gates import independent
+from evaluation.gates import independent, measure
 from evaluation.metrics import compare, examples
 from evaluation.report import SCHEMA_VERSION, write_pages
 from scoring.rank_texts import base_model, extract_and_score, sample_and_score
@@ -71,15 +72,17 @@ def _answer(run: RunDir, config: Config, scratch: Place, model: str, arms: list[
 def build_report(run: RunDir, config: Config, corpus: Corpus, arms: list[Arm], progress: Progress) -> dict[str, Any]:
     """All that report.html shows. Needs a running Ray, for embeddings."""
     evaluation, seed = config.evaluation, config.run.seed
-    embed, second = Embedding(config.scoring), None
+    embed = directions_of(Embedding(config.scoring))  # each string once, for arms and tasks
+    second = None
     if evaluation.second_model:
-        second = Embedding(config.scoring.model_copy(update={"model": evaluation.second_model}))
+        second = directions_of(Embedding(config.scoring.model_copy(update={"model": evaluation.second_model})))
     per_decoding = {decoding: corpus.both(decoding) for decoding in DECODINGS}
     decodings = {name: compare(both, evaluation.resamples, seed) for name, both in per_decoding.items()}
     headline = per_decoding[HEADLINE]
     others = {arm.name: corpus.answers[arm.name] for arm in arms if arm.name not in ("base", "tuned")}
     progress.say(f"comparing {len(arms)} arms")
-    compared = compare_arms(corpus, arms, evaluation, seed, embed, second)
+    measured = {arm.name: measure(corpus.texts, corpus.answers[arm.name], second) for arm in arms}
+    compared = compare_arms(corpus, arms, measured, evaluation, seed, embed)
     progress.say("putting the tags to use: search, classification, topics, where the texts have what it takes")
     return {
         "schema": SCHEMA_VERSION,
@@ -90,7 +93,7 @@ def build_report(run: RunDir, config: Config, corpus: Corpus, arms: list[Arm], p
         "similarity": decodings[HEADLINE]["similarity"],
         "reference_arm": REFERENCE,
         "arms": compared,
-        **independent(headline, evaluation, seed, second),
+        **independent(headline, measured, evaluation, seed),
         "downstream": downstream(corpus, evaluation, seed, embed),
         "decodings": decodings,
         "differences": [round(float(one), 4) for one in headline.scores("tuned") - headline.scores("base")],

@@ -36,17 +36,15 @@ MEASURES = {
 }
 
 
-def independent(answers: Answers, evaluation: Evaluation, seed: int, second: Embed | None = None) -> dict[str, Any]:
+def independent(
+    answers: Answers, measured: dict[str, dict[str, np.ndarray]], evaluation: Evaluation, seed: int
+) -> dict[str, Any]:
     """`independent`: the measures of both models and their paired differences; `gates`: what follows from them.
 
-    `second` is an embedding model that training never saw.
+    `measured` are the measures of the answers of `base` and `tuned`, of `measure`.
     """
     both = np.flatnonzero(answers.valid("base") & answers.valid("tuned"))
-    # Every text is looked for among all held-out texts, not only among those that count.
-    values = {
-        arm: {name: own[both] for name, own in measure(answers.texts, getattr(answers, arm), second).items()}
-        for arm in ("base", "tuned")
-    }
+    values = {arm: {name: own[both] for name, own in measured[arm].items()} for arm in ("base", "tuned")}
     tags = {arm: [getattr(answers, arm)[place]["tags"] for place in both] for arm in values}
     measures: list[dict[str, Any]] = [
         {
@@ -60,7 +58,7 @@ def independent(answers: Answers, evaluation: Evaluation, seed: int, second: Emb
         for name, meaning in MEASURES.items()
         if name in values["base"]
     ]
-    spread = {arm: diversity(own, min(evaluation.resamples, 1000), seed) for arm, own in tags.items()}
+    spread = {arm: diversity(own, evaluation.resamples, seed) for arm, own in tags.items()}
     return {
         "independent": {"texts": len(both), "measures": measures, "diversity": spread},
         "gates": gates({one["name"]: one for one in measures}, spread, evaluation),
@@ -68,7 +66,10 @@ def independent(answers: Answers, evaluation: Evaluation, seed: int, second: Emb
 
 
 def measure(texts: list[str], answers: list[dict[str, Any]], second: Embed | None) -> dict[str, np.ndarray]:
-    """The measures of the answers to N texts, each of shape [N]. Every text is looked for among all N."""
+    """The measures of the answers to N texts, each of shape [N]. Every text is looked for among all N.
+
+    `second` is an embedding model that training never saw.
+    """
     tags: list[Tags] = [answer["tags"] for answer in answers]
 
     def each(of: Callable[[str, Tags], float]) -> np.ndarray:

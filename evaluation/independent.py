@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from evaluation.documents import directions_of
 from evaluation.statistics import Interval
 from scoring.similarity import Embed, tag_string
 
-_DRAWN = 64  # resamples held in memory at once
+_RESAMPLES, _DRAWN = 1000, 64  # of an entropy, at most; and held in memory at once
 _WORD = re.compile(r"[^\W_]+")
 
 Tags = Sequence[str]
@@ -79,23 +80,16 @@ def found_by_words(texts: Sequence[str], tags_N: Sequence[Tags]) -> np.ndarray:
 
 def found_by_meaning(texts: Sequence[str], tags_N: Sequence[Tags], embed: Embed) -> np.ndarray:
     """Reciprocal rank of each text among all N by the cosine of its embedding with that of the tags, shape [N]."""
-    texts_N_D, found = _directions(embed(list(texts))), np.zeros(len(texts))
-    asking = [place for place, tags in enumerate(tags_N) if tags]
-    if asking:
-        queries = _directions(embed([tag_string(tags_N[place]) for place in asking]))
-        for place, query_D in zip(asking, queries, strict=True):
-            found[place] = _reciprocal_rank(texts_N_D @ query_D, place)
+    directions, found = directions_of(embed), np.zeros(len(texts))
+    texts_N_D, asking = directions(texts), [place for place, tags in enumerate(tags_N) if tags]
+    for place, query_D in zip(asking, directions([tag_string(tags_N[place]) for place in asking]), strict=True):
+        found[place] = _reciprocal_rank(texts_N_D @ query_D, place)
     return found
 
 
 def _reciprocal_rank(scores_N: np.ndarray, place: int) -> float:
     higher, ties = (scores_N > scores_N[place]).sum(), (scores_N == scores_N[place]).sum()
     return float(1 / (higher + (ties + 1) / 2))
-
-
-def _directions(vectors_N_D: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors_N_D, axis=1, keepdims=True)
-    return np.asarray(vectors_N_D / np.maximum(norms, 1e-12), dtype=np.float64)
 
 
 def stems(texts: Sequence[str]) -> list[list[str]]:
@@ -123,7 +117,7 @@ def diversity(tags_N: Sequence[Tags], resamples: int, seed: int) -> dict[str, An
     texts, places, counts = (list(column) for column in zip(*filled, strict=True))
     counts_N_V = csr_matrix((counts, (texts, places)), shape=(len(own), len(names)))
     value = float(_entropy(np.asarray(counts_N_V.sum(axis=0)))[0])
-    rng, drawn = np.random.default_rng(seed), []
+    rng, drawn, resamples = np.random.default_rng(seed), [], min(resamples, _RESAMPLES)
     for start in range(0, resamples, _DRAWN):
         times_B_N = rng.multinomial(len(own), [1 / len(own)] * len(own), size=min(_DRAWN, resamples - start))
         drawn.append(_entropy(times_B_N @ counts_N_V))

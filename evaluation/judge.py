@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from cluster.parquet import read_rows
 from cluster.places import Place, naming_store, place_at
 from cluster.run_dir import RunDir, disk_error
 from configs.errors import UserError
-from evaluation.page import FOLDER, for_script, policy
+from evaluation.page import for_script, render_page
 from generation.texts import hash64
 
 Outcome = Literal["first", "second", "tie"]
@@ -124,12 +121,8 @@ def _hex(*parts: object) -> str:
 
 def render(selection: Selection) -> str:
     """The page: one file that loads nothing, and runs nothing but its own script."""
-    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("judge.css", "judge.js"))
-    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("judge.html.j2").render(
-        style=Markup(style), script=Markup(script), policy=Markup(policy(style, script)), count=len(selection.items),
-        data=for_script({"page": selection.page, "items": selection.shown()}),
-    )  # fmt: skip
+    data = for_script({"page": selection.page, "items": selection.shown()})
+    return render_page("judge.html.j2", "judge", count=len(selection.items), data=data)
 
 
 def free_place(run: RunDir, out: str | None, name: str) -> Place:

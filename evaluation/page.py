@@ -16,9 +16,11 @@ SURE = 0.05  # a corrected p below this is called a difference
 Figures = dict[str, Any]
 
 
-def render_page(template: str, **values: Any) -> str:
-    """The page. Undefined names raise; only our own style and script may run in it, known by their hashes."""
-    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+def render_page(template: str, kind: str, **values: Any) -> str:
+    """The page; `kind` names its style and script. Undefined names raise; only these two, known by hash, may run."""
+    own = (f"{kind}.css", f"{kind}.js")
+    shared, style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", *own))
+    style = shared + style
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

@@ -8,17 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cluster import summary
 from cluster.places import naming_store
 from cluster.run_dir import RunDir
 from configs.errors import UserError
 from evaluation.page import for_script, render_page
+from evaluation.topic_map import SHOWN
 from evaluation.verdict import verdict
 from generation.parse import parse
 
 SCHEMA_VERSION = 5
 PICTURES = ("similarity", "differences", "defects", "margins", "training")
 DERIVED = ("report.html", *(f"{name}.png" for name in PICTURES))
-SHOWN = 300  # characters of a text on the map
 
 Figures = dict[str, Any]
 
@@ -47,6 +48,7 @@ def render(report: Figures, pictures: dict[str, str]) -> str:
     drawn = topics["map"] if topics else None
     return render_page(
         "report.html.j2",
+        "report",
         report=report,
         pictures=pictures,
         verdict=verdict(report),
@@ -99,7 +101,7 @@ def _reading(row: Figures) -> str:
 
 def _map_data(drawn: Figures) -> Figures:
     points = [
-        point | {"text": point["text"] if len(point["text"]) < SHOWN else point["text"][:SHOWN] + "…"}
+        point | {"text": point["text"] if len(point["text"]) < SHOWN else point["text"] + "…"}
         for point in drawn["points"]
     ]
     return {"points": points, "topics": drawn["topics"]}
@@ -125,7 +127,7 @@ def read_report(run: RunDir) -> Figures:
     file = run.path / "evaluation" / "report.json"
     if not file.exists():
         raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
-    report: Figures = json.loads(file.read_text(encoding="utf-8"))
+    report = summary.read_report(run)
     if report.get("schema") != SCHEMA_VERSION:
         raise UserError(
             f"{file} has schema {report.get('schema')}, this Semtag writes {SCHEMA_VERSION}.",

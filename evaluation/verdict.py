@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cluster.summary import failed_gates
 from evaluation.page import between, effect, shown, words
 
 ASKED = ("base_greedy", "base_constrained", "base_few_shot", "base_vote")
@@ -25,7 +26,7 @@ def verdict(report: Figures) -> list[str]:
         *_arms(arms),
         *_people(arms["tuned"]),
         *_uses(report["downstream"]),
-        _gates(report["gates"]),
+        _gates(report),
     ]
 
 
@@ -164,9 +165,9 @@ def _helps(alone: Figures, both: Figures) -> str:
     return "a loss" if both["high"] < alone["low"] else "intervals that overlap"
 
 
-def _gates(gates: list[Figures]) -> str:
-    failed = [gate["name"] for gate in gates if not gate["passed"]]
-    all_ = f"{len(gates)} gates against gaming it"
+def _gates(report: Figures) -> str:
+    failed = failed_gates(report)
+    all_ = f"{len(report['gates'])} gates against gaming it"
     return (
         "Similarity is also what the model was trained for, and it rewards words copied from the text. "
         + (f"Of {all_}, {len(failed)} failed: {', '.join(failed)}. " if failed else f"All {all_} passed. ")

@@ -51,34 +51,43 @@ def sample_and_score(
     `finished`, the ids of the rows that `out` holds are kept there, and a later call does only what is left. Without
     `score` nothing is embedded.
     """
-    import ray.data
-    from ray.data.checkpoint import CheckpointConfig
-
-    before = count_finished(finished) if finished else 0
-    tally = Tally(before)
-    progress.begin(count_rows(texts) * len(decodings), before)
-    ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
-        id_column="text_id", checkpoint_path=uri(finished), delete_checkpoint_on_success=False
-    )
+    tally = _begin(texts, decodings, progress, finished)
     rows = sampled_rows(texts, config, model, adapter, decodings, actor, examples)
     if any(decoding.endswith("vote") for decoding in decodings):
         rows = rows.map_batches(elected, batch_format="pyarrow")
-    scorer = {"scoring": config.scoring if score else None, "tally": tally}
-    rows = rows.map_batches(Scorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
-    with tally.shown(progress):
-        rows.write_parquet(uri(out))
+    _write_scored(rows, Scorer, {"scoring": config.scoring if score else None}, out, config, tally, progress)
 
 
 def extract_and_score(texts: Place, out: Place, config: Config, decodings: list[str], progress: Progress) -> None:
     """As `sample_and_score`, with tags that no language model wrote; `decodings` name them."""
-    import ray.data
-
-    tally = Tally(0)
-    progress.begin(count_rows(texts) * len(decodings), 0)
-    ray.data.DataContext.get_current().checkpoint_config = None
-    scorer = {"config": config, "tally": tally}
+    tally = _begin(texts, decodings, progress, None)
     rows = texts_to_answer(texts, config, decodings)
-    rows = rows.map_batches(KeyphraseScorer, fn_constructor_kwargs=scorer, **_scorer_pool(config))
+    _write_scored(rows, KeyphraseScorer, {"config": config}, out, config, tally, progress)
+
+
+def _begin(texts: Place, decodings: list[str], progress: Progress, finished: Place | None) -> Tally:
+    """Before any row is read, since a dataset is bound to the checkpoint that was set when it was made."""
+    import ray.data
+    from ray.data.checkpoint import CheckpointConfig
+
+    before = count_finished(finished) if finished else 0
+    progress.begin(count_rows(texts) * len(decodings), before)
+    ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
+        id_column="text_id", checkpoint_path=uri(finished), delete_checkpoint_on_success=False
+    )
+    return Tally(before)
+
+
+def _write_scored(
+    rows: Any,
+    scorer: type[Scorer],
+    told: dict[str, Any],
+    out: Place,
+    config: Config,
+    tally: Tally,
+    progress: Progress,
+) -> None:
+    rows = rows.map_batches(scorer, fn_constructor_kwargs=told | {"tally": tally}, **_scorer_pool(config))
     with tally.shown(progress):
         rows.write_parquet(uri(out))
 

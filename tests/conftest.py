@@ -2,8 +2,10 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +79,38 @@ def tokenizer() -> Any:
     return build_tokenizer(TEXTS * 4, load_config(ROOT / "configs" / "demo.yaml", ["model.demo.vocabulary=400"]))
 
 
-@pytest.fixture(scope="session")
-def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny Llama with random weights, for training alone."""
+def tiny_llama(tokenizer: Any, folder: Path) -> str:
+    """Save a tiny Llama with random weights and its tokenizer; returns the folder."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                          num_attention_heads=4, num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
-    folder = tmp_path_factory.mktemp("model")
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny Llama with random weights, for training alone."""
+    return tiny_llama(tokenizer, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")  # its event loop runs as long as it does, and other tests have loops of their own
+def browser() -> Iterator[Any]:
+    """Headless Chromium; tests of pages are skipped where there is none."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no chromium here: apt-get install chromium")
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to sandbox for root
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=sandbox)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

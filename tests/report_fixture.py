@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import load_config
-from configs.schema import Evaluation
-from evaluation.gates import independent
 from evaluation.metrics import Answers, compare, examples
+from tests.test_gates import judged
 
 ATTACK = "<script>alert(1)</script>"
 ESCAPES = f"{ATTACK}</script><!--<img src=x onerror=alert(2)>&amp;\u2028"  # what would end a script of data
@@ -120,7 +119,7 @@ def some_report() -> dict[str, Any]:
         **{key: figures[key] for key in ("format_rate", "similarity")},
         "reference_arm": "base",
         "arms": some_arms(),
-        **independent(answers, Evaluation(resamples=200), 0),
+        **judged(answers, 200),
         "downstream": some_uses(),
         "decodings": {"sampled": figures, "greedy": figures},
         "differences": [0.1, -0.2, 0.6, 0.3],

@@ -14,12 +14,14 @@ from configs.load import load_config
 from configs.schema import Evaluation
 from evaluation.agreement import agreement
 from evaluation.arms import compare_arms
-from evaluation.corpus import ANSWERED, ARMS, Corpus, arms_of, best_examples, read_corpus, write_corpus
+from evaluation.corpus import ANSWERED, ARMS, Arm, Corpus, arms_of, best_examples, read_corpus, write_corpus
+from evaluation.gates import measure
 from evaluation.statistics import sign_flip
 from generation.prompts import build_messages
 from generation.records import SAMPLED, candidate_row
 from scoring.keyphrases import KeyphraseScorer, first_words
 from scoring.records import RANKED
+from scoring.similarity import Embed
 from tests.conftest import ROOT, TEXTS
 
 CONFIG = load_config(ROOT / "configs" / "demo.yaml")
@@ -105,13 +107,18 @@ def corpus_of(**answers: list[dict[str, Any]]) -> Corpus:
     return Corpus(list(range(count)), texts, [{"keys": [f"word{place}"]} for place in range(count)], answers)
 
 
+def compared(corpus: Corpus, arms: list[Arm], resamples: int, second: Embed | None = None) -> list[dict[str, Any]]:
+    measured = {arm.name: measure(corpus.texts, corpus.answers[arm.name], second) for arm in arms}
+    return compare_arms(corpus, arms, measured, Evaluation(resamples=resamples), 0, letters)
+
+
 def test_arms_are_compared_with_the_base_model_on_the_same_texts() -> None:
     count = 30
     base = [answer("[number]" if place % 3 else "[number") for place in range(count)]
     better = [answer(f"[word{place}]", 0.7) for place in range(count)]
     corpus = corpus_of(base=base, tuned=better, base_greedy=base, tuned_greedy=base)
     arms = [arm for arm in ARMS if arm.name in corpus.answers]
-    rows = {row["name"]: row for row in compare_arms(corpus, arms, Evaluation(resamples=500), 0, letters)}
+    rows = {row["name"]: row for row in compared(corpus, arms, 500)}
     assert rows["base"]["against"] is None and rows["base"]["well_formed"]["value"] == pytest.approx(2 / 3)
     assert rows["base"]["similarity"]["value"] == pytest.approx(0.5 * 2 / 3)
     assert rows["base"]["similarity_valid"]["value"] == pytest.approx(0.5)
@@ -125,7 +132,7 @@ def test_arms_are_compared_with_the_base_model_on_the_same_texts() -> None:
     assert {one["p_holm"] for one in rows["base_greedy"]["against"].values()} == {1.0}
     assert rows["tuned"]["agreement"]["exact_f1"]["value"] == 1
     nothing = [meta.clear() for meta in corpus.metas]
-    assert nothing and compare_arms(corpus, arms, Evaluation(resamples=500), 0, letters)[0]["agreement"] is None
+    assert nothing and compared(corpus, arms, 500)[0]["agreement"] is None
     json.dumps(rows)
 
 
@@ -133,7 +140,7 @@ def test_a_second_model_is_asked_for_every_arm() -> None:
     base = [answer("[number]") for _ in range(5)]
     corpus = corpus_of(base=base, tuned=[answer(f"[word{place} number{place} text of]") for place in range(5)])
     arms = [arm for arm in ARMS if arm.name in corpus.answers]
-    rows = compare_arms(corpus, arms, Evaluation(resamples=500), 0, letters, letters)
+    rows = compared(corpus, arms, 500, letters)
     assert all("found_by_meaning" in row["measures"] for row in rows)
 
 
@@ -153,7 +160,7 @@ def test_answers_are_read_for_the_texts_that_both_models_answered(tmp_path: Path
     corpus = read_corpus(tmp_path, arms)
     assert (corpus.ids, corpus.texts) == ([1], ["text 1"])
     assert corpus.answers["base_few_shot"][0]["reason"] == "too_long" and not corpus.valid("base_few_shot")[0]
-    [row] = compare_arms(corpus, arms, Evaluation(resamples=100), 0, letters)[2:3]
+    [row] = compared(corpus, arms, 100)[2:3]
     assert (row["name"], row["missing"], row["defects"]) == ("base_few_shot", 1, {"too_long": 1})
     write_corpus(corpus, tmp_path / "answers.parquet")
     [row] = read_rows(tmp_path / "answers.parquet")

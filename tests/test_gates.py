@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.schema import Evaluation, Scoring
-from evaluation.gates import independent
+from evaluation.gates import independent, measure
 from evaluation.independent import (
     copied_share,
     diversity,
@@ -19,7 +19,7 @@ from evaluation.independent import (
     words_of,
 )
 from evaluation.metrics import Answers
-from scoring.similarity import score_rows
+from scoring.similarity import Embed, score_rows
 from tests.conftest import ROOT
 
 TEXT = "The steam engine, built by James Watt, drove the mill."
@@ -76,6 +76,11 @@ def scored(texts: list[str], tags: list[list[str]]) -> list[dict[str, Any]]:
     return [row["candidates"][0] | extra for row in found]
 
 
+def judged(answers: Answers, resamples: int, second: Embed | None = None) -> dict[str, Any]:
+    measured = {arm: measure(answers.texts, getattr(answers, arm), second) for arm in ("base", "tuned")}
+    return independent(answers, measured, Evaluation(resamples=resamples), 0)
+
+
 def test_who_copies_scores_higher_and_fails() -> None:
     lines = (ROOT / "configs" / "demo" / "texts.jsonl").read_text(encoding="utf-8").splitlines()[::7]
     texts = [json.loads(line)["text"] for line in lines]
@@ -85,12 +90,12 @@ def test_who_copies_scores_higher_and_fails() -> None:
             rare[word] = rare.get(word, 0) + 1
     base = scored(texts, [two_rare_words(text, rare) for text in texts])
     copied = scored(texts, [[" ".join(words_of(text)[at : at + 6]) for at in (0, 6, 12)] for text in texts])
-    found = independent(Answers(texts, base, copied), Evaluation(resamples=500), 0)
+    found = judged(Answers(texts, base, copied), 500)
     similarity = found["independent"]["measures"][0]
     assert similarity["difference"]["low"] > 0.1
     passed = {gate["name"]: gate["passed"] for gate in found["gates"]}
     assert not passed["copying"] and not passed["length"]
-    same = independent(Answers(texts, base, base), Evaluation(resamples=500), 0)
+    same = judged(Answers(texts, base, base), 500)
     assert all(gate["passed"] for gate in same["gates"])
 
 
@@ -104,7 +109,7 @@ def test_what_raises_similarity_alone_fails_the_independent_score() -> None:
             for place in range(40)
         ]
 
-    found = independent(Answers(texts, answers("word{}", 0.3), answers("text", 0.5)), Evaluation(resamples=500), 0)
+    found = judged(Answers(texts, answers("word{}", 0.3), answers("text", 0.5)), 500)
     why = {gate["name"]: gate for gate in found["gates"]}
     assert not why["independent score"]["passed"] and "similarity rose" in why["independent score"]["why"]
     assert not why["diversity"]["passed"]
@@ -121,7 +126,7 @@ def test_a_second_model_is_a_gate_of_its_own() -> None:
 
     def gates_of(tuned: str) -> dict[str, bool]:
         both = Answers(texts, answers("text", 0.3), answers(tuned, 0.5))
-        found = independent(both, Evaluation(resamples=200), 0, numbers)
+        found = judged(both, 200, numbers)
         assert "found_by_meaning" in {measure["name"] for measure in found["independent"]["measures"]}
         return {gate["name"]: gate["passed"] for gate in found["gates"]}
 
@@ -131,5 +136,5 @@ def test_a_second_model_is_a_gate_of_its_own() -> None:
 
 def test_without_texts_to_compare_no_gate_passes() -> None:
     broken = [{"format": "invalid", "tags": [], "score": None}]
-    found = independent(Answers(["a text"], broken, broken), Evaluation(resamples=100), 0)
+    found = judged(Answers(["a text"], broken, broken), 100)
     assert [gate["passed"] for gate in found["gates"]] == [False]

@@ -26,7 +26,7 @@ from evaluation.judgement import (
     tally,
 )
 from generation.texts import text_id
-from tests.conftest import ROOT, TEXTS, semtag
+from tests.conftest import ROOT, TEXTS, semtag, tiny_llama
 from tests.test_cli import fails
 
 ATTACK = "<script>alert(1)</script>"
@@ -61,20 +61,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 @pytest.fixture(scope="module")
 def judge_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny Llama with random weights whose tokenizer, other than that of the fixtures, has an A and a B."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
     from training.demo_model import build_tokenizer
 
     config = load_config(ROOT / "configs" / "demo.yaml", ["model.demo.vocabulary=400"])
     tokenizer = build_tokenizer([f"Answer A: {text} Answer B: A or B" for text in TEXTS], config)
-    torch.manual_seed(0)
-    llama = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                        num_attention_heads=4, num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
-    folder = tmp_path_factory.mktemp("judge")
-    AutoModelForCausalLM.from_config(llama).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return tiny_llama(tokenizer, tmp_path_factory.mktemp("judge"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The page of `semtag judge` in a real browser: keys, saving, going on, and texts that would like to be code."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,6 @@ from cluster.run_dir import RunDir
 from evaluation.judge import Selection, render, select
 from tests.conftest import TEXTS, semtag
 from tests.test_judge import ATTACK, judged_run
-
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 
 LONG = "A long text, with اللغة العربية in it, goes on and on. " * 60
 SAVED = "#said:has-text('Saved')"
@@ -36,16 +32,6 @@ def file(selection: Selection, tmp_path_factory: pytest.TempPathFactory) -> Path
     file = tmp_path_factory.mktemp("page") / "judge.html"
     file.write_text(render(selection), encoding="utf-8")
     return file
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Opened:

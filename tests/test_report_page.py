@@ -1,22 +1,17 @@
 """The report in a real browser: it asks for nothing, runs nothing that a model wrote, and its controls work."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from evaluation.compare_runs import compare_runs
 from evaluation.report import write_pages
 from tests.report_fixture import ATTACK, some_report
 from tests.test_report import run_of
-
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +24,6 @@ def file(report: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("page")
     write_pages(report, folder)
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to sandbox for root
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        yield started
-        started.close()
 
 
 class Watched:
