@@ -51,7 +51,7 @@ def _row(corpus: Corpus, arm: Arm, values: Values, judged: Values | None, resamp
         "measures": {
             name: interval(own if name in RANKS else own[valid]) for name, own in values.items() if name != "similarity"
         },
-        "diversity": diversity(corpus.tags(arm.name), resamples, seed),
+        "diversity": diversity(corpus.tags(arm.name)),
         "defects": defects_of(answers),
         "agreement": judged and {name: interval(own) for name, own in judged.items()},
         "against": None,

@@ -104,25 +104,32 @@ def linear_probe(documents_N_D: np.ndarray, true_N: np.ndarray, seed: int) -> np
 
 
 def figures_of(true_N: np.ndarray, told_N: np.ndarray, classes: list[str], resamples: int, seed: int) -> dict[str, Any]:
-    """Accuracy and macro F1 with their intervals, each class's figures, and the confusions: row true, column told."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    """Accuracy, macro F1 and each class's figures with their intervals, and the confusions: row true, column told."""
+    from sklearn.metrics import confusion_matrix
 
-    places = range(len(classes))
-    confusion_C_C = confusion_matrix(true_N, told_N, labels=places)
-    each = np.stack(precision_recall_fscore_support(true_N, told_N, labels=places, zero_division=0), axis=1)
+    confusion_C_C = confusion_matrix(true_N, told_N, labels=range(len(classes)))
+    hits_C, true_C, told_C = confusion_C_C.diagonal(), confusion_C_C.sum(axis=1), confusion_C_C.sum(axis=0)
+    macro, f1_C = f1_intervals(confusion_C_C, resamples, seed)
     return {
-        "accuracy": wilson(int((true_N == told_N).sum()), len(true_N))._asdict(),
-        "macro_f1": macro_f1(confusion_C_C, resamples, seed)._asdict(),
+        "accuracy": wilson(int(hits_C.sum()), len(true_N))._asdict(),
+        "macro_f1": macro._asdict(),
         "per_class": {
-            name: {"precision": precision, "recall": recall, "f1": f1, "support": int(support)}
-            for name, (precision, recall, f1, support) in zip(classes, each.tolist(), strict=True)
+            name: {
+                "precision": wilson(int(hits_C[place]), int(told_C[place]))._asdict(),
+                "recall": wilson(int(hits_C[place]), int(true_C[place]))._asdict(),
+                "f1": f1_C[place]._asdict(),
+                "support": int(true_C[place]),
+            }
+            for place, name in enumerate(classes)
         },
         "confusion": confusion_C_C.tolist(),
     }
 
 
-def macro_f1(confusion_C_C: np.ndarray, resamples: int, seed: int, confidence: float = 0.95) -> Interval:
-    """Mean over classes of F1 with its percentile bootstrap interval over texts (Efron 1979).
+def f1_intervals(
+    confusion_C_C: np.ndarray, resamples: int, seed: int, confidence: float = 0.95
+) -> tuple[Interval, list[Interval]]:
+    """Mean over classes of F1, and each class's own, with percentile bootstrap intervals over texts (Efron 1979).
 
     Texts drawn with replacement are cells of the confusion matrix drawn from a multinomial distribution, which is
     quicker. A class that a resample lacks, true and told, does not count in it.
@@ -130,15 +137,22 @@ def macro_f1(confusion_C_C: np.ndarray, resamples: int, seed: int, confidence: f
     true_K, told_K = np.nonzero(confusion_C_C)
     counts_K = confusion_C_C[true_K, told_K]
     draws_B_K = np.random.default_rng(seed).multinomial(counts_K.sum(), counts_K / counts_K.sum(), size=resamples)
-    drawn = _mean_f1(draws_B_K, true_K, told_K, len(confusion_C_C))
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(_mean_f1(counts_K[None], true_K, told_K, len(confusion_C_C))[0]), float(low), float(high))
+    value_C = _f1(counts_K[None], true_K, told_K, len(confusion_C_C))[0]
+    drawn_B_C = _f1(draws_B_K, true_K, told_K, len(confusion_C_C))
+
+    def interval(value: float, drawn_B: np.ndarray) -> Interval:
+        low, high = np.nanquantile(drawn_B, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return Interval(float(value), float(low), float(high))
+
+    macro = interval(np.nanmean(value_C), np.nanmean(drawn_B_C, axis=1))
+    return macro, [interval(value, drawn_B) for value, drawn_B in zip(value_C, drawn_B_C.T, strict=True)]
 
 
-def _mean_f1(counts_B_K: np.ndarray, true_K: np.ndarray, told_K: np.ndarray, classes: int) -> np.ndarray:
-    """Macro F1 for each row of counts of the cells (true, told), shape [B]: F1 = 2 hits / (true ones + told ones)."""
+def _f1(counts_B_K: np.ndarray, true_K: np.ndarray, told_K: np.ndarray, classes: int) -> np.ndarray:
+    """F1 of each class for each row of counts of the cells (true, told), [B, C]: 2 hits / (true ones + told ones).
+
+    nan for a class of which a row has none, true or told.
+    """
     true_K_C, told_K_C = np.eye(classes)[true_K], np.eye(classes)[told_K]
     hits_B_C, all_B_C = counts_B_K @ (true_K_C * told_K_C), counts_B_K @ (true_K_C + told_K_C)
-    f1_B_C = np.divide(2 * hits_B_C, all_B_C, out=np.zeros_like(hits_B_C), where=all_B_C > 0)
-    mean: np.ndarray = f1_B_C.sum(axis=1) / (all_B_C > 0).sum(axis=1)
-    return mean
+    return np.divide(2 * hits_B_C, all_B_C, out=np.full_like(hits_B_C, np.nan), where=all_B_C > 0)

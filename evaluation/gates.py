@@ -43,6 +43,10 @@ def independent(
 
     `measured` are the measures of the answers of `base` and `tuned`, of `measure`.
     """
+
+    def interval(values_N: np.ndarray) -> dict[str, float | None]:
+        return bootstrap_mean(values_N, evaluation.resamples, seed)._asdict()
+
     both = np.flatnonzero(answers.valid("base") & answers.valid("tuned"))
     values = {arm: {name: own[both] for name, own in measured[arm].items()} for arm in ("base", "tuned")}
     tags = {arm: [getattr(answers, arm)[place]["tags"] for place in both] for arm in values}
@@ -50,15 +54,13 @@ def independent(
         {
             "name": name,
             "means": meaning,
-            **{arm: float(values[arm][name].mean()) if len(both) else None for arm in values},
-            "difference": bootstrap_mean(
-                values["tuned"][name] - values["base"][name], evaluation.resamples, seed
-            )._asdict(),
+            **{arm: interval(values[arm][name]) for arm in values},
+            "difference": interval(values["tuned"][name] - values["base"][name]),
         }
         for name, meaning in MEASURES.items()
         if name in values["base"]
     ]
-    spread = {arm: diversity(own, evaluation.resamples, seed) for arm, own in tags.items()}
+    spread = {arm: diversity(own) for arm, own in tags.items()}
     return {
         "independent": {"texts": len(both), "measures": measures, "diversity": spread},
         "gates": gates({one["name"]: one for one in measures}, spread, evaluation),
@@ -91,12 +93,12 @@ def gates(
     measures: dict[str, dict[str, Any]], spread: dict[str, dict[str, Any]], evaluation: Evaluation
 ) -> list[dict[str, Any]]:
     """The gates: name, whether passed, and why, in words. Without texts to compare none passes."""
-    if measures["similarity"]["base"] is None:
+    if measures["similarity"]["base"]["value"] is None:
         return [{"name": "texts", "passed": False, "why": "there is no text that both models answered well formed"}]
     change = {name: Interval(**one["difference"]) for name, one in measures.items()}
     rose = _low(change["similarity"]) > 0
     copied, span = change["copied_share"], change["longest_span"]
-    ratio = measures["words"]["tuned"] / max(measures["words"]["base"], 1e-9)
+    ratio = measures["words"]["tuned"]["value"] / max(measures["words"]["base"]["value"], 1e-9)
     lost = spread["base"]["entropy_bits"]["value"] - spread["tuned"]["entropy_bits"]["value"]
     return [
         *(

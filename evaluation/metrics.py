@@ -1,13 +1,12 @@
 """From answers to figures: base against tuned on the same texts."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from evaluation.statistics import Interval, bootstrap_mean, cohens_d, mcnemar_exact, newcombe_paired, wilson, wins
+from evaluation.statistics import Interval, bootstrap_d, bootstrap_mean, mcnemar_exact, newcombe_paired, wilson, wins
 
 Example = dict[str, Any]
 
@@ -94,22 +93,22 @@ def examples(answers: Answers, count: int, others: dict[str, list[dict[str, Any]
 
 
 def _similarity(base_N: np.ndarray, tuned_N: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
-    differences = tuned_N - base_N
+    differences, effect = tuned_N - base_N, bootstrap_d(base_N, tuned_N, resamples, seed)
     return {
         "texts": len(differences),
-        "base": _mean_sd(base_N),
-        "tuned": _mean_sd(tuned_N),
+        "base": _mean_sd(base_N, resamples, seed),
+        "tuned": _mean_sd(tuned_N, resamples, seed),
         "difference": _interval(bootstrap_mean(differences, resamples, seed)),
         "win_rate": _interval(bootstrap_mean(wins(differences), resamples, seed)),
-        "cohens_d": cohens_d(base_N, tuned_N),
+        "cohens_d": effect.value,
+        "cohens_d_interval": _interval(effect),
     }
 
 
-def _mean_sd(values_N: np.ndarray) -> dict[str, float | None]:
-    if not len(values_N):
-        return {"mean": None, "sd": None}
-    sd = float(values_N.std(ddof=1)) if len(values_N) > 1 else math.nan
-    return {"mean": float(values_N.mean()), "sd": None if math.isnan(sd) else sd}
+def _mean_sd(values_N: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    mean = bootstrap_mean(values_N, resamples, seed)
+    sd = float(values_N.std(ddof=1)) if len(values_N) > 1 else None
+    return {"mean": mean.value, "interval": _interval(mean), "sd": sd}
 
 
 def defects_of(answers: list[dict[str, Any]]) -> dict[str, int]:

@@ -66,6 +66,8 @@ def shown(value: float | None, kind: str) -> str:
             return "< 0.001" if value < 0.001 else f"{value:.3f}"
         case "number":
             return f"{value:.2f}"
+        case "count":
+            return f"{value:,.0f}"
         case _:
             return f"{value:.3f}"
 

@@ -17,7 +17,7 @@ from evaluation.topic_map import SHOWN
 from evaluation.verdict import verdict
 from generation.parse import parse
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 PICTURES = ("similarity", "differences", "defects", "margins", "training")
 DERIVED = ("report.html", *(f"{name}.png" for name in PICTURES))
 

@@ -1,7 +1,7 @@
 """Intervals and tests for paired comparisons. Plain functions on arrays; N is the number of texts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,17 +85,51 @@ def bootstrap_mean(values_N: np.ndarray, resamples: int, seed: int, confidence: 
     n = len(values_N)
     if n == 0:
         return Interval(None, None, None)
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // n)
-    means = np.concatenate(
-        [
-            values_N[rng.integers(0, n, size=(min(rows, resamples - start), n))].mean(axis=1)
-            for start in range(0, resamples, rows)
-        ]
-    )
+    means = np.concatenate([values_N[draws].mean(axis=1) for draws in _draws(n, resamples, seed)])
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(values_N.mean()), float(low), float(high))
+
+
+def jackknife(
+    value: float, without_N: np.ndarray, most: float = math.inf, correct: bool = False, confidence: float = 0.95
+) -> Interval:
+    """A figure from 0 to `most` of N texts with its jackknife interval, from its values without each text, shape [N].
+
+    The variance is (N - 1) / N times the sum of squared differences from their mean (Tukey 1958). With `correct`, the
+    bias of order 1 / N is taken off: N value - (N - 1) mean (Quenouille 1956, Biometrika 43:353). Not for medians.
+    """
+    n = len(without_N)
+    if n < 2:
+        return Interval(float(value), None, None)
+    mean = float(without_N.mean())
+    centre = n * value - (n - 1) * mean if correct else float(value)
+    half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt((n - 1) / n * float(((without_N - mean) ** 2).sum()))
+    return Interval(centre, max(0.0, centre - half), min(most, centre + half))
+
+
+def bootstrap_d(first_N: np.ndarray, second_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Cohen's d with its 95 % percentile bootstrap interval over texts; resamples without spread do not count."""
+    value = cohens_d(first_N, second_N)
+    if value is None:
+        return Interval(None, None, None)
+    drawn = [_effects(first_N[draws], second_N[draws]) for draws in _draws(len(first_N), resamples, seed)]
+    low, high = np.nanquantile(np.concatenate(drawn), [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
+def _effects(first_B_N: np.ndarray, second_B_N: np.ndarray) -> np.ndarray:
+    """Cohen's d of each row, shape [B]; nan for a row without spread."""
+    pooled_B = np.sqrt((first_B_N.var(axis=1, ddof=1) + second_B_N.var(axis=1, ddof=1)) / 2)
+    gains_B = second_B_N.mean(axis=1) - first_B_N.mean(axis=1)
+    return np.divide(gains_B, pooled_B, out=np.full_like(gains_B, math.nan), where=pooled_B > 0)
+
+
+def _draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Places of N texts drawn with replacement, [B, N] at a time, `resamples` rows in all."""
+    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
+    for start in range(0, resamples, rows):
+        yield rng.integers(0, n, size=(min(rows, resamples - start), n))
 
 
 def sign_flip(differences_N: np.ndarray, resamples: int, seed: int) -> float:
@@ -123,8 +157,8 @@ def cohens_d(first_N: np.ndarray, second_N: np.ndarray) -> float | None:
     """Mean of second minus first over their pooled sd; None with fewer than two texts or no spread."""
     if min(len(first_N), len(second_N)) < 2:
         return None
-    pooled = math.sqrt((first_N.var(ddof=1) + second_N.var(ddof=1)) / 2)
-    return float((second_N.mean() - first_N.mean()) / pooled) if pooled else None
+    d = float(_effects(first_N[None], second_N[None])[0])
+    return None if math.isnan(d) else d
 
 
 def wins(differences_N: np.ndarray) -> np.ndarray:

@@ -13,12 +13,12 @@ import numpy as np
 
 from evaluation.documents import Documents, TagLists, directions_of, ways_to_read
 from evaluation.independent import words_of
-from evaluation.statistics import Interval, wilson
+from evaluation.statistics import Interval, bootstrap_mean, jackknife, wilson
 from evaluation.topic_map import hierarchy, over_time, plane, points, reduced
 from scoring.similarity import Embed
 
 FEWEST = 40  # texts
-RESAMPLES = 200  # of each agreement with the labels
+RESAMPLES = 200  # of each figure
 TOP = 10  # words of a topic that count
 SEPARATOR = "\x1f"  # between tags; BERTopic takes line ends for spaces
 DRAWN = "tuned"  # the arm of the map
@@ -118,7 +118,8 @@ def figures_of(
 ) -> dict[str, Any]:
     """Count of topics, share of outliers, agreement with the labels, and how coherent and diverse the top words are.
 
-    Intervals of the agreement are the bootstrap's over texts, whose clusters stay as they are.
+    Intervals of the agreement are the bootstrap's over texts, whose clusters stay as they are; those of the top words
+    are over topics. There is none of the count, which says what was found in these texts.
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -131,8 +132,8 @@ def figures_of(
         "outliers": wilson(int((found.topic_N < 0).sum()), len(found.topic_N))._asdict(),
         "nmi": _agreement(normalized_mutual_info_score, given_N, own_N, resamples, seed)._asdict(),
         "ari": _agreement(adjusted_rand_score, given_N, own_N, resamples, seed)._asdict(),
-        "coherence": coherence(top, word_sets),
-        "diversity": diversity(top),
+        "coherence": bootstrap_mean(coherence(top, word_sets), resamples, seed)._asdict(),
+        "diversity": diversity(top)._asdict(),
     }
 
 
@@ -156,12 +157,12 @@ def top_words(terms: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(words))[:TOP]
 
 
-def coherence(top: Sequence[Sequence[str]], word_sets: Sequence[set[str]]) -> float | None:
-    """Mean over topics of the mean over pairs of their words of normalised pointwise mutual information, in [-1, 1].
+def coherence(top: Sequence[Sequence[str]], word_sets: Sequence[set[str]]) -> np.ndarray:
+    """Of each topic the mean over pairs of its words of normalised pointwise mutual information, in [-1, 1].
 
     NPMI = ln(p(a, b) / (p(a) p(b))) / -ln p(a, b), p the share of texts that have the word or both; -1 where no text
     has both, 1 where all have (Bouma 2009, GSCL; Lau et al. 2014, EACL). Words that no text has say nothing on either
-    side and are left out, as are topics without a pair; None without topics.
+    side and are left out, as are topics without a pair.
     """
     means = []
     for words in top:
@@ -170,7 +171,7 @@ def coherence(top: Sequence[Sequence[str]], word_sets: Sequence[set[str]]) -> fl
         values = [npmi(float((a & b).mean()), float(a.mean()), float(b.mean())) for a, b in pairs]
         if values:
             means.append(sum(values) / len(values))
-    return sum(means) / len(means) if means else None
+    return np.array(means)
 
 
 def npmi(both: float, first: float, second: float) -> float:
@@ -180,7 +181,17 @@ def npmi(both: float, first: float, second: float) -> float:
     return math.log(both / (first * second)) / -math.log(both)
 
 
-def diversity(top: Sequence[Sequence[str]]) -> float | None:
-    """Share of distinct words among the top words of all topics (Dieng et al. 2020, TACL 8:439); None without any."""
+def diversity(top: Sequence[Sequence[str]]) -> Interval:
+    """Share of distinct words among the top words of all topics (Dieng et al. 2020, TACL 8:439); nothing without any.
+
+    The interval is the jackknife's over topics.
+    """
+    if not any(top):
+        return Interval(None, None, None)
+    without = [own for place in range(len(top)) if any(own := [*top[:place], *top[place + 1 :]])]
+    return jackknife(_distinct(top), np.array([_distinct(own) for own in without]), most=1.0)
+
+
+def _distinct(top: Sequence[Sequence[str]]) -> float:
     words = [word for own in top for word in own]
-    return len(set(words)) / len(words) if words else None
+    return len(set(words)) / len(words)

@@ -54,7 +54,7 @@ def arm(name: str, similarity: float, p_holm: float = 0.01, judged: bool = True)
         "similarity": interval(similarity, 0.05),
         "similarity_valid": interval(None if name == "keybert" else similarity),
         "measures": {key: interval(0.6) for key in measures},
-        "diversity": {"tags": 12, "distinct": 7, "entropy_bits": interval(2.5)},
+        "diversity": {"tags": 12, "distinct": interval(7.0), "entropy_bits": interval(2.5)},
         "defects": {"extra_text": 1},
         "agreement": agreed if judged else None,
         "against": None if name == "base" else dict.fromkeys(tested, change),
@@ -69,7 +69,10 @@ def some_arms() -> list[dict[str, Any]]:
 def some_uses() -> dict[str, Any]:
     ways = (("text", "text"), ("base", "tags"), ("base", "both"), ("tuned", "tags"), ("tuned", "both"))
     classes = [ATTACK, "ships"]
-    per_class = {name: {"precision": 0.5, "recall": 0.6, "f1": 0.55, "support": 2} for name in classes}
+    per_class = {
+        name: {"precision": interval(None), "recall": interval(0.6), "f1": interval(0.55), "support": 2}
+        for name in classes
+    }
     told = {"per_class": per_class, "confusion": [[2, 0], [1, 1]]}
     drawn = {
         "arm": "tuned",
@@ -89,7 +92,7 @@ def some_uses() -> dict[str, Any]:
     figures = {name: interval(0.7) for name in ("map", "ndcg_at_10", "recall_at_10")}
     judged = {"accuracy": interval(0.7), "macro_f1": interval(0.6)} | told
     agreed = {"outliers": interval(0.1), "nmi": interval(0.5), "ari": interval(None)}
-    scored = {"topics": 2, "coherence": None, "diversity": 0.9} | agreed
+    scored = {"topics": 2, "coherence": interval(None), "diversity": interval(0.9)} | agreed
     return {
         "search": {
             "texts": 4,
@@ -112,7 +115,7 @@ def some_report() -> dict[str, Any]:
     curve = [{"loss": 1.0, **{f"nats_per_token/{n}": 0.1 for n in ("chosen", "rejected", "margin", "target")}}] * 3
     config = load_config(CONFIG, [f"prompt.system={ATTACK}"])
     return {
-        "schema": 5,
+        "schema": 6,
         "run": f"demo {ATTACK}",
         "held_out_texts": 4,
         "headline": "sampled",

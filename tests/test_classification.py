@@ -8,7 +8,8 @@ import pytest
 
 from configs.errors import UserError
 from configs.schema import Evaluation
-from evaluation.classification import Inference, classify, figures_of, linear_probe, macro_f1, nearest_description
+from evaluation.classification import Inference, classify, f1_intervals, figures_of, linear_probe, nearest_description
+from evaluation.statistics import wilson
 from tests.test_search import bag_of_words, tiny_classifier
 
 EVALUATION = Evaluation(resamples=200, labels={"1": "ship sea", "2": "train rail"})
@@ -21,9 +22,11 @@ def test_figures_by_hand() -> None:
     figures = figures_of(true_N, told_N, ["a", "b", "c"], 200, 0)
     assert figures["accuracy"]["value"] == pytest.approx(4 / 6)
     assert figures["confusion"] == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
-    assert figures["per_class"]["a"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3})
-    assert figures["per_class"]["b"] == pytest.approx({"precision": 2 / 3, "recall": 1, "f1": 0.8, "support": 2})
-    assert figures["per_class"]["c"] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
+    each = figures["per_class"]
+    assert {name: own["support"] for name, own in each.items()} == {"a": 3, "b": 2, "c": 1}
+    for measure, values in (("precision", [2 / 3, 2 / 3, None]), ("recall", [2 / 3, 1, 0]), ("f1", [2 / 3, 0.8, 0])):
+        assert [own[measure]["value"] for own in each.values()] == pytest.approx(values)  # c was never told
+    assert each["b"]["recall"] == wilson(2, 2)._asdict()
     assert figures["macro_f1"]["value"] == pytest.approx((2 / 3 + 0.8 + 0) / 3)
 
 
@@ -33,15 +36,18 @@ def test_the_interval_of_macro_f1_is_that_of_texts_drawn_again() -> None:
     rng = np.random.default_rng(1)
     true_N = rng.integers(0, 4, 120)
     told_N = np.where(rng.random(120) < 0.7, true_N, rng.integers(0, 4, 120))
-    found = macro_f1(confusion_matrix(true_N, told_N), 4000, 0)
-    assert found.value == pytest.approx(f1_score(true_N, told_N, average="macro"))
+    macro, each = f1_intervals(confusion_matrix(true_N, told_N), 4000, 0)
+    assert macro.value == pytest.approx(f1_score(true_N, told_N, average="macro"))
+    assert [own.value for own in each] == pytest.approx(f1_score(true_N, told_N, average=None))
     drawn = [rng.integers(0, 120, 120) for _ in range(600)]
-    slow = np.quantile([f1_score(true_N[own], told_N[own], average="macro") for own in drawn], [0.025, 0.975])
-    assert [found.low, found.high] == pytest.approx(slow.tolist(), abs=0.02)
+    slow_4_B = np.transpose([f1_score(true_N[own], told_N[own], average=None) for own in drawn])
+    for found, slow_B in ((macro, slow_4_B.mean(axis=0)), (each[0], slow_4_B[0])):
+        assert [found.low, found.high] == pytest.approx(np.quantile(slow_B, [0.025, 0.975]).tolist(), abs=0.03)
 
 
 def test_a_class_that_a_resample_lacks_does_not_count() -> None:
-    assert macro_f1(np.array([[30, 0], [0, 1]]), 500, 0) == (1, 1, 1)
+    macro, each = f1_intervals(np.array([[30, 0], [0, 1]]), 500, 0)
+    assert macro == each[1] == (1, 1, 1)
 
 
 def test_the_nearest_description() -> None:

@@ -19,6 +19,7 @@ from evaluation.independent import (
     words_of,
 )
 from evaluation.metrics import Answers
+from evaluation.statistics import jackknife
 from scoring.similarity import Embed, score_rows
 from tests.conftest import ROOT
 
@@ -46,19 +47,26 @@ def test_a_text_is_found_by_what_only_it_has() -> None:
     assert found == pytest.approx([1.0, 1 / 1.5, 1 / 2.5, 0.0])  # alone; one of two; one of four; no tags
 
 
-def test_entropy_by_hand() -> None:
-    spread = diversity([["a", "b"], ["A"], ["c"]], 200, 0)
-    assert (spread["tags"], spread["distinct"], spread["entropy_bits"]["value"]) == (4, 3, pytest.approx(1.5))
-    assert diversity([[]], 200, 0) == {"tags": 0, "distinct": 0, "entropy_bits": {"value": 0, "low": 0, "high": 0}}
+def test_how_varied_tags_are_by_hand() -> None:
+    spread = diversity([["a", "b"], ["A"], ["c"]])
+    without = [1.0, math.log2(3), -sum(p * math.log2(p) for p in (2 / 3, 1 / 3))]  # a and c; a, b, c; two a and b
+    assert spread["tags"] == 4
+    assert spread["distinct"] == jackknife(3, np.array([2, 3, 2]))._asdict()
+    assert spread["entropy_bits"]["value"] == pytest.approx(3 * 1.5 - 2 * sum(without) / 3)
+    nothing = {"value": 0, "low": None, "high": None}
+    assert diversity([[]]) == diversity([]) == {"tags": 0, "distinct": nothing, "entropy_bits": nothing}
 
 
 def test_the_entropys_interval_holds_what_the_texts_were_drawn_from() -> None:
-    rng, held, true = np.random.default_rng(0), 0, math.log2(6)
-    for seed in range(100):
-        tags = [[str(tag)] for tag in rng.integers(0, 6, size=150)]
-        interval = diversity(tags, 300, seed)["entropy_bits"]
-        held += interval["low"] <= true <= interval["high"]
-    assert held >= 80, held  # near its bound of ln 6 an entropy has no symmetric errors
+    rng, held, values = np.random.default_rng(0), 0, []
+    shares = np.array([0.3, 0.2, *[0.05] * 10])
+    true = -(shares * np.log2(shares)).sum()
+    for _ in range(200):
+        found = diversity([[str(tag)] for tag in rng.choice(12, p=shares, size=150)])["entropy_bits"]
+        held += found["low"] <= true <= found["high"]
+        values.append(found["value"])
+    assert 184 <= held <= 198, held
+    assert np.mean(values) == pytest.approx(true, abs=0.01)  # the plain entropy is 0.05 bits too low
 
 
 def two_rare_words(text: str, rare: dict[str, int]) -> list[str]:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from evaluation.statistics import (
+    bootstrap_d,
     bootstrap_mean,
     cohens_d,
     holm,
+    jackknife,
     mcnemar_exact,
     newcombe,
     newcombe_paired,
@@ -106,6 +108,33 @@ def test_cohens_d_by_hand() -> None:
     assert cohens_d(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == pytest.approx(1 / np.sqrt(2))
     assert cohens_d(np.array([1.0]), np.array([2.0])) is None
     assert cohens_d(np.ones(3), np.ones(3)) is None
+
+
+def test_the_interval_of_cohens_d() -> None:
+    rng = np.random.default_rng(0)
+    first_N = rng.normal(size=400)
+    found = bootstrap_d(first_N, first_N + 0.5 + rng.normal(0, 0.1, size=400), 2000, 0)
+    assert found.low < found.value < found.high and found.high - found.low < 0.1  # paired: hardly a third of unpaired
+    twice = [cohens_d(first_N[draw], first_N[draw] + 0.5) for draw in rng.integers(0, 400, size=(2000, 400))]
+    shifted = bootstrap_d(first_N, first_N + 0.5, 2000, 0)
+    assert [shifted.low, shifted.high] == pytest.approx(np.quantile(twice, [0.025, 0.975]), abs=0.01)
+    assert bootstrap_d(np.ones(3), np.ones(3), 200, 0) == (None, None, None)
+
+
+def test_the_jackknife_of_a_mean_is_the_normal_interval() -> None:
+    values_N = np.random.default_rng(0).random(40)
+    without_N = (values_N.sum() - values_N) / 39
+    half = 1.959964 * values_N.std(ddof=1) / np.sqrt(40)
+    expected = (values_N.mean(), values_N.mean() - half, values_N.mean() + half)
+    for correct in (False, True):  # a mean has no bias
+        assert jackknife(values_N.mean(), without_N, correct=correct) == pytest.approx(expected)
+    assert jackknife(0.9, np.array([0.5, 1.0]), most=1.0).high == 1 and jackknife(0.9, np.array([0.5])).high is None
+
+
+def test_the_jackknife_takes_the_bias_off_a_variance() -> None:
+    values_N = np.array([1.0, 2.0, 4.0, 9.0])
+    without_N = np.array([np.delete(values_N, place).var() for place in range(4)])
+    assert jackknife(values_N.var(), without_N, correct=True).value == pytest.approx(values_N.var(ddof=1))
 
 
 def test_a_tie_is_half_a_win() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,18 @@ def test_mutual_information_by_hand() -> None:
 def test_coherence_by_hand() -> None:
     texts = [{"a", "b"}, {"a", "b", "c"}, {"c"}, {"d"}]
     together, rarely = 1.0, math.log(0.25 / (0.5 * 0.5)) / -math.log(0.25)
-    assert coherence([["a", "b", "c"]], texts) == pytest.approx((together + rarely + rarely) / 3)
-    assert coherence([["a", "b"], ["a", "d"]], texts) == pytest.approx((1 - 1) / 2)
-    assert coherence([["a", "b", "unheard"], ["a"]], texts) == pytest.approx(1)  # nothing is known of these
-    assert coherence([["a"], []], texts) is None
+    assert coherence([["a", "b", "c"]], texts) == pytest.approx([(together + rarely + rarely) / 3])
+    assert coherence([["a", "b"], ["a", "d"]], texts) == pytest.approx([1, -1])
+    assert coherence([["a", "b", "unheard"], ["a"]], texts) == pytest.approx([1])  # nothing is known of these
+    assert len(coherence([["a"], []], texts)) == 0
 
 
 def test_diversity_by_hand() -> None:
-    assert diversity([["a", "b"], ["b", "c"]]) == pytest.approx(3 / 4)
-    assert diversity([[], []]) is None
+    assert diversity([["a", "b"], ["b", "c"]]) == pytest.approx((3 / 4, 3 / 4, 3 / 4))  # 1 without either
+    of_three = diversity([["a", "b"], ["b", "c"], ["d"]])  # without each: 1, 1, 3/4
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(2 / 3 * (2 * (1 / 12) ** 2 + (1 / 6) ** 2))
+    assert of_three == pytest.approx((4 / 5, 4 / 5 - half, 1))
+    assert diversity([["a"]]) == (1, None, None) and diversity([[], []]) == (None, None, None)
     assert top_words(["History of X", "history", *(f"word{place}" for place in range(12))]) == [
         "history",
         *(f"word{place}" for place in range(9)),
@@ -126,9 +130,9 @@ def test_topics_are_found(answer: dict[str, Any]) -> None:
         assert rows[way]["topics"] >= 3 and rows[way]["nmi"]["value"] > 0.6, rows[way]
     for on in ("tags", "both"):  # no tag to name a topic by
         nothing = rows["base", on]
-        assert (nothing["topics"], nothing["coherence"], nothing["diversity"]) == (0, None, None)
+        assert nothing["topics"] == 0 and nothing["coherence"]["value"] is nothing["diversity"]["value"] is None
         assert [nothing[name]["value"] for name in ("outliers", "nmi", "ari")] == [1, 0, 0]
-    assert rows["text", "text"]["coherence"] > 0
+    assert rows["text", "text"]["coherence"]["low"] > 0
 
 
 def test_the_map(answer: dict[str, Any]) -> None:
