@@ -41,7 +41,7 @@ def paired_differences(differences: list[float], mean: dict[str, float | None], 
     value, low, high = (mean[name] for name in ("value", "low", "high"))
     if value is not None and low is not None and high is not None:
         axes.axvspan(low, high, color=LOUD, alpha=0.25, linewidth=0)
-        axes.axvline(value, color=LOUD, linewidth=2, label=f"mean {value:+.3f}\n{low:+.3f} to {high:+.3f}")
+        axes.axvline(value, color=LOUD, linewidth=2, label=f"mean {value:+.3f}, {low:+.3f} to {high:+.3f}")
     axes.set_xlabel("similarity, tuned less base")
     axes.set_ylabel("texts")
     _save(axes, file)
@@ -107,7 +107,8 @@ def _restyle(axes: Axes) -> None:
 def _save(axes: Axes, file: Path) -> None:
     _restyle(axes)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=INK)
+        # Above the plot, where nothing is drawn.
+        axes.legend(frameon=False, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     figure = axes.figure
     figure.tight_layout()  # type: ignore[union-attr]
     figure.savefig(file, transparent=True)  # type: ignore[union-attr]
