@@ -1,6 +1,6 @@
 """What tags say about their text by measures that training never saw: words, their rarity, and who finds the text.
 
-Shapes: N texts. Words are case-folded runs of letters and digits.
+Shapes: N texts, K pairs of a text and a tag of its own. Words are case-folded runs of letters and digits.
 """
 
 import math
@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from evaluation.documents import directions_of
 from evaluation.statistics import jackknife
 from scoring.similarity import Embed, tag_string
 
-_HELD = 64  # texts whose tags are held in memory as a table at once
 _WORD = re.compile(r"[^\W_]+")
 
 Tags = Sequence[str]
@@ -112,22 +110,29 @@ def diversity(tags_N: Sequence[Tags]) -> dict[str, Any]:
     own = [Counter(tag.casefold() for tag in tags) for tags in tags_N]
     names = {tag: place for place, tag in enumerate(dict.fromkeys(tag for counts in own for tag in counts))}
     filled = [(text, names[tag], count) for text, counts in enumerate(own) for tag, count in counts.items()]
-    texts, places, counts = np.array(filled, dtype=int).reshape(-1, 3).T
-    counts_N_V = csr_matrix((counts, (texts, places)), shape=(len(own), max(1, len(names))))
-    total_V = np.asarray(counts_N_V.sum(axis=0)).ravel()
-    without = [total_V - counts_N_V[start : start + _HELD].toarray() for start in range(0, len(own), _HELD)]
-    entropy_N = np.concatenate([_entropy(part) for part in without]) if without else np.zeros(0)
-    distinct_N = np.concatenate([(part > 0).sum(axis=1) for part in without]) if without else np.zeros(0)
+    texts_K, tags_K, counts_K = np.array(filled, dtype=int).reshape(-1, 3).T
+    totals_K = np.bincount(tags_K, counts_K)[tags_K]  # of each tag that a text has, how often all texts say it
+
+    def of_texts(weights_K: np.ndarray) -> np.ndarray:
+        return np.bincount(texts_K, weights_K, minlength=len(own))
+
+    # A text taken away takes from the sum of c log c what its own tags have there, and the tags that it alone has.
+    said, logs = int(counts_K.sum()), float((counts_K * _log2(totals_K)).sum())
+    lost_K = totals_K * _log2(totals_K) - (totals_K - counts_K) * _log2(totals_K - counts_K)
+    entropy_N = _entropy(said - of_texts(counts_K), logs - of_texts(lost_K))
+    distinct_N = len(names) - of_texts(totals_K == counts_K)
     return {
-        "tags": int(total_V.sum()),
+        "tags": said,
         "distinct": jackknife(len(names), distinct_N)._asdict(),
-        "entropy_bits": jackknife(float(_entropy(total_V[None])[0]), entropy_N, correct=True)._asdict(),
+        "entropy_bits": jackknife(float(_entropy(np.array(said), np.array(logs))), entropy_N, correct=True)._asdict(),
     }
 
 
-def _entropy(counts_B_V: np.ndarray) -> np.ndarray:
-    """Entropy of each row of counts in bits, shape [B]; 0 for a row of none."""
-    shares = counts_B_V / np.maximum(counts_B_V.sum(axis=1, keepdims=True), 1)
-    logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
-    entropy: np.ndarray = -(shares * logs).sum(axis=1) + 0.0
-    return entropy
+def _entropy(said: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    """Entropy in bits of counts c from their sum and the sum of c log2 c; 0 without any."""
+    return np.maximum(0.0, _log2(said) - logs / np.maximum(said, 1))
+
+
+def _log2(counts: np.ndarray) -> np.ndarray:
+    """Logarithms of counts, 0 of 0."""
+    return np.log2(np.maximum(counts, 1))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,22 @@ def test_how_varied_tags_are_by_hand() -> None:
     assert spread["entropy_bits"]["value"] == pytest.approx(3 * 1.5 - 2 * sum(without) / 3)
     nothing = {"value": 0, "low": None, "high": None}
     assert diversity([[]]) == diversity([]) == {"tags": 0, "distinct": nothing, "entropy_bits": nothing}
+
+
+def test_each_text_is_taken_away_in_turn() -> None:
+    rng = np.random.default_rng(0)
+    tags = [[str(tag) for tag in rng.integers(0, 20, size=rng.integers(0, 6))] for _ in range(40)]
+
+    def plain(rows: list[list[str]]) -> tuple[int, float]:
+        counts = np.array([*Counter(tag for row in rows for tag in row).values()])
+        return len(counts), -float((counts / counts.sum() * np.log2(counts / counts.sum())).sum())
+
+    distinct, entropy = plain(tags)
+    without = [plain([*tags[:place], *tags[place + 1 :]]) for place in range(40)]
+    found = diversity(tags)
+    assert found["distinct"] == jackknife(distinct, np.array([one[0] for one in without]))._asdict()
+    slow = jackknife(entropy, np.array([one[1] for one in without]), correct=True)
+    assert found["entropy_bits"] == pytest.approx(slow._asdict())
 
 
 def test_the_entropys_interval_holds_what_the_texts_were_drawn_from() -> None:
