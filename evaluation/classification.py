@@ -12,7 +12,7 @@ from cluster.places import local_folder
 from configs.errors import UserError
 from configs.schema import Evaluation
 from evaluation.documents import RESAMPLES, TagLists, directions_of, ways_to_read
-from evaluation.statistics import Interval, wilson
+from evaluation.statistics import Interval, percentiles, wilson
 from scoring.similarity import Embed
 
 FEWEST = 5  # texts of a class
@@ -139,13 +139,8 @@ def f1_intervals(
     draws_B_K = np.random.default_rng(seed).multinomial(counts_K.sum(), counts_K / counts_K.sum(), size=resamples)
     value_C = _f1(counts_K[None], true_K, told_K, len(confusion_C_C))[0]
     drawn_B_C = _f1(draws_B_K, true_K, told_K, len(confusion_C_C))
-
-    def interval(value: float, drawn_B: np.ndarray) -> Interval:
-        low, high = np.nanquantile(drawn_B, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return Interval(float(value), float(low), float(high))
-
-    macro = interval(np.nanmean(value_C), np.nanmean(drawn_B_C, axis=1))
-    return macro, [interval(value, drawn_B) for value, drawn_B in zip(value_C, drawn_B_C.T, strict=True)]
+    macro = percentiles(np.nanmean(value_C), np.nanmean(drawn_B_C, axis=1), confidence)
+    return macro, [percentiles(*own, confidence) for own in zip(value_C, drawn_B_C.T, strict=True)]
 
 
 def _f1(counts_B_K: np.ndarray, true_K: np.ndarray, told_K: np.ndarray, classes: int) -> np.ndarray:

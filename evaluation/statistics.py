@@ -85,10 +85,21 @@ def bootstrap_mean(values_N: np.ndarray, resamples: int, seed: int, confidence: 
     n = len(values_N)
     if n == 0:
         return Interval(None, None, None)
-    means = np.concatenate([values_N[draws].mean(axis=1) for draws in _draws(n, resamples, seed)])
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(values_N.mean()), float(low), float(high))
+    means = np.concatenate([values_N[places].mean(axis=1) for places in draws(n, resamples, seed)])
+    return percentiles(float(values_N.mean()), means, confidence)
+
+
+def percentiles(value: float, drawn_B: np.ndarray, confidence: float = 0.95) -> Interval:
+    """A figure with its percentile interval from what resamples gave, shape [B]; those that gave nan do not count."""
+    low, high = np.nanquantile(drawn_B, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
+def draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Places of N texts drawn with replacement, [B, N] at a time, `resamples` rows in all."""
+    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
+    for start in range(0, resamples, rows):
+        yield rng.integers(0, n, size=(min(rows, resamples - start), n))
 
 
 def jackknife(
@@ -113,9 +124,8 @@ def bootstrap_d(first_N: np.ndarray, second_N: np.ndarray, resamples: int, seed:
     value = cohens_d(first_N, second_N)
     if value is None:
         return Interval(None, None, None)
-    drawn = [_effects(first_N[draws], second_N[draws]) for draws in _draws(len(first_N), resamples, seed)]
-    low, high = np.nanquantile(np.concatenate(drawn), [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    drawn = [_effects(first_N[places], second_N[places]) for places in draws(len(first_N), resamples, seed)]
+    return percentiles(value, np.concatenate(drawn))
 
 
 def _effects(first_B_N: np.ndarray, second_B_N: np.ndarray) -> np.ndarray:
@@ -123,13 +133,6 @@ def _effects(first_B_N: np.ndarray, second_B_N: np.ndarray) -> np.ndarray:
     pooled_B = np.sqrt((first_B_N.var(axis=1, ddof=1) + second_B_N.var(axis=1, ddof=1)) / 2)
     gains_B = second_B_N.mean(axis=1) - first_B_N.mean(axis=1)
     return np.divide(gains_B, pooled_B, out=np.full_like(gains_B, math.nan), where=pooled_B > 0)
-
-
-def _draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Places of N texts drawn with replacement, [B, N] at a time, `resamples` rows in all."""
-    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
-    for start in range(0, resamples, rows):
-        yield rng.integers(0, n, size=(min(rows, resamples - start), n))
 
 
 def sign_flip(differences_N: np.ndarray, resamples: int, seed: int) -> float:

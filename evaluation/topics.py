@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluation.documents import Documents, TagLists, directions_of, ways_to_read
 from evaluation.independent import words_of
-from evaluation.statistics import Interval, bootstrap_mean, jackknife, wilson
+from evaluation.statistics import Interval, bootstrap_mean, draws, jackknife, percentiles, wilson
 from evaluation.topic_map import hierarchy, over_time, plane, points, reduced
 from scoring.similarity import Embed
 
@@ -144,9 +144,8 @@ def _agreement(
     count = len(given_N)
     if not count:
         return Interval(None, None, None)
-    draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
-    low, high = np.quantile([score(given_N[draw], own_N[draw]) for draw in draws], [0.025, 0.975])
-    return Interval(float(score(given_N, own_N)), float(low), float(high))
+    drawn = [score(given_N[row], own_N[row]) for places in draws(count, resamples, seed) for row in places]
+    return percentiles(score(given_N, own_N), np.array(drawn))
 
 
 def top_words(terms: Sequence[str]) -> list[str]:

@@ -86,6 +86,14 @@ def test_the_entropys_interval_holds_what_the_texts_were_drawn_from() -> None:
     assert np.mean(values) == pytest.approx(true, abs=0.01)  # the plain entropy is 0.05 bits too low
 
 
+def test_the_entropys_interval_where_all_tags_are_as_frequent() -> None:
+    rng, held, true = np.random.default_rng(0), 0, math.log2(6)
+    for _ in range(100):
+        interval = diversity([[str(tag)] for tag in rng.integers(0, 6, size=150)])["entropy_bits"]
+        held += interval["low"] <= true <= interval["high"]
+    assert held >= 80, held  # near its bound of ln 6 an entropy has no symmetric errors
+
+
 def two_rare_words(text: str, rare: dict[str, int]) -> list[str]:
     return sorted(set(words_of(text)), key=lambda word: (rare[word], word))[:2]
 
