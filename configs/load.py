@@ -30,10 +30,15 @@ def override(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> 
 
 def validate(values: dict[str, Any]) -> Config:
     """Build a Config from nested values; every problem found becomes one line of a UserError."""
+    where = ""
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
+        for number in range(1, config.rounds.count + 1):
+            where = f" (in round {number})" if config.rounds.each else ""
+            config.of_round(number)
+        return config
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(problem) + where for problem in error.errors()]
         raise UserError("\n  ".join(["The config does not hold:", *lines])) from None
 
 
@@ -44,13 +49,13 @@ def dump_config(config: Config) -> str:
 
 def flatten(config: BaseModel, prefix: str = "", shaping_only: bool = False) -> dict[str, Any]:
     """Dotted key -> value; with `shaping_only`, without the keys that are marked operational."""
-    flat: dict[str, Any] = {}
+    flat, values = dict[str, Any](), config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
             flat |= flatten(value, f"{prefix}{name}.", shaping_only)
         elif not (shaping_only and isinstance(field.json_schema_extra, dict)):
-            flat[prefix + name] = value
+            flat[prefix + name] = values[name]
     return flat
 
 
@@ -97,10 +102,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = text
     *sections, last = key.strip().split(".")
     for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
+        values = _item(values, section, key) if isinstance(values, list) else values.setdefault(section, {})
+        if not isinstance(values, dict | list):
             raise UserError(f"Unknown config key {key}: {section} is a value, not a section.", _nearest(key))
-    values[last] = value
+    if isinstance(values, list):
+        _item(values, last, key)
+        values[int(last)] = value
+    else:
+        values[last] = value
+
+
+def _item(values: list[Any], number: str, key: str) -> Any:
+    """The item of a list, such as a round, by its place from 0."""
+    if not number.isdigit() or int(number) >= len(values):
+        raise UserError(f"Unknown config key {key}: the list has {len(values)} items.", "Count them from 0.")
+    return values[int(number)]
 
 
 def _explain(problem: Any) -> str:

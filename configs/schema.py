@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from configs.fields import Fraction, PlaceName, Positive, Section, operational
+from configs.rounds import Round, Rounds
 from configs.training import Training
 
 
@@ -44,47 +45,42 @@ class Data(Section):
     held_out_by: Literal["text", "article"] = Field(
         "text", description="What is held out whole: single texts, or all texts of an article."
     )
-
-
-class DemoModel(Section):
-    """The small base model built on the spot when model.base is 'demo'."""
-
-    vocabulary: int = Field(5000, ge=300, le=32000, description="Size of its tokenizer.")
-    width: int = Field(384, ge=96, le=1024, description="Hidden size; a multiple of heads.")
-    layers: int = Field(3, ge=2, le=24, description="Number of decoder layers.")
-    heads: int = Field(3, ge=3, le=16, description="Attention heads.")
-    context: int = Field(512, ge=64, le=8192, description="Longest sequence in tokens.")
-    crop: int = Field(120, ge=16, le=8192, description="Text tokens that training reads of each text.")
-    steps: int = Field(420, ge=1, le=100000, description="Optimizer steps.")
-    batch_size: Positive = Field(12, description="Texts per step.")
-    answers: Positive = Field(6, description="Answers drawn per text and step.")
-    learning_rate: float = Field(2e-3, gt=0, le=0.1, description="Peak learning rate.")
-    malformed: Fraction = Field(0.16, description="Share of training answers that are malformed on purpose.")
-    generic: Fraction = Field(0.35, description="Share of training tags replaced by a generic label.")
+    split_seed: int | None = Field(None, ge=0, description="Seed of what is held out; null means run.seed.")
 
 
 class Model(Section):
     """The model that becomes the tagger."""
 
-    base: PlaceName = Field(description="Path, hub name or s3:// place of the base model; 'demo' builds a small one.")
+    base: PlaceName = Field(description="Path, hub name, s3:// place or packaged name of the base model.")
     chat_template: str | None = Field(None, description="Jinja file that replaces the model's chat template.")
-    demo: DemoModel = Field(DemoModel(), description="The builder's settings, when base is 'demo'.")
 
 
-PUBLISHED_SYSTEM = (
+SYSTEM = (
     "You are an expert chatbot tagging chunks of texts based on their content.\n"
-    "Write a maximum of three short labels representing the texts between square brackets and nothing else.\n"
+    "Write a maximum of {max_tags} short labels representing the texts between square brackets and nothing else.\n"
     "Follow this format [tag1][tag2][tag3]"
 )
+
+
+class Example(Section):
+    """A text with a good answer, shown to the model before the text that it tags."""
+
+    text: str = Field(description="The text.")
+    answer: str = Field(description="Its answer, such as [steam engine][governor][James Watt].")
 
 
 class Prompt(Section):
     """What the model is asked."""
 
-    system: str = Field(PUBLISHED_SYSTEM, description="System message; merged into the user's where unsupported.")
+    system: str = Field(SYSTEM, description="System message; {max_tags} is the number; merged if unsupported.")
     user: str = Field("Write labels for the following text: {text}", description="User message; {text} is the text.")
     max_tags: int = Field(3, ge=1, le=50, description="Most tags that an answer may hold.")
     max_tag_words: int = Field(6, ge=1, le=50, description="Most words that a tag may hold.")
+    examples: list[Example] | PlaceName = Field(
+        [],
+        description="Texts with their answers, or a JSON lines file of them. The first round's candidates are drawn "
+        "after them; the tuned model is asked without.",
+    )
 
     @field_validator("user")
     @classmethod
@@ -112,6 +108,7 @@ class Sampling(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
     top_k: int = Field(0, ge=0, description="Sample among the k likeliest tokens; 0 means all.")
     max_tokens: int = Field(48, ge=1, le=4096, description="Longest completion in tokens.")
+    constrained: bool = Field(False, description="Draw candidates within the grammar of a valid answer.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Weights while sampling.")
     max_model_len: Positive | None = Field(None, description="Context to serve, in tokens; default the model's.")
     batch_size: Positive = operational(64, "Texts per call of an actor.")
@@ -189,8 +186,8 @@ class Pairs(Section):
 
 
 Arm = Literal[
-    "base_constrained", "base_few_shot", "base_vote", "tuned_constrained", "tuned_vote",
-    "first_words", "yake", "keybert",
+    "base_plain", "base_vote", "rounds", "tuned_constrained", "tuned_vote",
+    "first_words", "yake", "keybert", "keybert_mmr",
 ]  # fmt: skip
 
 
@@ -200,7 +197,6 @@ class Evaluation(Section):
     max_texts: Positive | None = Field(1000, description="Held-out texts to answer; all when null.")
     arms: list[Arm] = Field(list(get_args(Arm)), description="Other ways to get tags that the report compares.")
     votes: int = Field(5, ge=1, le=256, description="Samples that a vote counts.")
-    shots: int = Field(3, ge=1, le=32, description="Examples in the prompt of base_few_shot, from the ranked lists.")
     second_model: PlaceName | None = Field(None, description="An embedding model that training never saw, as a judge.")
     reranker: PlaceName | None = Field(None, description="A cross-encoder that orders the best hits of search anew.")
     nli: PlaceName | None = Field(None, description="A model of natural language inference for classification.")
@@ -243,8 +239,20 @@ class Config(Section):
     scoring: Scoring = Field(Scoring())
     pairs: Pairs = Field(Pairs())
     training: Training = Field(Training())
+    rounds: Rounds = Field(Rounds())
     evaluation: Evaluation = Field(Evaluation())
     cluster: Cluster = Field(Cluster())
+
+    def of_round(self, number: int) -> "Config":
+        """The config with the keys that differ in round `number`, counted from 1, put into their sections.
+
+        Raises pydantic's ValidationError for unknown keys and bad values among them.
+        """
+        changed = (self.rounds.each[number - 1 : number] or [Round()])[0]
+        values = self.model_dump()
+        for section, keys in changed.model_dump().items():
+            merge_into(values[section], keys)
+        return Config.model_validate(values)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
@@ -259,6 +267,13 @@ class Config(Section):
             )
         if self.training.patience and not self.training.held_out:
             raise ValueError("training.patience needs texts to measure on: set training.held_out")
-        if self.model.demo.width % self.model.demo.heads:
-            raise ValueError("model.demo.width must be a multiple of model.demo.heads")
         return self
+
+
+def merge_into(values: dict[str, Any], keys: dict[str, Any]) -> None:
+    """Set nested keys, leaving those that `keys` does not name."""
+    for name, value in keys.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            merge_into(values[name], value)
+        else:
+            values[name] = value

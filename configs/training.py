@@ -61,6 +61,11 @@ class Training(Section):
     restarts: int = operational(3, "Times that ray starts again from the last checkpoint when a process dies.", ge=0)
 
     @property
+    def learns_from(self) -> Literal["pairs", "lists"]:
+        """The rows that it reads."""
+        return self.data
+
+    @property
     def first_loss(self) -> float | None:
         """The loss where policy and reference are equal, without the likelihood's part.
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.places import naming_store
-from cluster.run_dir import STAGES, RunDir, shaping_values
+from cluster.run_dir import RunDir
 from cluster.summary import failed_gates
 from configs.errors import UserError
-from configs.load import validate
+from configs.load import flatten, validate
 from evaluation.page import between, plain, render_page, shown
 from evaluation.report import Figures, read_report
 
@@ -62,7 +62,7 @@ def _shaping(name: str, report: Figures) -> dict[str, Any]:
         config = validate(report["config"])
     except UserError as error:
         raise UserError(f"{name}: {error.what}", "Read it with the Semtag that wrote it.") from None
-    return {key: value for stage in STAGES for key, value in shaping_values(config, stage).items()}
+    return {key: value for key, value in flatten(config, shaping_only=True).items() if key != "run.name"}
 
 
 def differing(values: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -1,8 +1,7 @@
 """The held-out texts with what every arm answered: read from the pipeline's rows, written for whoever reads on."""
 
-import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -13,8 +12,9 @@ import pyarrow as pa
 from cluster.parquet import RowWriter, read_rows
 from cluster.places import Place
 from configs.errors import UserError
-from configs.schema import Evaluation
+from configs.schema import Config
 from evaluation.metrics import Answers, scores_of, valid_of
+from generation.decoding import Decoding, greedy, read_examples, sampled
 from generation.records import TEXT
 from generation.texts import hash64
 
@@ -22,30 +22,17 @@ Record = dict[str, Any]
 
 
 class Arm(NamedTuple):
-    """A way to get tags: a model (or none) and how it is asked."""
+    """A way to get tags: a model, or none, and how it is asked."""
 
     name: str
     model: str
-    decoding: str
     means: str
+    decoding: Decoding | None = None
 
 
-ARMS = (
-    Arm("base", "base", "sampled", "the base model, one sample a text"),
-    Arm("base_greedy", "base", "greedy", "the base model, the likeliest token each time"),
-    Arm("base_constrained", "base", "constrained", "the base model, sampled within the form of a tag list"),
-    Arm("base_few_shot", "base", "few_shot", "the base model, sampled, shown examples with well-scored answers"),
-    Arm("base_vote", "base", "vote", "the base model, the tags that most of several samples name"),
-    Arm("tuned", "tuned", "sampled", "the tuned model, one sample a text"),
-    Arm("tuned_greedy", "tuned", "greedy", "the tuned model, the likeliest token each time"),
-    Arm("tuned_constrained", "tuned", "constrained", "the tuned model, sampled within the form of a tag list"),
-    Arm("tuned_vote", "tuned", "vote", "the tuned model, the tags that most of several samples name"),
-    Arm("first_words", "keyphrases", "first_words", "the first words of the text"),
-    Arm("yake", "keyphrases", "yake", "YAKE, keyphrases by the statistics of the text"),
-    Arm("keybert", "keyphrases", "keybert", "KeyBERT, the text's phrases that the scoring model finds closest"),
-)
-ALWAYS = ("base", "base_greedy", "tuned", "tuned_greedy")
-EXAMPLE_WORDS = 60  # of the texts that a prompt shows; long ones would leave the text itself no room
+ALWAYS = ("base", "tuned")
+KEYPHRASES = "keyphrases"  # the model of the arms that have none
+
 
 ANSWERED = pa.schema(
     [
@@ -80,10 +67,9 @@ class Corpus:
     metas: list[Record]
     answers: dict[str, list[Record]]
 
-    def both(self, decoding: str) -> Answers:
-        """Base and tuned under a decoding of both."""
-        names = {arm.model: arm.name for arm in ARMS if arm.decoding == decoding}
-        return Answers(self.texts, self.answers[names["base"]], self.answers[names["tuned"]])
+    def both(self) -> Answers:
+        """Base and tuned."""
+        return Answers(self.texts, self.answers["base"], self.answers["tuned"])
 
     def valid(self, arm: str) -> np.ndarray:
         """Whether each answer is valid, shape [N] bool."""
@@ -109,10 +95,36 @@ class Corpus:
         ]
 
 
-def arms_of(evaluation: Evaluation) -> list[Arm]:
-    """The arms of an evaluation, in the order of the report; YAKE, which is under the GPL, only where it is there."""
-    wanted = {*ALWAYS, *evaluation.arms} - (set() if find_spec("yake") else {"yake"})
-    return [arm for arm in ARMS if arm.name in wanted]
+def arms_of(config: Config, others: Sequence[int]) -> list[Arm]:
+    """The arms of an evaluation, in the order of the report; `others` are the trained rounds that did not deliver.
+
+    The base model is asked as well as can be without training: within the grammar and after the prompt's examples,
+    where it has some. YAKE, which is under the GPL, is there only where it is installed.
+    """
+    shown, votes = read_examples(config.prompt), config.evaluation.votes
+    how = "after the prompt's examples and within the grammar" if shown else "by the plain prompt"
+    best = greedy(config, "base", constrained=bool(shown), examples=shown)
+    vote = sampled(config, "base_vote", votes, constrained=bool(shown), vote=True, examples=shown)
+    by_rounds = [
+        Arm(name, name, f"the model of {name.replace('_', ' ')}, greedily, by the plain prompt", greedy(config, name))
+        for name in (f"round_{number}" for number in others)
+    ]
+    fenced = greedy(config, "tuned_constrained", constrained=True)
+    arms = [
+        Arm("base", "base", f"the untouched model, greedily, {how}", best),
+        Arm("base_plain", "base", "the untouched model, greedily, by the plain prompt", greedy(config, "base_plain")),
+        Arm("base_vote", "base", f"the untouched model, a vote over samples, {how}", vote),
+        *by_rounds,
+        Arm("tuned", "tuned", "the tagger as delivered: greedily, by the plain prompt", greedy(config, "tuned")),
+        Arm("tuned_constrained", "tuned", "the tagger, greedily, within the grammar", fenced),
+        Arm("tuned_vote", "tuned", "the tagger, a vote over samples", sampled(config, "tuned_vote", votes, vote=True)),
+        Arm("first_words", KEYPHRASES, "the first words of the text"),
+        Arm("yake", KEYPHRASES, "YAKE, keyphrases by the statistics of the text"),
+        Arm("keybert", KEYPHRASES, "KeyBERT, the text's phrases that the scoring model finds closest"),
+        Arm("keybert_mmr", KEYPHRASES, "KeyBERT, phrases that are close to the text and unlike each other"),
+    ]
+    wanted = {*ALWAYS, *config.evaluation.arms} - (set() if find_spec("yake") else {"yake"})
+    return [arm for arm in arms if arm.name in wanted or ("rounds" in wanted and arm.name == arm.model)]
 
 
 def choose_texts(held_out: Place, chosen: Place, most: int | None, seed: int) -> int:
@@ -129,29 +141,16 @@ def choose_texts(held_out: Place, chosen: Place, most: int | None, seed: int) ->
     return len(kept)
 
 
-def best_examples(ranked: Place, count: int) -> list[tuple[str, str]]:
-    """The openings of the `count` texts whose best answers score highest and are valid, each with that answer."""
-
-    def scored() -> Iterator[tuple[float, str, str]]:
-        for row in read_rows(ranked, ["text", "candidates"]):
-            best = row["candidates"][0] if row["candidates"] else None
-            if best and best["format"] == "valid" and best["score"] is not None:
-                yield best["score"], " ".join(row["text"].split()[:EXAMPLE_WORDS]), best["answer"]
-
-    return [(text, answer) for _, text, answer in heapq.nlargest(count, scored())]
-
-
 def read_corpus(scratch: Place, arms: list[Arm]) -> Corpus:
     """The answers that lie in a folder of `scratch` for each model; those of an arm that failed count as malformed.
 
-    A text that base and tuned model did not both answer, sampled and greedy, is left out.
+    A text that base and tuned model did not both answer is left out.
     """
-    names = {(arm.model, arm.decoding): arm.name for arm in arms}
     rows: dict[int, Record] = {}
     for model in dict.fromkeys(arm.model for arm in arms):
         for row in read_rows(scratch / model):
             own = rows.setdefault(row["text_id"], {"text": row["text"], "meta": row["meta"], "answers": {}})
-            own["answers"][names[model, row["decoding"]]] = row["candidates"][0] if row["candidates"] else _missing(row)
+            own["answers"][row["decoding"]] = row["candidates"][0] if row["candidates"] else _missing(row)
     kept = [
         id_
         for id_, row in sorted(rows.items())

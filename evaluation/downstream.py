@@ -9,7 +9,7 @@ from evaluation.search import search
 from evaluation.topics import topics
 from scoring.similarity import Embed
 
-TRIED = ("base", "tuned", "first_words", "yake", "keybert")  # the arms whose tags are put to use
+TRIED = ("base", "tuned", "first_words", "yake", "keybert", "keybert_mmr")  # the arms whose tags are put to use
 
 
 def downstream(corpus: Corpus, evaluation: Evaluation, seed: int, embed: Embed) -> dict[str, Any]:

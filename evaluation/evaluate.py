@@ -7,79 +7,81 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from cluster.layout import Step
 from cluster.parquet import count_rows, read_tables
-from cluster.places import Place, uri
+from cluster.places import Place
 from cluster.progress import Progress
+from cluster.rounds import delivered_round, start_of, trained_rounds, validation
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import stage_main, versions
 from configs.schema import Config
 from evaluation.arms import REFERENCE, compare_arms
-from evaluation.corpus import Arm, Corpus, arms_of, best_examples, choose_texts, read_corpus, write_corpus
+from evaluation.corpus import ALWAYS, KEYPHRASES, Arm, Corpus, arms_of, choose_texts, read_corpus, write_corpus
 from evaluation.documents import directions_of
 from evaluation.downstream import downstream
 from evaluation.embedding import Embedding
 from evaluation.gates import independent, measure
 from evaluation.metrics import compare, examples
 from evaluation.report import SCHEMA_VERSION, write_pages
-from scoring.rank_texts import base_model, extract_and_score, sample_and_score
+from scoring.rank_texts import extract_and_score, sample_and_score
 
-DECODINGS = ["sampled", "greedy"]
-HEADLINE = "sampled"  # what the published experiment measured, and how a tagger is tuned
+HEADLINE = "greedy"  # how a tagger is delivered
 
 
 def evaluate(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Held-out texts -> evaluation/: answers, report.json, report.html and its pictures; returns the headline."""
-    arms = arms_of(config.evaluation)
+    delivered = delivered_round(run)
+    arms = arms_of(config, [number for number in trained_rounds(run) if number != delivered])
     with run.shared_scratch("answers") as scratch:
-        held_out, texts = run.path / "texts" / "held_out.parquet", scratch / "texts.parquet"
-        count = choose_texts(held_out, texts, config.evaluation.max_texts, config.run.seed)
+        texts = scratch / "texts.parquet"
+        count = choose_texts(run.layout.held_out, texts, config.evaluation.max_texts, config.run.seed)
         for model in dict.fromkeys(arm.model for arm in arms):
-            # An engine a model: a batch that mixed base and adapter requests would answer all with the adapter.
             with ray_session(config):
                 _answer(run, config, scratch, model, [arm for arm in arms if arm.model == model], progress)
         corpus = read_corpus(scratch, arms)
-    with run.writing("evaluation") as folder, ray_session(config):
+    with run.writing(run.layout.evaluation) as folder, ray_session(config):
         report = build_report(run, config, corpus, arms, progress)
-        write_corpus(corpus, folder / "answers.parquet")
-        (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_corpus(corpus, folder / run.layout.answers.name)
+        (folder / run.layout.report.name).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         write_pages(report, folder)
     failed = [gate for gate in report["gates"] if not gate["passed"]]
     for gate in failed:  # evaluation.strict makes it the command's exit status
         progress.say(f"gate failed: {gate['name']}: {gate['why']}")
-    headline = report["decodings"][HEADLINE]["format_rate"]
-    return {"held_out": count, "base_well_formed": headline["base"]["value"],
+    headline = report["format_rate"]
+    return {"held_out": count, "delivered_round": delivered, "base_well_formed": headline["base"]["value"],
             "tuned_well_formed": headline["tuned"]["value"], "gates_failed": len(failed)}  # fmt: skip
 
 
 def _answer(run: RunDir, config: Config, scratch: Place, model: str, arms: list[Arm], progress: Progress) -> None:
     """Have the arms of one model tag the chosen texts, into the folder of `scratch` that bears the model's name."""
-    texts, decodings = scratch / "texts.parquet", [arm.decoding for arm in arms]
-    count = count_rows(texts)
-    if model == "keyphrases":
-        progress.say(f"{', '.join(decodings)} tag {count:,} held-out texts".replace("_", " "))
-        extract_and_score(texts, scratch / model, config, decodings, progress)
+    texts, decodings = scratch / "texts.parquet", [arm.decoding for arm in arms if arm.decoding]
+    names = ", ".join(arm.name for arm in arms).replace("_", " ")
+    progress.say(f"{names} tag {count_rows(texts):,} held-out texts")
+    if model == KEYPHRASES:
+        extract_and_score(texts, scratch / model, config, [arm.name for arm in arms], progress)
         return
-    progress.say(f"the {model} model answers {count:,} held-out texts, {', '.join(decodings)}".replace("_", " "))
-    one_sample = config.model_copy(update={"sampling": config.sampling.model_copy(update={"samples": 1})})
-    adapter = uri(run.path / "model") if model == "tuned" else None
-    shown = best_examples(run.path / "ranked", config.evaluation.shots) if "few_shot" in decodings else []
-    sample_and_score(
-        texts, scratch / model, one_sample, base_model(run, config), adapter, decodings, progress, examples=shown
-    )
+    sample_and_score(texts, scratch / model, config, _weights(run, config, model), decodings, progress)
+
+
+def _weights(run: RunDir, config: Config, model: str) -> str:
+    """Where an arm's model lies."""
+    if model == "base":
+        return config.model.base
+    number = delivered_round(run) if model == "tuned" else int(model.removeprefix("round_"))
+    return start_of(run, config, number + 1)
 
 
 def build_report(run: RunDir, config: Config, corpus: Corpus, arms: list[Arm], progress: Progress) -> dict[str, Any]:
     """All that report.html shows. Needs a running Ray, for embeddings."""
-    evaluation, seed = config.evaluation, config.run.seed
+    evaluation, seed, delivered = config.evaluation, config.run.seed, run.layout.round(delivered_round(run))
     embed = directions_of(Embedding(config.scoring))  # each string once, for arms and tasks
     second = None
     if evaluation.second_model:
         second = directions_of(Embedding(config.scoring.model_copy(update={"model": evaluation.second_model})))
-    per_decoding = {decoding: corpus.both(decoding) for decoding in DECODINGS}
-    decodings = {name: compare(both, evaluation.resamples, seed) for name, both in per_decoding.items()}
-    headline = per_decoding[HEADLINE]
-    others = {arm.name: corpus.answers[arm.name] for arm in arms if arm.name not in ("base", "tuned")}
+    headline = corpus.both()
+    figures = compare(headline, evaluation.resamples, seed)
+    others = {arm.name: corpus.answers[arm.name] for arm in arms if arm.name not in ALWAYS}
     progress.say(f"comparing {len(arms)} arms")
     measured = {arm.name: measure(corpus.texts, corpus.answers[arm.name], second) for arm in arms}
     compared = compare_arms(corpus, arms, measured, evaluation, seed, embed)
@@ -89,22 +91,43 @@ def build_report(run: RunDir, config: Config, corpus: Corpus, arms: list[Arm], p
         "run": config.run.name,
         "held_out_texts": len(corpus.texts),
         "headline": HEADLINE,
-        "format_rate": decodings[HEADLINE]["format_rate"],
-        "similarity": decodings[HEADLINE]["similarity"],
+        "format_rate": figures["format_rate"],
+        "similarity": figures["similarity"],
         "reference_arm": REFERENCE,
         "arms": compared,
         **independent(headline, measured, evaluation, seed),
         "downstream": downstream(corpus, evaluation, seed, embed),
-        "decodings": decodings,
+        "decodings": {HEADLINE: figures},
         "differences": [round(float(one), 4) for one in headline.scores("tuned") - headline.scores("base")],
         "examples": examples(headline, evaluation.examples, others),
-        "margins": margins(run.path / "pairs"),
-        "curve": json.loads((run.path / "model" / "curve.json").read_text(encoding="utf-8")),
+        "margins": margins(delivered.pairs),
+        "curve": json.loads((delivered.adapter / "curve.json").read_text(encoding="utf-8")),
+        "rounds": _rounds(run, config),
         "ledger": run.ledger(),
-        "stages": run.manifest()["stages"],
+        "stages": run.manifest()["steps"],
         "config": config.model_dump(mode="json"),
         "versions": versions(),
     }
+
+
+def _rounds(run: RunDir, config: Config) -> list[dict[str, Any]]:
+    """A line a round: what it learnt from, how its loss went, and what its validation found."""
+    lines = []
+    for number in trained_rounds(run):
+        training = config.of_round(number).training
+        counts = run.counts(Step("train", number))
+        lines.append(
+            {
+                "round": number,
+                "loss": training.loss,
+                "beta": training.beta,
+                "learns_from": f"{counts[training.learns_from]:,} {training.learns_from}",
+                "steps": counts["steps"],
+                "references": counts.get("references", {}),
+                "validation": validation(run, number) or None,
+            }
+        )
+    return lines
 
 
 def margins(pairs: Place, bins: int = 30) -> dict[str, Any]:
@@ -121,4 +144,4 @@ def margins(pairs: Place, bins: int = 30) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    stage_main("evaluate", evaluate)
+    stage_main("evaluate", lambda run, config, progress, _: evaluate(run, config, progress))

@@ -73,7 +73,7 @@ def select(run: RunDir, first: str, second: str, count: int) -> Selection:
 
     Each arm stands as often on the left as on the right. The same run gives the same items again.
     """
-    file, seed = run.path / "evaluation" / "answers.parquet", run.config().run.seed
+    file, seed = run.layout.answers, run.config().run.seed
     if not file.exists():
         raise UserError(f"{run.path} has no evaluation/answers.parquet.", "Do `semtag evaluate` first.")
     texts = malformed = equal = 0
@@ -127,7 +127,7 @@ def render(selection: Selection) -> str:
 
 def free_place(run: RunDir, out: str | None, name: str) -> Place:
     """Where to write: `out`, or `name` in judgement/ of the run. Raises UserError where something is there already."""
-    place = place_at(out) if out else run.path / "judgement" / name
+    place = place_at(out) if out else run.layout.judgement / name
     if place.exists():
         raise UserError(f"{place} is there already.", "Remove it or name another with --out; nothing is overwritten.")
     return place
@@ -138,7 +138,7 @@ def write_whole(place: Place, text: str) -> None:
     try:
         if isinstance(place, Path):
             place.parent.mkdir(parents=True, exist_ok=True)
-        RunDir(place.parent).write_text(place.name, text)
+        RunDir(place.parent).write_text(place, text)
     except OSError as error:
         raise disk_error(error, place) from None
 

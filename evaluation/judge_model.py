@@ -12,12 +12,12 @@ from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import as_process
 from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import Config, Prompt
+from configs.load import override
+from configs.schema import Config
 from evaluation.judge import Item, Outcome, Selection, free_place, options, select, write_whole
 from evaluation.judgement import aligned, coin, outcome_rows, tally, verdict
 from evaluation.page import shown
-from generation.guard import GuardedSampler
+from generation.decoding import Decoding
 from generation.parse import answer_of
 from generation.prompts import load_tokenizer
 from generation.records import TEXT
@@ -34,25 +34,6 @@ Answer A: {a}
 Answer B: {b}
 
 Which tag list describes the text better? Answer with A or B only."""
-
-
-class Judge(GuardedSampler):
-    """The Ray Data actor class: its rows' texts are questions, and an answer is one token, A or B in any spelling.
-
-    Other tokens are masked rather than a grammar compiled: that works with every tokenizer.
-    """
-
-    async def _candidates(self, row: Record, ids: list[int]) -> list[Record]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        parameters = SamplingParams(
-            temperature=0.0, max_tokens=1, logprobs=0, allowed_token_ids=letters(self.tokenizer),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )  # fmt: skip
-        prompt = {"prompt_token_ids": ids}
-        [output] = [one async for one in self.engine.generate(prompt, parameters, str(row["text_id"]))]
-        return [self._candidate(output.outputs[0])]
 
 
 def letters(tokenizer: Any) -> list[int]:
@@ -116,8 +97,11 @@ def ask(config: Config, model: str, items: Sequence[Item], scratch: Place, progr
             out.write({"text_id": number, "text": question, "article": None, "meta": "{}"})
     answers, failed = dict[int, str](), Counter[str]()
     progress.begin(len(asked))
+    # Other tokens are masked rather than a grammar compiled: that works with every tokenizer.
+    allowed = tuple(letters(load_tokenizer(model, config.model)))
+    judged = Decoding("judged", max_tokens=1, allowed_tokens=allowed)
     with ray_session(config):
-        rows = sampled_rows(scratch / "questions.parquet", config, model, None, ["judged"], Judge)
+        rows = sampled_rows(scratch / "questions.parquet", config, model, [judged])
         for row in rows.iter_rows():
             if row["reason"]:
                 failed[row["reason"]] += 1
@@ -127,12 +111,13 @@ def ask(config: Config, model: str, items: Sequence[Item], scratch: Place, progr
     return answers, failed
 
 
-def judging_config(run: RunDir, model: str, overrides: Sequence[str]) -> Config:
-    """The run's config with the judge in place of the model: its own chat template, one token, no system message."""
-    judging = ["sampling.engine=vllm", f"model.base={model}", "model.chat_template=null"]
-    config = load_config(run.path / "config.yaml", [*judging, *overrides])
-    one_token = config.sampling.model_copy(update={"max_tokens": 1})
-    return config.model_copy(update={"prompt": Prompt(system="", user="{text}"), "sampling": one_token})
+def judging_config(run: RunDir, model: str, overrides: list[str]) -> Config:
+    """The run's config with the judge in place of the model: its own chat template, no system message."""
+    values = run.config().model_dump()
+    values["model"] = {"base": model}
+    values["prompt"] = {"system": "", "user": "{text}"}
+    values["sampling"]["engine"] = "vllm"
+    return override(values, overrides)
 
 
 def judge(run: RunDir, asked: Any, progress: Progress) -> Record:

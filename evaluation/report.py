@@ -17,7 +17,7 @@ from evaluation.topic_map import SHOWN
 from evaluation.verdict import verdict
 from generation.parse import parse
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 PICTURES = ("similarity", "differences", "defects", "margins", "training")
 DERIVED = ("report.html", *(f"{name}.png" for name in PICTURES))
 
@@ -124,7 +124,7 @@ def _timeline(drawn: Figures) -> Figures:
 
 def read_report(run: RunDir) -> Figures:
     """The run's report.json. Raises UserError where there is none, or one of another version."""
-    file = run.path / "evaluation" / "report.json"
+    file = run.layout.report
     if not file.exists():
         raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
     report = summary.read_report(run)
@@ -139,14 +139,14 @@ def read_report(run: RunDir) -> Figures:
 def rewrite(run: RunDir) -> str:
     """Write the page and its pictures anew, beside what else the evaluation left; returns where the page is."""
     with naming_store(run.path):
-        report, before = read_report(run), run.path / "evaluation"
-        with run.writing("evaluation") as folder:
+        report, before = read_report(run), run.layout.evaluation
+        with run.writing(before) as folder:
             for file in before.iterdir():
                 if file.is_file() and file.name not in DERIVED:
                     with file.open("rb") as kept, (folder / file.name).open("wb") as copy:
                         shutil.copyfileobj(kept, copy)
             write_pages(report, folder)
-    return str(before / "report.html")
+    return str(run.layout.page)
 
 
 def main() -> int:

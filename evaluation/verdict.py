@@ -5,8 +5,8 @@ from typing import Any
 from cluster.summary import failed_gates
 from evaluation.page import between, effect, shown, words
 
-ASKED = ("base_greedy", "base_constrained", "base_few_shot", "base_vote")
-EXTRACTORS = ("first_words", "yake", "keybert")
+ASKED = ("base", "base_plain", "base_vote")
+EXTRACTORS = ("first_words", "yake", "keybert", "keybert_mmr")
 SAID = {
     "well_formed": "more answers are well formed",
     "similarity": "similarity over all texts is higher",
@@ -73,7 +73,7 @@ def _arms(arms: dict[str, Figures]) -> list[str]:
         )
     if extractors := [arms[name] for name in EXTRACTORS if name in arms]:
         best = _best(extractors, "similarity")
-        aside = ", which picks phrases by the very model that scores," if best["name"] == "keybert" else ""
+        aside = ", which picks phrases by the very model that scores," if "keybert" in best["name"] else ""
         sentences.append(
             f"Of the ways that need no language model {words(best['name'])}{aside} comes closest to the texts: "
             f"similarity {between(best['similarity'])}, {_beside(best['similarity'], arms['tuned']['similarity'])}."

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from configs.errors import UserError
 from configs.schema import Config
+from generation.decoding import Decoding
 from generation.records import SAMPLED
 from generation.sampler import Record, Sampler
 
@@ -82,12 +83,11 @@ class GuardedSampler(Sampler):
         self,
         config: Config,
         model: str,
-        adapter: str | None,
+        decodings: Sequence[Decoding],
         suspects: Suspects,
         engine: Record | None = None,
-        examples: Sequence[tuple[str, str]] = (),
     ) -> None:
-        super().__init__(config, model, adapter, engine, examples)
+        super().__init__(config, model, decodings, engine)
         self.suspects = suspects
         self._calls = config.sampling.in_flight
         self._room = asyncio.Semaphore(self._calls)

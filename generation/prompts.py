@@ -50,7 +50,7 @@ def takes_system_role(tokenizer: Any) -> bool:
 def build_messages(
     text: str, prompt: Prompt, system_role: bool, examples: Sequence[tuple[str, str]] = ()
 ) -> list[Message]:
-    """The messages of the published prompt, or the configured one; the system text merged where unsupported.
+    """Build the messages of the configured prompt; the system text is merged where the template has no such role.
 
     Each of the `examples`, a text and its answer, goes before the text as a turn of its own.
     """
@@ -58,11 +58,12 @@ def build_messages(
     for shown, answer in examples:
         turns += [_asked(shown, prompt), {"role": "assistant", "content": answer}]
     turns.append(_asked(text, prompt))
-    if not prompt.system:
+    system = prompt.system.replace("{max_tags}", str(prompt.max_tags))
+    if not system:
         return turns
     if system_role:
-        return [{"role": "system", "content": prompt.system}, *turns]
-    turns[0] = {"role": "user", "content": f"{prompt.system}\n\n{turns[0]['content']}"}
+        return [{"role": "system", "content": system}, *turns]
+    turns[0] = {"role": "user", "content": f"{system}\n\n{turns[0]['content']}"}
     return turns
 
 

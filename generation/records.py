@@ -19,6 +19,12 @@ TEXT = pa.schema(
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
+PROMPT = (
+    pa.field("prompt", MESSAGES),  # the plain prompt: what the tagger is asked and trained by
+    pa.field("prompt_ids", pa.list_(pa.int32())),  # its tokens
+    pa.field("sampled_prompt_ids", pa.list_(pa.int32())),  # those of the prompt that the candidates were drawn after
+)
+
 CANDIDATE = pa.struct(
     [
         ("sample", pa.int32()),
@@ -42,7 +48,7 @@ SAMPLED = pa.schema(
     [
         *TEXT,
         ("decoding", pa.string()),
-        ("prompt", MESSAGES),
+        *PROMPT,
         ("candidates", pa.list_(CANDIDATE)),
         ("reason", pa.string()),
         ("detail", pa.string()),

@@ -7,7 +7,7 @@ import pyarrow as pa
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from configs.schema import Config
-from generation.prompts import build_messages, load_tokenizer, takes_system_role
+from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
 from generation.records import SAMPLED, candidate_row
 
 Record = dict[str, Any]
@@ -22,8 +22,8 @@ class Replay:
     """
 
     def __init__(self, config: Config, model: str) -> None:
-        self.config = config
-        self.system_role = takes_system_role(load_tokenizer(model, config.model))
+        self.config, self.tokenizer = config, load_tokenizer(model, config.model)
+        self.system_role = takes_system_role(self.tokenizer)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._replay(row) for row in batch.to_pylist()], SAMPLED)
@@ -31,9 +31,13 @@ class Replay:
     def _replay(self, row: Record) -> Record:
         meta = json.loads(row["meta"])
         given = meta.pop(self.config.sampling.candidates, None)
+        messages = build_messages(row["text"], self.config.prompt, self.system_role)
+        ids = prompt_ids(self.tokenizer, messages)
         row |= {
             "meta": json.dumps(meta, ensure_ascii=True),
-            "prompt": build_messages(row["text"], self.config.prompt, self.system_role),
+            "prompt": messages,
+            "prompt_ids": ids,
+            "sampled_prompt_ids": ids,
             "candidates": [],
         }
         try:

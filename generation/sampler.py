@@ -12,15 +12,13 @@ from cluster import cores
 from cluster.orphans import end_with_this
 from cluster.places import local_folder
 from configs.schema import Config
-from generation.parse import answer_pattern
+from generation.decoding import Decoding
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
 from generation.records import SAMPLED, candidate_row
 from generation.texts import hash64
-from generation.widen_heads import widen_checkpoint
+from generation.vote import elect
 
 Record = dict[str, Any]
-
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the largest ranks that vLLM makes room for
 
 
 def seed_of(run_seed: int, text_id: int) -> int:
@@ -34,20 +32,13 @@ def seed_of(run_seed: int, text_id: int) -> int:
 class Sampler:
     """Ray Data actor class around vLLM's asynchronous engine.
 
-    `__call__` takes and returns a table of schema SAMPLED. A row's `decoding` is `sampled` (K candidates, as
-    configured), `greedy` (one), `vote` (as many as `evaluation.votes`) or `few_shot` (as sampled, after the `examples`:
-    texts with their answers); `constrained_` before it, or alone for sampled, keeps answers within the pattern of valid
-    ones. A text that cannot be sampled comes back with its `reason`, never without its batch. `engine` goes over the
-    configured arguments of vLLM's engine.
+    `__call__` takes and returns a table of schema SAMPLED. A row's `decoding` names one of the `decodings`. A text that
+    cannot be sampled comes back with its `reason`, never without its batch. `engine` goes over the configured arguments
+    of vLLM's engine.
     """
 
     def __init__(
-        self,
-        config: Config,
-        model: str,
-        adapter: str | None = None,
-        engine: dict[str, Any] | None = None,
-        examples: Sequence[tuple[str, str]] = (),
+        self, config: Config, model: str, decodings: Sequence[Decoding], engine: dict[str, Any] | None = None
     ) -> None:
         on_gpu = config.sampling.gpus_per_actor > 0
         # An engine never spans nodes, so its parts have no need to listen beyond loopback, on a cluster either.
@@ -59,19 +50,17 @@ class Sampler:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        model, adapter = local_folder(model), adapter and local_folder(adapter)
-        self.config, self.examples = config, examples
+        model = local_folder(model)
+        self.config, self.decodings = config, {decoding.name: decoding for decoding in decodings}
         self.tokenizer = load_tokenizer(model, config.model)
         self.system_role = takes_system_role(self.tokenizer)
-        served = (model, adapter) if on_gpu else widen_checkpoint(model, adapter)
-        arguments = engine_arguments(config, *served) | {"tokenizer": model} | (engine or {})
+        arguments = engine_arguments(config, model) | (engine or {})
         # vLLM sets batch sizes by who asks: a pile of prompts gets 256 sequences or more, a bare engine 128.
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
         if not on_gpu:
             cores.step_aside()
         self._watch = end_with_this(psutil.Process().children(recursive=True))
         self.context = self.engine.model_config.max_model_len
-        self.adapter = _lora_request(served[1])
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist(await self.sample(batch.to_pylist()), SAMPLED)
@@ -81,24 +70,32 @@ class Sampler:
         return list(await asyncio.gather(*(self._sample(row) for row in rows)))
 
     async def _sample(self, row: Record) -> Record:
-        examples = self.examples if row["decoding"] == "few_shot" else ()
-        messages = build_messages(row["text"], self.config.prompt, self.system_role, examples)
-        row |= {"prompt": messages, "candidates": []}
-        ids = prompt_ids(self.tokenizer, messages)
-        room = self.context - self.config.sampling.max_tokens
-        if len(ids) > room:
-            return row | {"reason": "too_long", "detail": f"prompt of {len(ids)} tokens, room for {room}"}
+        decoding = self.decodings[row["decoding"]]
+        row |= {"prompt": [], "candidates": []}
         try:
-            return row | {"candidates": await self._candidates(row, ids)}
+            row |= self._prompt(row["text"], decoding)
+            ids, room = row["sampled_prompt_ids"], self.context - decoding.max_tokens
+            if len(ids) > room:
+                return row | {"reason": "too_long", "detail": f"prompt of {len(ids)} tokens, room for {room}"}
+            candidates = await self._candidates(row, ids, decoding)
+            return row | {"candidates": [elect(candidates)] if decoding.vote else candidates}
         except ValueError as error:  # vLLM refuses a request so; a dead engine raises another kind
             return row | {"reason": "refused_by_engine", "detail": str(error)}
 
-    async def _candidates(self, row: Record, ids: list[int]) -> list[Record]:
-        parameters = sampling_parameters(self.config, row["text_id"], row["decoding"])
-        request = f"{row['text_id']}-{row['decoding']}"
+    def _prompt(self, text: str, decoding: Decoding) -> Record:
+        """The columns PROMPT of a text: its plain prompt, and the tokens of that and of the one to sample under."""
+        messages = build_messages(text, self.config.prompt, self.system_role)
+        ids = sampled_ids = prompt_ids(self.tokenizer, messages)
+        if decoding.examples:
+            shown = build_messages(text, self.config.prompt, self.system_role, decoding.examples)
+            sampled_ids = prompt_ids(self.tokenizer, shown)
+        return {"prompt": messages, "prompt_ids": ids, "sampled_prompt_ids": sampled_ids}
+
+    async def _candidates(self, row: Record, ids: list[int], decoding: Decoding) -> list[Record]:
+        parameters = sampling_parameters(decoding, seed_of(self.config.run.seed, row["text_id"]))
         final = None
         async for output in self.engine.generate(
-            {"prompt_token_ids": ids}, parameters, request, lora_request=self.adapter
+            {"prompt_token_ids": ids}, parameters, f"{row['text_id']}-{decoding.name}"
         ):
             final = output
         if final is None:
@@ -118,30 +115,27 @@ class Sampler:
         )
 
 
-def sampling_parameters(config: Config, text_id: int, decoding: str) -> Any:
+def sampling_parameters(decoding: Decoding, seed: int) -> Any:
     """vLLM SamplingParams of one request; log-probabilities are vLLM's raw ones, at temperature 1."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-    sampling = config.sampling
-    common = {"max_tokens": sampling.max_tokens, "logprobs": 0, "output_kind": RequestOutputKind.FINAL_ONLY}
-    if decoding.startswith("constrained"):
-        pattern = answer_pattern(config.prompt.max_tags, config.prompt.max_tag_words)
-        common["structured_outputs"] = StructuredOutputsParams(regex=pattern)
-    if decoding.endswith("greedy") or sampling.temperature == 0:
-        return SamplingParams(n=1, temperature=0.0, **common)
     return SamplingParams(
-        n=config.evaluation.votes if decoding.endswith("vote") else sampling.samples,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        seed=seed_of(config.run.seed, text_id),
-        **common,
+        n=decoding.samples,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        top_k=decoding.top_k,
+        seed=seed if decoding.temperature else None,
+        max_tokens=decoding.max_tokens,
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=StructuredOutputsParams(regex=decoding.pattern) if decoding.pattern else None,
+        allowed_token_ids=list(decoding.allowed_tokens) if decoding.allowed_tokens else None,
     )
 
 
-def engine_arguments(config: Config, model: str, adapter: str | None) -> dict[str, Any]:
-    """Arguments of vLLM's engine for a model and an optional LoRA adapter."""
+def engine_arguments(config: Config, model: str) -> dict[str, Any]:
+    """Arguments of vLLM's engine for a model."""
     sampling = config.sampling
     arguments: dict[str, Any] = {
         "model": model,
@@ -149,6 +143,7 @@ def engine_arguments(config: Config, model: str, adapter: str | None) -> dict[st
         "max_model_len": sampling.max_model_len,
         "tensor_parallel_size": sampling.tensor_parallel,
         "seed": config.run.seed,
+        "enable_prefix_caching": True,  # of the prompt's system message and its examples
         "disable_log_stats": True,
         "trust_remote_code": False,
         "load_format": "safetensors",
@@ -161,15 +156,4 @@ def engine_arguments(config: Config, model: str, adapter: str | None) -> dict[st
     else:
         # Chunked prefill on a CPU refuses a request's own seed; max_num_seqs bounds the batch instead.
         arguments |= {"enable_chunked_prefill": False, "enforce_eager": True}
-    if adapter:
-        rank = min(size for size in LORA_RANKS if size >= config.training.lora.rank)
-        arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
     return arguments
-
-
-def _lora_request(adapter: str | None) -> Any:
-    if adapter is None:
-        return None
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest("tuned", 1, adapter)

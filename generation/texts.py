@@ -1,5 +1,6 @@
 """Input rows -> distinct normalised texts, split into train and held-out; what cannot be used goes to the rejects."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from cluster.layout import RunLayout, Step
 from cluster.parquet import RowWriter, read_tables
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, check_rejected
@@ -124,9 +126,10 @@ class Texts:
         return {"stage": "texts", "reason": reason, "detail": f"{row.source}: {detail}".rstrip(": "), "row": content}
 
 
-def split_key(record: dict[str, Any], data: Data, seed: int) -> int:
+def split_key(record: dict[str, Any], config: Config) -> int:
     """Signed 64-bit hash of what is held out whole: the text, or its article where it names one."""
-    by_article = data.held_out_by == "article"
+    by_article = config.data.held_out_by == "article"
+    seed = config.run.seed if config.data.split_seed is None else config.data.split_seed
     return hash64("held_out", seed, (by_article and record["article"]) or record["text_id"])
 
 
@@ -146,8 +149,8 @@ def hold_out(keys: np.ndarray, fraction: float) -> np.ndarray:
 
 def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Read, clean, split and write the texts; returns the counts."""
-    texts, keys = Texts(config.data), array("q")
-    with run.writing("texts") as folder, run.writing("rejects/texts") as rejects:
+    texts, keys, ids, layout = Texts(config.data), array("q"), array("q"), run.layout
+    with run.writing(layout.texts) as folder, run.writing(layout.rejects) as rejects:
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
             for row in read_rows(config.data):
                 record = texts.take(row)
@@ -155,42 +158,75 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
                     bad.write(record)
                 else:
                     good.write(record)
-                    keys.append(split_key(record, config.data, config.run.seed))
+                    keys.append(split_key(record, config))
+                    ids.append(record["text_id"])
                 progress.advance()
         if not keys:
             raise UserError(
                 f"No usable text in {config.data.path}: {texts.rows} rows read, dropped: {dict(texts.dropped)}.",
                 "Check data.path and data.column.",
             )
-        split = _split(folder, config.data, np.frombuffer(keys, dtype=np.int64))
+        parts = assign(np.frombuffer(keys, dtype=np.int64), np.frombuffer(ids, dtype=np.int64), config)
+        counts = _split(folder, layout, parts, config)
     dropped = dict(texts.dropped)
-    check_rejected(dropped, texts.rows, config, run.path / "rejects" / "texts")
-    run.record("texts", "rows", texts.rows, split["train"] + split["held_out"], dropped)
-    return {"rows": texts.rows, **split, "dropped": dropped}
+    check_rejected(dropped, texts.rows, config, layout.rejects)
+    run.record(Step("texts"), "rows", texts.rows, sum(counts.values()), dropped)
+    return {"rows": texts.rows, **counts, "dropped": dropped}
 
 
-def _split(folder: Path, data: Data, keys: np.ndarray) -> dict[str, int]:
-    """Part all.parquet into train.parquet and held_out.parquet; `keys` are its rows' split keys."""
-    if data.held_out_by == "article":
-        out = np.isin(keys, hold_out(keys, data.held_out))
+HELD_OUT, VALIDATION = -1, 0  # parts of the texts; those from 1 are the rounds'
+
+
+def assign(keys: np.ndarray, ids: np.ndarray, config: Config) -> np.ndarray:
+    """The part of each text, int64 [N], from its split key and its id: HELD_OUT, VALIDATION, or the round it trains.
+
+    Train texts are dealt in the order of a hash: first the validation share, then one to each round in turn.
+    """
+    held_out, rounds = config.data.held_out, config.rounds
+    if config.data.held_out_by == "article":
+        out = np.isin(keys, hold_out(keys, held_out))
     else:
-        out = (keys.astype(np.float64) + 2**63) / 2**64 < data.held_out
-    start = 0
-    with (
-        pq.ParquetWriter(folder / "train.parquet", TEXT, compression="zstd") as train,
-        pq.ParquetWriter(folder / "held_out.parquet", TEXT, compression="zstd") as held_out,
-    ):
+        out = (keys.astype(np.float64) + 2**63) / 2**64 < held_out
+    train = np.flatnonzero(~out)
+    hashes = np.fromiter((hash64("round", config.run.seed, id_) for id_ in ids[train].tolist()), np.int64, len(train))
+    dealt = train[np.argsort(hashes, kind="stable")]
+    validation = min(int(rounds.validation * len(dealt)), rounds.max_validation)
+    parts = np.full(len(keys), HELD_OUT, dtype=np.int64)
+    parts[dealt[:validation]] = VALIDATION
+    places = np.arange(len(dealt) - validation)
+    parts[dealt[validation:]] = 1 + (places % rounds.count if rounds.texts == "split" else 0 * places)
+    return parts
+
+
+def _split(folder: Path, layout: RunLayout, parts: np.ndarray, config: Config) -> dict[str, int]:
+    """Part all.parquet into the files of the layout; returns how many texts each got."""
+    rounds = range(1, 1 + (config.rounds.count if config.rounds.texts == "split" else 1))
+    files = {number: layout.train_texts(number, reuse=False).name for number in rounds}
+    files |= {HELD_OUT: layout.held_out.name, VALIDATION: layout.validation_texts.name}
+    with contextlib.ExitStack() as stack:
+        writers = {
+            part: stack.enter_context(pq.ParquetWriter(folder / name, TEXT, compression="zstd"))
+            for part, name in files.items()
+        }
+        start = 0
         for table in read_tables(folder / "all.parquet"):
-            held = out[start : start + len(table)]
-            train.write_table(table.filter(~held))
-            held_out.write_table(table.filter(held))
+            of_table = parts[start : start + len(table)]
+            for part, writer in writers.items():
+                writer.write_table(table.filter(of_table == part))
             start += len(table)
-    counts = {"train": int((~out).sum()), "held_out": int(out.sum())}
     (folder / "all.parquet").unlink()
-    if not counts["train"]:
-        raise UserError("No text is left to train on: all are held out.", "Lower data.held_out.")
-    return counts
+    empty = [number for number in rounds if not (parts == number).any()]
+    if empty:
+        raise UserError(
+            f"No text is left to train on in round {empty[0]}.",
+            "Lower data.held_out, rounds.validation or rounds.count, or set rounds.texts=reuse.",
+        )
+    return {
+        "train": int((parts > 0).sum()),
+        "validation": int((parts == VALIDATION).sum()),
+        "held_out": int((parts == HELD_OUT).sum()),
+    }
 
 
 if __name__ == "__main__":
-    stage_main("texts", prepare)
+    stage_main("texts", lambda run, config, progress, _: prepare(run, config, progress))

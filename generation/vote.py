@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from generation.parse import answer_of, same_answer_key
-from generation.records import SAMPLED
 
 
 def elect(candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -28,12 +25,3 @@ def elect(candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
     won = [spelling[key] for key in order[: lengths[(len(lengths) - 1) // 2]]] if voters else []
     said = {"completion": answer_of(won), "answer": answer_of(won) or None, "tags": won}
     return {"sample": 0, "format": "valid" if won else "invalid", "reason": None if won else "empty", **said}
-
-
-def elected(batch: pa.Table) -> pa.Table:
-    """Rows of schema SAMPLED; those that are decoded by vote with the elected candidate in place of their samples."""
-    rows = batch.to_pylist()
-    for row in rows:
-        if row["decoding"].endswith("vote") and row["candidates"]:
-            row["candidates"] = [elect(row["candidates"])]
-    return pa.Table.from_pylist(rows, SAMPLED)

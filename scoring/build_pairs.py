@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.layout import Step
 from cluster.parquet import count_rows, count_values, read_tables
 from cluster.places import Place, uri
 from cluster.progress import Counts, Progress
@@ -24,39 +25,49 @@ BATCH = 1024
 ROWS_PER_GROUP = 16384
 
 
-def build(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
-    """Ranked lists -> pairs/ and lists/; returns the counts. Raises UserError when there is no pair to train on."""
-    ranked = run.path / "ranked"
-    texts = count_rows(ranked)
+def build(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
+    """Ranked lists -> pairs/ and lists/ of a round; returns the counts. Raises UserError when there are none."""
+    layout, step = run.layout.round(number), Step("pairs", number)
+    texts = count_rows(layout.ranked)
     progress.begin(texts)
     with (
         run.shared_scratch("matched") as matched,
-        run.sharing("pairs") as pairs,
-        run.sharing("lists") as lists,
+        run.sharing(layout.pairs) as pairs,
+        run.sharing(layout.lists) as lists,
         ray_session(config, actors=False),
     ):
         tally = Tally()
         with tally.shown(progress):
-            _map(ranked, None, lambda batch: match_rows(batch, config, tally), matched)
+            _map(layout.ranked, None, lambda batch: match_rows(batch, config, tally), matched)
         counts, dropped, unlisted = _count(matched, config.pairs)
         kept = quotas(counts, texts, config.pairs)
         thresholds = cap_thresholds(lambda: _groups_and_hashes(matched), kept)
         _map(matched, ["pairs", "groups", "hashes"], lambda batch: kept_pairs(batch, thresholds), pairs)
         _map(matched, ["list"], kept_lists, lists)
-    made, listed, similarity = count_rows(run.path / "pairs"), count_rows(run.path / "lists"), int(kept[1:].sum())
+    made, listed, similarity = count_rows(layout.pairs), count_rows(layout.lists), int(kept[1:].sum())
     over = Counter(over_margin_bin=int(counts[1:].sum()) - similarity, over_format_share=int((counts - kept)[FORMAT]))
     met = int(counts.sum()) + dropped.total()
     dropped += over  # which leaves out what is 0
-    run.record("pairs", "pairs", met, made, dict(dropped))
-    run.record("pairs", "lists", texts, listed, dict(unlisted))
-    _check_any(made, dict(dropped), run)
-    return {"pairs": made, "format": made - similarity, "similarity": similarity, "dropped": dict(dropped)}
+    run.record(step, "pairs", met, made, dict(dropped))
+    run.record(step, "lists", texts, listed, dict(unlisted))
+    if not (listed if config.training.learns_from == "lists" else made):
+        raise _nothing(config.training.learns_from, dropped, unlisted, run.counts(Step("rank", number)))
+    return {
+        "pairs": made,
+        "format": made - similarity,
+        "similarity": similarity,
+        "lists": listed,
+        "dropped": dict(dropped),
+    }
 
 
 def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
     """Rows of schema RANKED -> rows of schema MATCHED."""
     rows = []
     for row in batch.to_pylist():
+        # Training asks by the plain prompt and without a grammar, where these candidates have other log-probabilities.
+        if config.sampling.constrained or row["prompt_ids"] != row["sampled_prompt_ids"]:
+            row["candidates"] = [candidate | {"logprob": None} for candidate in row["candidates"]]
         found = match(row["text_id"], row["candidates"], config.pairs, config.run.seed)
         matches = [*found.similarity, *found.format]
         made = [pair_row(row, match_) for match_ in matches]
@@ -121,16 +132,15 @@ def _as_table(rows: pa.StructArray, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(rows.flatten(), schema=schema)
 
 
-def _check_any(made: int, dropped: dict[str, int], run: RunDir) -> None:
-    if made:
-        return
-    counts = run.manifest()["stages"].get("rank", {}).get("counts", {})
-    why = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in dropped.items())
-    raise UserError(
-        f"There is nothing to train on: no pair could be made ({why or 'no candidates met'}). "
-        f"Candidates by format: {counts.get('formats', 'unknown')}.",
-        "A pair needs a valid answer and a worse one. Use a base model that can follow the prompt, draw more samples "
-        "(sampling.samples), lower pairs.min_margin, or raise pairs.format_share if only format pairs were dropped.",
+def _nothing(kind: str, dropped: Counter[str], unlisted: Counter[str], ranked: dict[str, Any]) -> UserError:
+    reasons = unlisted if kind == "lists" else dropped
+    why = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in reasons.items())
+    return UserError(
+        f"There is nothing to train on: no {kind} could be made ({why or 'no candidates met'}). "
+        f"Candidates by format: {ranked.get('formats', 'unknown')}.",
+        "A pair needs a valid answer and a worse one. Show examples (prompt.examples), keep to the grammar "
+        "(sampling.constrained), draw more samples (sampling.samples), lower pairs.min_margin, or raise "
+        "pairs.format_share if only format pairs were dropped.",
     )
 
 

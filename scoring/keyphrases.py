@@ -30,22 +30,22 @@ def yake_keyphrases(texts: list[str], max_tags: int) -> list[list[str]]:
     return [[phrase for phrase, _ in extractor.extract_keywords(text)] for text in texts]
 
 
-def keybert_keyphrases(texts: list[str], max_tags: int, model: Any) -> list[list[str]]:
-    """The text's phrases whose embeddings are closest to its own, by maximal marginal relevance (KeyBERT's advice).
+def keybert_keyphrases(texts: list[str], max_tags: int, model: Any, diverse: bool) -> list[list[str]]:
+    """The text's phrases whose embeddings are closest to its own; if `diverse`, by maximal marginal relevance.
 
     `model` is the sentence-transformers model that scores, so this arm maximises the score itself.
     """
     from keybert import KeyBERT
 
     found = KeyBERT(model).extract_keywords(
-        texts, keyphrase_ngram_range=(1, LONGEST), stop_words="english", use_mmr=True, diversity=0.5, top_n=max_tags
+        texts, keyphrase_ngram_range=(1, LONGEST), stop_words="english", use_mmr=diverse, diversity=0.5, top_n=max_tags
     )
     lists = [found] if len(texts) == 1 else found  # it takes a list of one text for one text
     return [[phrase for phrase, _ in own] for own in lists]
 
 
 class KeyphraseScorer(Scorer):
-    """Ray Data actor class: rows whose `decoding` is first_words, yake or keybert in, scored rows of SAMPLED out."""
+    """Ray Data actor class: rows whose `decoding` names a way to extract phrases in, scored rows of SAMPLED out."""
 
     def __init__(self, config: Config, tally: "Tally") -> None:
         super().__init__(config.scoring, tally)
@@ -64,7 +64,7 @@ class KeyphraseScorer(Scorer):
         most = self.prompt.max_tags
         if decoding == "yake":
             return yake_keyphrases(texts, most)
-        if decoding == "keybert":
+        if decoding in ("keybert", "keybert_mmr"):
             assert self.embedder is not None
-            return keybert_keyphrases(texts, most, self.embedder.model)
+            return keybert_keyphrases(texts, most, self.embedder.model, diverse=decoding == "keybert_mmr")
         return [first_words(text, most) for text in texts]

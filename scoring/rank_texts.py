@@ -9,27 +9,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.layout import Step
 from cluster.parquet import PartWriter, RowWriter, count_rows, count_values, read_tables
 from cluster.places import Place, uri
 from cluster.progress import Progress
+from cluster.rounds import start_of
 from cluster.run_dir import RunDir, check_rejected
 from cluster.session import Tally, ray_session
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config
+from generation.decoding import Decoding, candidates
 from generation.guard import GuardedSampler, Suspects
 from generation.prompts import load_tokenizer
 from generation.records import REJECT, TEXT
 from generation.replay import Replay
-from generation.vote import elected
 from scoring.embedder import Scorer
 from scoring.keyphrases import KeyphraseScorer
 from scoring.records import RANKED
-
-
-def base_model(run: RunDir, config: Config) -> str:
-    """Where the base model lies: the one built in this run, or the configured one."""
-    return str(run.path / "base") if config.model.base == "demo" else config.model.base
 
 
 def sample_and_score(
@@ -37,12 +34,9 @@ def sample_and_score(
     out: Place,
     config: Config,
     model: str,
-    adapter: str | None,
-    decodings: list[str],
+    decodings: Sequence[Decoding],
     progress: Progress,
     finished: Place | None = None,
-    actor: type[GuardedSampler] | type[Replay] = GuardedSampler,
-    examples: Sequence[tuple[str, str]] = (),
     score: bool = True,
 ) -> None:
     """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
@@ -51,27 +45,25 @@ def sample_and_score(
     `finished`, the ids of the rows that `out` holds are kept there, and a later call does only what is left. Without
     `score` nothing is embedded.
     """
-    tally = _begin(texts, decodings, progress, finished)
-    rows = sampled_rows(texts, config, model, adapter, decodings, actor, examples)
-    if any(decoding.endswith("vote") for decoding in decodings):
-        rows = rows.map_batches(elected, batch_format="pyarrow")
+    tally = _begin(texts, [decoding.name for decoding in decodings], progress, finished)
+    rows = sampled_rows(texts, config, model, decodings)
     _write_scored(rows, Scorer, {"scoring": config.scoring if score else None}, out, config, tally, progress)
 
 
-def extract_and_score(texts: Place, out: Place, config: Config, decodings: list[str], progress: Progress) -> None:
-    """As `sample_and_score`, with tags that no language model wrote; `decodings` name them."""
-    tally = _begin(texts, decodings, progress, None)
-    rows = texts_to_answer(texts, config, decodings)
+def extract_and_score(texts: Place, out: Place, config: Config, names: list[str], progress: Progress) -> None:
+    """As `sample_and_score`, with tags that no language model wrote; `names` say which."""
+    tally = _begin(texts, names, progress, None)
+    rows = texts_to_answer(texts, config, names)
     _write_scored(rows, KeyphraseScorer, {"config": config}, out, config, tally, progress)
 
 
-def _begin(texts: Place, decodings: list[str], progress: Progress, finished: Place | None) -> Tally:
+def _begin(texts: Place, names: list[str], progress: Progress, finished: Place | None) -> Tally:
     """Before any row is read, since a dataset is bound to the checkpoint that was set when it was made."""
     import ray.data
     from ray.data.checkpoint import CheckpointConfig
 
     before = count_finished(finished) if finished else 0
-    progress.begin(count_rows(texts) * len(decodings), before)
+    progress.begin(count_rows(texts) * len(names), before)
     ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
         id_column="text_id", checkpoint_path=uri(finished), delete_checkpoint_on_success=False
     )
@@ -96,26 +88,25 @@ def sampled_rows(
     texts: Place,
     config: Config,
     model: str,
-    adapter: str | None,
-    decodings: list[str],
-    actor: type[GuardedSampler] | type[Replay] = GuardedSampler,
-    examples: Sequence[tuple[str, str]] = (),
+    decodings: Sequence[Decoding],
+    actor: type[GuardedSampler] = GuardedSampler,
 ) -> Any:
     """The sampling part of the pipeline: a lazy Ray dataset of rows of schema SAMPLED, not scored yet."""
-    sampler: dict[str, Any] = {"config": config, "model": model}
-    if actor is not Replay:
-        sampler |= {"adapter": adapter, "suspects": Suspects(), "examples": examples}
-    rows = texts_to_answer(texts, config, decodings)
-    return rows.map_batches(actor, fn_constructor_kwargs=sampler, **_sampler_pool(config))
+    rows = texts_to_answer(texts, config, [decoding.name for decoding in decodings])
+    arguments: dict[str, Any] = {"config": config, "model": model}
+    if config.sampling.engine == "replay":
+        return rows.map_batches(Replay, fn_constructor_kwargs=arguments, **_sampler_pool(config))
+    arguments |= {"decodings": decodings, "suspects": Suspects()}
+    return rows.map_batches(actor, fn_constructor_kwargs=arguments, **_sampler_pool(config))
 
 
-def texts_to_answer(texts: Place, config: Config, decodings: list[str]) -> Any:
-    """A lazy Ray dataset with a row for each text and decoding, in blocks of a batch."""
+def texts_to_answer(texts: Place, config: Config, names: list[str]) -> Any:
+    """A lazy Ray dataset with a row for each text and name of a decoding, in blocks of a batch."""
     import ray.data
 
     return (
         ray.data.read_parquet(uri(texts))
-        .map_batches(_with_decodings, fn_kwargs={"decodings": decodings}, batch_format="pyarrow")
+        .map_batches(_with_decodings, fn_kwargs={"names": names}, batch_format="pyarrow")
         # The reader merges small text rows into one block; a block a batch keeps every actor busy.
         .repartition(target_num_rows_per_block=config.sampling.batch_size)
     )
@@ -163,30 +154,26 @@ def _scorer_pool(config: Config) -> dict[str, Any]:
     }
 
 
-def rank(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
-    """The rank stage: train texts -> ranked/ and rejects/rank; returns the counts."""
-    model = base_model(run, config)
+def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
+    """The rank stage of a round: its texts -> ranked/ and rejects/; returns the counts."""
+    model, step, layout = start_of(run, config, number), Step("rank", number), run.layout.round(number)
     load_tokenizer(model, config.model)  # a wrong path shows here, before anything starts
-    replay = config.sampling.engine == "replay"
-    source = f"column '{config.sampling.candidates}'" if replay else config.model.base
-    progress.say(f"{'reading' if replay else f'sampling {config.sampling.samples}'} candidates a text from {source}")
-    texts = run.path / "texts" / "train.parquet"
-    unfinished = run.unfinished_path("rank")
-    sampled, finished = unfinished / "rows", unfinished / "ids"
-    total, before = count_rows(texts), count_finished(finished)
+    decoding = candidates(config, first_round=number == 1)
+    progress.say(_plan(config, model, decoding))
+    texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
+    total, before = count_rows(texts), count_finished(layout.sampled_ids)
     if before:
         progress.say(f"{before:,} of {total:,} texts were done before and are kept")
     if before < total:
         with ray_session(config):
-            actor = Replay if replay else GuardedSampler
-            sample_and_score(texts, sampled, config, model, None, ["sampled"], progress, finished, actor)
-    with run.writing("ranked") as ranked, run.writing("rejects/rank") as rejects:
-        counts = _split(sampled, ranked, rejects)
+            sample_and_score(texts, layout.sampled, config, model, [decoding], progress, layout.sampled_ids)
+    with run.writing(layout.ranked) as ranked, run.writing(layout.rejects) as rejects:
+        counts = _split(layout.sampled, ranked, rejects)
         _check_counts(counts, total)
-    check_rejected(counts["rejects"], total, config, run.path / "rejects" / "rank")
+    check_rejected(counts["rejects"], total, config, layout.rejects)
     formats, reasons = counts["formats"], counts["invalid"]
-    run.record("rank", "texts", counts["texts"], counts["ranked"], dict(counts["rejects"]))
-    run.record("rank", "candidates", formats.total(), formats["valid"] + formats["repaired"], dict(reasons))
+    run.record(step, "texts", counts["texts"], counts["ranked"], dict(counts["rejects"]))
+    run.record(step, "candidates", formats.total(), formats["valid"] + formats["repaired"], dict(reasons))
     return {
         "texts": counts["texts"],
         "ranked": counts["ranked"],
@@ -196,8 +183,16 @@ def rank(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _with_decodings(batch: pa.Table, decodings: list[str]) -> pa.Table:
-    rows = [row | {"decoding": decoding} for row in batch.to_pylist() for decoding in decodings]
+def _plan(config: Config, model: str, decoding: Decoding) -> str:
+    if config.sampling.engine == "replay":
+        return f"reading candidates from column '{config.sampling.candidates}'"
+    how = f", after {len(decoding.examples)} examples" if decoding.examples else ", by the plain prompt"
+    grammar = ", within the grammar" if decoding.pattern else ""
+    return f"sampling {decoding.samples} candidates a text from {model}{how}{grammar}"
+
+
+def _with_decodings(batch: pa.Table, names: list[str]) -> pa.Table:
+    rows = [row | {"decoding": name} for row in batch.to_pylist() for name in names]
     return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
 
 

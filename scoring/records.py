@@ -2,14 +2,14 @@
 
 import pyarrow as pa
 
-from generation.records import CANDIDATE, MESSAGES
+from generation.records import CANDIDATE, MESSAGES, PROMPT
 
 RANKED = pa.schema(
     [
         ("text_id", pa.int64()),
         ("text", pa.string()),
         ("meta", pa.string()),
-        ("prompt", MESSAGES),
+        *PROMPT,
         ("candidates", pa.list_(CANDIDATE)),  # in order of rank, the invalid ones last
     ]
 )
@@ -19,14 +19,16 @@ PAIR = pa.schema(
         ("text_id", pa.int64()),
         ("kind", pa.string()),  # similarity | format
         ("prompt", MESSAGES),
+        ("prompt_ids", pa.list_(pa.int32())),
         ("chosen", MESSAGES),
         ("rejected", MESSAGES),
         ("margin", pa.float64()),  # score gap; null for format pairs
         ("chosen_sample", pa.int32()),
         ("rejected_sample", pa.int32()),
-        ("ref_chosen_logprob", pa.float64()),  # summed, at temperature 1, by the model that sampled
+        # Summed, at temperature 1, by the model that sampled; null where it sampled otherwise than by this prompt.
+        ("ref_chosen_logprob", pa.float64()),
         ("ref_rejected_logprob", pa.float64()),
-        ("chosen_ids", pa.list_(pa.int32())),  # the tokens that it is the log-probability of
+        ("chosen_ids", pa.list_(pa.int32())),  # as sampled
         ("rejected_ids", pa.list_(pa.int32())),
     ]
 )
@@ -35,6 +37,7 @@ LIST = pa.schema(
     [
         ("text_id", pa.int64()),
         ("prompt", MESSAGES),
+        ("prompt_ids", pa.list_(pa.int32())),
         ("completions", pa.list_(MESSAGES)),
         ("scores", pa.list_(pa.float64())),
         ("samples", pa.list_(pa.int32())),

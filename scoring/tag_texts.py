@@ -21,8 +21,10 @@ from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import as_process
+from cluster.tag import job_file
 from configs.errors import UserError
 from configs.schema import Config
+from generation.decoding import greedy, sampled
 from generation.parse import answer_of
 from generation.readers import read_rows as read_data
 from generation.records import TEXT
@@ -39,9 +41,9 @@ Record = dict[str, Any]
 
 def tag(work: RunDir, progress: Progress) -> Record:
     """Do the job that lies in the folder `work`, or what is left of it, and remove the folder; returns the counts."""
-    job, config = json.loads((work.path / "job.json").read_text(encoding="utf-8")), work.config()
-    if not (work.path / "texts").exists():
-        with work.writing("texts") as folder:
+    job, config = json.loads(job_file(work).read_text(encoding="utf-8")), work.config()
+    if not work.layout.texts.exists():
+        with work.writing(work.layout.texts) as folder:
             _read(folder, config)
     _answer(work, job, config, progress)
     counts = _write(work, job)
@@ -76,23 +78,16 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> No
     """Have the model answer the texts that it has not answered yet."""
     texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
     total, before = count_rows(texts), count_finished(finished)
-    votes = f", by {job['votes']} votes each" if job["votes"] > 1 else ""
-    progress.say(f"tagging {total:,} texts{votes}" + (f"; {before:,} of them were tagged before" if before else ""))
+    votes, constrained = job["votes"], job["constrained"]
+    by_vote = f", by {votes} votes each" if votes > 1 else ""
+    progress.say(f"tagging {total:,} texts{by_vote}" + (f"; {before:,} of them were tagged before" if before else ""))
     if before == total:
         return
-    votes_of = config.evaluation.model_copy(update={"votes": job["votes"]})
+    decoding = greedy(config, "tag", constrained)
+    if votes > 1:
+        decoding = sampled(config, "tag", votes, constrained, vote=True)
     with ray_session(config):
-        sample_and_score(
-            texts,
-            answers,
-            config.model_copy(update={"evaluation": votes_of}),
-            config.model.base,
-            job["adapter"],
-            [("constrained_" if job["constrained"] else "") + ("vote" if votes else "greedy")],
-            progress,
-            finished,
-            score=job["score"],
-        )
+        sample_and_score(texts, answers, config, config.model.base, [decoding], progress, finished, score=job["score"])
 
 
 def _write(work: RunDir, job: Record) -> Record:
@@ -112,7 +107,7 @@ def _write(work: RunDir, job: Record) -> Record:
                 formats[found["format"]] += 1
                 added = (found["tags"], found["format"], found["score"])
                 good.write(_line(row | dict(zip(ADDED, added, strict=True))))
-        columns = json.loads((work.path / "texts" / "columns.json").read_text(encoding="utf-8"))
+        columns = json.loads((work.layout.texts / "columns.json").read_text(encoding="utf-8"))
         whole = FORMATS[out.suffix](scratch / "rows.jsonl", columns)
         if rejected:
             (scratch / "rejects.jsonl").replace(rejects)
@@ -143,7 +138,7 @@ def _joined(work: RunDir, scratch: Path) -> Iterator[tuple[Record, Record]]:
     # Memory-mapped: only the ids lie in memory, 8 bytes a text.
     answers = Dataset.from_parquet(files, cache_dir=str(scratch / "cache"), columns=columns).sort("text_id")
     ids = answers.with_format("numpy")["text_id"][:]
-    rows = read_rows(work.path / "texts" / "rows.parquet")
+    rows = read_rows(work.layout.texts / "rows.parquet")
     while chunk := list(islice(rows, CHUNK)):
         wanted = [row["text_id"] for row in chunk if row["reason"] is None]
         found = iter(answers.select(np.searchsorted(ids, wanted)).to_list() if wanted else [])

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cluster.layout import RoundLayout, Step
 from cluster.parquet import count_rows, count_values, read_rows, read_tables
-from cluster.places import Place, naming_store
-from cluster.run_dir import STAGES, RunDir, identity
+from cluster.places import Place, naming_store, weights_hash
+from cluster.run_dir import RunDir, identity
 from configs.errors import UserError
 from configs.schema import Config
 from generation.parse import parse
-from generation.records import REJECT, TEXT
+from generation.records import REJECT, SAMPLED, TEXT
 from generation.texts import IdSet, text_id
 from scoring.pairs import format_quota, group_of
 from scoring.records import LIST, PAIR, RANKED
@@ -27,12 +28,11 @@ TEXTS_IN_MEMORY = 200_000
 
 
 def verify(run: RunDir) -> dict[str, list[str]]:
-    """Check -> what is wrong, for the stages that are done; empty lists where all is well."""
+    """Check -> what is wrong, for the steps that are done; empty lists where all is well."""
     config = run.config()
-    done = {stage for stage, entry in run.manifest()["stages"].items() if entry["state"] == "done"}
-    checks: list[tuple[str, str, Callable[[RunDir, Config], Problems]]] = [
+    checks: list[tuple[str, str, Callable[[RunDir, Config, RoundLayout, int], Problems]]] = [
         ("texts", "no half-written file, no unknown schema", _files),
-        ("texts", "every stage is the one that its identity names", _identities),
+        ("texts", "every step is the one that its identity names", _identities),
         ("texts", "the ledger balances and agrees with the files", _ledger),
         ("texts", "each text once, named by its content, on one side of the split", _texts),
         ("rank", "every train text exactly once, ranked or rejected", _exactly_once),
@@ -40,74 +40,95 @@ def verify(run: RunDir) -> dict[str, list[str]]:
         ("pairs", "every pair is a preference between two of its text's candidates", _pairs),
         ("pairs", "format pairs keep under their share", _cap),
         ("pairs", "bins of score gaps are filled evenly, where that was asked for", _balance),
+        ("train", "adapter and merged weights are those that training left", _weights),
+        ("validate", "every validation text is answered once, with the figures of the manifest", _validation),
     ]
-    return {name: list(check(run, config)) for stage, name, check in checks if stage in done}
+    found = {}
+    for step in run.done():
+        settings, layout = config.of_round(step.round) if step.round else config, run.layout.round(step.round)
+        named = f"round {step.round}: " if step.round else ""
+        for stage, name, check in checks:
+            if stage == step.stage:
+                found[named + name] = list(check(run, settings, layout, step.round))
+    return found
 
 
-def _files(run: RunDir, config: Config) -> Problems:
-    schemas: dict[str, pa.Schema] = {"ranked": RANKED, "pairs": PAIR, "lists": LIST, "texts": TEXT, "rejects": REJECT}
+def _files(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
     for partial in run.path.rglob(".*.partial"):
         yield f"{partial} was left half-written"
-    for stage in filter(run.is_done, STAGES):
-        if run.unfinished_path(stage).exists():
-            yield f"{stage} is done, and what it had half-way is still there: run the same command again"
-    for folder, schema in schemas.items():
-        for file in (run.path / folder).rglob("*.parquet"):
-            try:
-                with file.open("rb") as source:
-                    found = pq.read_schema(source)
-            except (pa.ArrowException, OSError) as error:
-                yield f"{file} cannot be read: {error}"
-                continue
-            if not found.equals(schema):
-                yield f"{file} has columns {found.names}, not {schema.names} with their types"
+    for step in run.done():
+        for folder in run.layout.unfinished(step):
+            if folder.exists():
+                yield f"{step.name} is done, and {folder} is still there: run the same command again"
+    schemas = [(run.layout.texts, TEXT), (run.layout.rejects, REJECT)]
+    for number in {step.round for step in run.done()} - {0}:
+        layout = run.layout.round(number)
+        schemas += [(layout.ranked, RANKED), (layout.pairs, PAIR), (layout.lists, LIST), (layout.rejects, REJECT)]
+        schemas += [(layout.validation, SAMPLED)]
+    for folder, schema in schemas:
+        for file in folder.rglob("*.parquet"):
+            yield from _schema_problem(file, schema)
 
 
-def _identities(run: RunDir, config: Config) -> Problems:
-    for stage, entry in run.manifest()["stages"].items():
+def _schema_problem(file: Place, schema: pa.Schema) -> Problems:
+    try:
+        with file.open("rb") as source:
+            found = pq.read_schema(source)
+    except (pa.ArrowException, OSError) as error:
+        yield f"{file} cannot be read: {error}"
+        return
+    if not found.equals(schema):
+        yield f"{file} has columns {found.names}, not {schema.names} with their types"
+
+
+def _identities(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
+    for name, entry in run.manifest()["steps"].items():
         if entry["identity"] != identity(entry["config"]):
-            yield f"manifest.json: identity {entry['identity']} of {stage} is not the hash of its config"
+            yield f"manifest.json: identity {entry['identity']} of {name} is not the hash of its config"
 
 
-def _ledger(run: RunDir, config: Config) -> Problems:
-    for stage, units in run.ledger().items():
+def _ledger(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
+    for name, units in run.ledger().items():
+        step = Step.of(name)
+        layout = run.layout.round(step.round)
+        kept: dict[tuple[str, str], Place] = {
+            ("texts", "rows"): run.layout.texts,
+            ("rank", "texts"): layout.ranked,
+            ("pairs", "pairs"): layout.pairs,
+            ("pairs", "lists"): layout.lists,
+        }
+        dropped: dict[tuple[str, str], Place] = {
+            ("texts", "rows"): run.layout.rejects,
+            ("rank", "texts"): layout.rejects,
+        }
         for unit, entry in units.items():
-            if entry["in"] != entry["out"] + sum(entry["dropped"].values()):
-                yield f"ledger.json: {stage} {unit}: {entry}"
-    out = {
-        ("texts", "rows"): ["texts/train.parquet", "texts/held_out.parquet"],
-        ("rank", "texts"): ["ranked"],
-        ("pairs", "pairs"): ["pairs"],
-        ("pairs", "lists"): ["lists"],
-    }
-    for (stage, unit), names in out.items():
-        entry = run.ledger().get(stage, {}).get(unit)
-        rows = sum(count_rows(run.path / name) for name in names if (run.path / name).exists())
-        if entry and entry["out"] != rows:
-            yield f"ledger.json says that {entry['out']} {unit} came out of {stage}, the files hold {rows}"
-        rejects = run.path / "rejects" / stage
-        if entry and rejects.exists() and count_rows(rejects) != sum(entry["dropped"].values()):
-            yield f"{rejects} holds {count_rows(rejects)} rows, the ledger dropped {entry['dropped']}"
+            lost = sum(entry["dropped"].values())
+            if entry["in"] != entry["out"] + lost:
+                yield f"ledger.json: {name} {unit}: {entry}"
+            for folders, number in ((kept, entry["out"]), (dropped, lost)):
+                folder = folders.get((step.stage, unit))
+                if folder is not None and count_rows(folder) != number:
+                    yield f"ledger.json names {number} {unit} of {name} for {folder}, which holds {count_rows(folder)}"
 
 
-def _texts(run: RunDir, config: Config) -> Problems:
+def _texts(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
     seen = IdSet()
-    for side in ("train", "held_out"):
-        for row in read_rows(run.path / "texts" / f"{side}.parquet", ["text_id", "text"]):
-            if not seen.add(row["text_id"]):
-                yield f"text_id {row['text_id']} is there twice"
-            if row["text_id"] != text_id(row["text"]):
-                yield f"text_id {row['text_id']} is not the hash of its text"
+    for row in read_rows(run.layout.texts, ["text_id", "text"]):
+        if not seen.add(row["text_id"]):
+            yield f"text_id {row['text_id']} is there twice"
+        if row["text_id"] != text_id(row["text"]):
+            yield f"text_id {row['text_id']} is not the hash of its text"
 
 
-def _exactly_once(run: RunDir, config: Config) -> Problems:
-    expected, ranked = _ids(run.path / "texts" / "train.parquet"), _ids(run.path / "ranked")
+def _exactly_once(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
+    expected, ranked = _ids(texts), _ids(layout.ranked)
     found, times = np.unique(ranked, return_counts=True)
     for id_ in found[times > 1]:
         yield f"text_id {id_} is ranked twice"
     for id_ in np.setdiff1d(found, expected):
         yield f"text_id {id_} is ranked but no train text"
-    rejects = [json.loads(row["row"])["text_id"] for row in read_rows(run.path / "rejects" / "rank", ["row"])]
+    rejects = [json.loads(row["row"])["text_id"] for row in read_rows(layout.rejects, ["row"])]
     missing = np.setdiff1d(expected, found)
     for id_ in np.setdiff1d(missing, rejects):
         yield f"text_id {id_} is neither ranked nor rejected"
@@ -123,11 +144,11 @@ def _ids(path: Place) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype=np.int64), *chunks])
 
 
-def _candidates(run: RunDir, config: Config) -> Problems:
+def _candidates(run: RunDir, config: Config, layout: RoundLayout, _: int) -> Problems:
     samples = 1 if config.sampling.temperature == 0 else config.sampling.samples
     replay = config.sampling.engine == "replay"
     prompt = config.prompt
-    for row in read_rows(run.path / "ranked"):
+    for row in read_rows(layout.ranked):
         where, candidates = f"text_id {row['text_id']}", row["candidates"]
         if sorted(c["sample"] for c in candidates) != list(range(len(candidates) if replay else samples)):
             yield f"{where}: samples {[c['sample'] for c in candidates]}, expected {samples}"
@@ -142,18 +163,18 @@ def _candidates(run: RunDir, config: Config) -> Problems:
                 yield f"{where}, sample {c['sample']}: stored as {c['format']}, parses as {parsed.format}"
 
 
-def _pairs(run: RunDir, config: Config) -> Problems:
+def _pairs(run: RunDir, config: Config, layout: RoundLayout, _: int) -> Problems:
     """Pairs against the candidates they name, part by part: only a part's candidates are in memory."""
-    parts = 1 + count_rows(run.path / "ranked") // TEXTS_IN_MEMORY
+    parts = 1 + count_rows(layout.ranked) // TEXTS_IN_MEMORY
     columns = ["text_id", "kind", "margin", "chosen_sample", "rejected_sample"]
     for part in range(parts):
         seen: set[tuple[int, int, int]] = set()
         ranked = {
             (row["text_id"], c["sample"]): (c["format"], c["score"], (c["answer"] or "").casefold())
-            for row in _part_of(run.path / "ranked", ["text_id", "candidates"], part, parts)
+            for row in _part_of(layout.ranked, ["text_id", "candidates"], part, parts)
             for c in row["candidates"]
         }
-        for row in _part_of(run.path / "pairs", columns, part, parts):
+        for row in _part_of(layout.pairs, columns, part, parts):
             key = (row["text_id"], row["chosen_sample"], row["rejected_sample"])
             problem = _problem_of(row, ranked, config) or ("is there twice" if key in seen else None)
             seen.add(key)
@@ -182,31 +203,50 @@ def _problem_of(row: dict[str, Any], ranked: dict[tuple[int, int], Any], config:
     return None
 
 
-def _cap(run: RunDir, config: Config) -> Problems:
+def _cap(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
     kinds: Counter[str] = Counter()
-    for table in read_tables(run.path / "pairs", ["kind"]):
+    for table in read_tables(layout.pairs, ["kind"]):
         kinds += count_values(table["kind"])
     quota = format_quota(kinds["similarity"], config.pairs.format_share)
-    dropped = run.ledger()["pairs"]["pairs"]["dropped"].get("over_format_share", 0)
+    dropped = run.ledger()[Step("pairs", number).name]["pairs"]["dropped"].get("over_format_share", 0)
     if kinds["format"] > quota:
         yield f"{kinds['format']} format pairs beside {kinds['similarity']} similarity pairs; at most {quota} may be"
     if dropped and kinds["format"] < quota:
         yield f"{dropped} format pairs were dropped, though {quota} may be and {kinds['format']} are"
 
 
-def _balance(run: RunDir, config: Config) -> Problems:
+def _balance(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
     if config.pairs.strategy != "margin_bins":
         return
     bins: Counter[int] = Counter()
-    for table in read_tables(run.path / "pairs", ["margin"]):
+    for table in read_tables(layout.pairs, ["margin"]):
         bins.update(group_of(margin, config.pairs) for margin in pc.drop_null(table["margin"]).to_pylist())
-    texts, fullest = count_rows(run.path / "ranked"), max(bins.values(), default=0)
+    texts, fullest = count_rows(layout.ranked), max(bins.values(), default=0)
     full = sum(pairs == fullest for pairs in bins.values())
-    dropped = run.ledger()["pairs"]["pairs"]["dropped"].get("over_margin_bin", 0)
+    dropped = run.ledger()[Step("pairs", number).name]["pairs"]["dropped"].get("over_margin_bin", 0)
     if bins.total() > texts and fullest > 1:
         yield f"{bins.total()} similarity pairs of {texts} texts, up to {fullest} in a bin"
     if dropped and bins.total() + full <= texts:
         yield f"{dropped} pairs were dropped, though each of the {full} fullest bins had room for another one"
+
+
+def _weights(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    for folder in (layout.adapter, layout.merged):
+        known, there = run.counts(Step("train", number))["weights"][folder.name], weights_hash(folder)
+        if known != there:
+            yield f"the weights in {folder} have the hash {there}, training left {known}"
+
+
+def _validation(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    expected = np.sort(_ids(run.layout.validation_texts))
+    if not np.array_equal(np.sort(_ids(layout.validation)), expected):
+        yield f"{layout.validation} does not hold each validation text once"
+    answers = [row["candidates"][0] for row in read_rows(layout.validation, ["candidates"]) if row["candidates"]]
+    scores = [answer["score"] for answer in answers if answer["format"] == "valid"]
+    counts = run.counts(Step("validate", number))
+    for name, value in (("well_formed", len(scores)), ("mean_score", sum(scores))):
+        if len(expected) and abs(counts[name] - value / len(expected)) > 1e-9:
+            yield f"manifest.json: {name} is {counts[name]}, the answers give {value / len(expected)}"
 
 
 def main(path: str) -> int:

@@ -7,58 +7,68 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cluster.places import is_hub_name, local_folder, uri
+from cluster.layout import Step
+from cluster.places import is_hub_name, local_folder, uri, weights_hash
 from cluster.progress import Progress
+from cluster.rounds import start_of
 from cluster.run_dir import RunDir
 from cluster.stage import stage_main, versions
 from configs.errors import UserError
 from configs.schema import Config
 from generation.prompts import load_tokenizer
-from scoring.rank_texts import base_model
 from training.launchers import launch
-from training.ranks import unfinished
+from training.merge import merge
 
 ROWS_PER_PROCESS = 10_000  # some ten seconds of tokenising
 
 
-def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
-    """Fine-tune a LoRA adapter on the run's pairs or lists and write it to model/; returns the final figures."""
-    tokenizer = load_tokenizer(local_folder(base_model(run, config)), config.model)
-    _keep_tokenized_rows(run, config, tokenizer, progress)
-    launch(run, config, progress)
-    outcome = json.loads((unfinished(run) / "outcome.json").read_text())
+def train(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
+    """Fine-tune a LoRA adapter on a round's pairs or lists, write it to model/ and what it makes of the weights to
+    merged/; returns the final figures."""
+    layout, base = run.layout.round(number), local_folder(start_of(run, config, number))
+    tokenizer = load_tokenizer(base, config.model)
+    _keep_tokenized_rows(run, config, number, tokenizer, progress)
+    launch(run, config, number, progress)
+    outcome = json.loads((layout.training / "outcome.json").read_text())
     curve, counts = outcome["curve"], outcome["counts"]
-    with run.writing("model") as folder:
-        shutil.copytree(unfinished(run) / "adapter", folder, dirs_exist_ok=True)
+    with run.writing(layout.adapter) as folder:
+        shutil.copytree(layout.training / "adapter", folder, dirs_exist_ok=True)
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
         tokenizer.save_pretrained(str(folder))
         (folder / "curve.json").write_text(json.dumps(curve))
-        (folder / "README.md").write_text(model_card(config, counts[config.training.data], curve), encoding="utf-8")
+        card = model_card(config, number, counts[config.training.learns_from], curve)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    progress.say("merging the adapter into the weights")
+    with run.writing(layout.merged) as folder:
+        merge(base, local_folder(uri(layout.adapter)), folder)
     _warn_if_falling(curve, progress)
-    return counts | tail_means(curve)
+    weights = {folder.name: weights_hash(folder) for folder in (layout.adapter, layout.merged)}
+    return counts | tail_means(curve) | {"weights": weights}
 
 
-def _keep_tokenized_rows(run: RunDir, config: Config, tokenizer: Any, progress: Progress) -> None:
-    """Put the run's pairs, or lists, that fit into training.max_length into `unfinished` as token ids.
+def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: Any, progress: Progress) -> None:
+    """Put the round's pairs, or lists, that fit into training.max_length into rows/ of its unfinished training.
 
     The others go to the ledger. They stay there until the stage is done: a training that was stopped goes on without
     reading them again.
     """
     from training.data import fit_length, in_order, load_rows, tokenized
 
-    kind, longest, kept = config.training.data, config.training.max_length, unfinished(run) / "rows"
+    layout, kind, longest = run.layout.round(number), config.training.learns_from, config.training.max_length
+    kept = layout.training / "rows"
     if kept.exists():
         return
     with run.scratch("rows") as scratch:
-        loaded = load_rows(Path(local_folder(uri(run.path / kind))), kind, scratch)
+        source = layout.lists if kind == "lists" else layout.pairs
+        loaded = load_rows(Path(local_folder(uri(source))), kind, scratch)
         progress.say(f"tokenising {len(loaded):,} {kind}")
         processes = min(os.cpu_count() or 1, 1 + len(loaded) // ROWS_PER_PROCESS)
         fitting, dropped = fit_length(tokenized(loaded, tokenizer, processes), longest)
-        run.record("train", kind, len(loaded), len(fitting), dict(dropped))
+        run.record(Step("train", number), kind, len(loaded), len(fitting), dict(dropped))
         if not len(fitting):
             raise UserError(f"All {kind} are longer than {longest} tokens.", "Raise training.max_length.")
         in_order(fitting, config.training.order).save_to_disk(scratch / "whole")
-        kept.parent.mkdir(exist_ok=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
         (scratch / "whole").rename(kept)
 
 
@@ -78,19 +88,19 @@ def _warn_if_falling(curve: list[dict[str, float]], progress: Progress) -> None:
         )
 
 
-def model_card(config: Config, pairs: int, curve: list[dict[str, float]]) -> str:
+def model_card(config: Config, number: int, rows: int, curve: list[dict[str, float]]) -> str:
     """The README.md of the adapter: what it is, how it was made, how to use it."""
-    training = config.training
-    base = "a small model built from the texts themselves" if config.model.base == "demo" else config.model.base
-    front = f"base_model: {base}\n" if is_hub_name(config.model.base) else ""
+    training, base = config.training, config.model.base
+    front = f"base_model: {base}\n" if number == 1 and is_hub_name(base) else ""
+    start = base if number == 1 else f"the merged weights of round {number - 1}, which started from {base}"
     return f"""---
 library_name: peft
-{front}tags: [semtag, ipo, tagging]
+{front}tags: [semtag, {training.loss}, tagging]
 ---
-# {config.run.name}: a tagger tuned by Semtag
+# {config.run.name}: a tagger tuned by Semtag, round {number}
 
-A LoRA adapter (rank {training.lora.rank}) for {base}. It answers a text with up to {config.prompt.max_tags} tags,
-`[tag1][tag2]`, and was tuned without human labels: {pairs:,} {training.data} of the base model's own answers,
+A LoRA adapter (rank {training.lora.rank}) for {start}. It answers a text with up to {config.prompt.max_tags} tags,
+`[tag1][tag2]`, and was tuned without human labels: {rows:,} {training.learns_from} of the model's own answers,
 scored by {config.scoring.model}, trained with the loss `{training.loss}` (beta {training.beta:g}, log-ratios
 {"averaged per token" if training.per_token else "summed"}, likelihood weight {training.likelihood_weight:g}).
 
@@ -101,7 +111,7 @@ scored by {config.scoring.model}, trained with the loss `{training.loss}` (beta 
 | learning rate | {training.learning_rate:g}, {training.schedule} |
 | versions | {", ".join(f"{name} {version}" for name, version in versions().items())} |
 
-Evaluation against the base model: `evaluation/report.html` of the run. The licence of the base model applies.
+Evaluation: `evaluation/report.html` of the run. The licence of the base model applies.
 """
 
 

@@ -4,26 +4,26 @@ import argparse
 import sys
 
 from cluster.places import is_hub_name, local_folder, naming_store, uri
+from cluster.rounds import delivered_round, start_of
 from cluster.run_dir import RunDir
 from configs.errors import UserError
 from configs.schema import Config
-from training.merge import FOLDER
 
 
 def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> str:
-    """Upload model/ of the run, or merged/, to the repository `name` in one commit; returns the commit's address.
+    """Upload the tagger's adapter, or its merged weights, to the repository `name` in one commit; returns its address.
 
     The repository is made where there is none, private unless `public`. The token is the one that huggingface_hub
     finds, in HF_TOKEN or left by `hf auth login`. Raises UserError when there is nothing to upload, when nobody could
     use it, and when the hub refuses it.
     """
-    folder = run.path / (FOLDER if merged else "model")
-    if not (run.is_done("train") and folder.exists()):
-        raise UserError(f"{folder} is not there yet.", f"Do `semtag {'merge' if merged else 'train'}` first.")
-    if not merged and not is_hub_name(config.model.base):
+    number = delivered_round(run)
+    layout, base = run.layout.round(number), start_of(run, config, number)
+    folder = layout.merged if merged else layout.adapter
+    if not merged and not (number == 1 and is_hub_name(base)):
         raise UserError(
-            f"The adapter's base model, {config.model.base}, is not on a hub, so nobody else could use the adapter.",
-            f"Do `semtag merge {run.path}` and push with --merged.",
+            f"The adapter starts from {base}, which is not on a hub, so nobody else could use the adapter.",
+            "Push the whole model with --merged.",
         )
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -47,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Put a run's tagger on a hub.")
     parser.add_argument("run", help="the run directory")
     parser.add_argument("name", help="OWNER/NAME of the repository")
-    parser.add_argument("--merged", action="store_true", help="the merged model, not the adapter")
+    parser.add_argument("--merged", action="store_true", help="the whole model, not the adapter")
     parser.add_argument("--public", action="store_true", help="a new repository is public")
     arguments = parser.parse_args()
     run = RunDir(arguments.run)

@@ -12,26 +12,21 @@ from typing import Any
 
 from cluster.places import local_folder
 from cluster.progress import Progress
+from cluster.rounds import start_of
 from cluster.run_dir import RunDir
 from cluster.stage import set_environment
 from configs.errors import UserError
 from configs.schema import Config
 from configs.training import Training
 from generation.prompts import load_tokenizer
-from scoring.rank_texts import base_model
 from training.relay import Teller
 
 LIBC = ctypes.CDLL(None)
 KINDS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}  # accelerate's words for what shares something
 
 
-def unfinished(run: RunDir) -> Path:
-    """The folder of what training has so far: rows/, references.npy, and in the end adapter/ and outcome.json."""
-    return run.here / run.unfinished_path("train").name
-
-
-def learn(run: RunDir, config: Config, progress: Progress) -> None:
-    """Fine-tune a LoRA adapter on the rows of `unfinished`, from the last checkpoint, and leave it there.
+def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
+    """Fine-tune a LoRA adapter on a round's tokenised rows, from the last checkpoint, and leave it beside them.
 
     outcome.json holds the curve, an entry for each step, and the counts.
     """
@@ -44,16 +39,17 @@ def learn(run: RunDir, config: Config, progress: Progress) -> None:
     from training.reference import settle
     from training.trainer import BeforeFirstStep, ShowProgress, trainer_arguments
 
-    training, seed, folder, counts = config.training, config.run.seed, unfinished(run), {}
+    training, seed, layout, counts = config.training, config.run.seed, run.layout.round(number), {}
+    folder = layout.training
     torch.manual_seed(seed)
     lean_head_on_cpus()
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.here / "tensorboard")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(layout.tensorboard)
     if not torch.cuda.is_available():
         _use_cpus(training)
     # Before the model: they join the processes, and where weights are shared a model is loaded in parts from the start.
-    arguments = trainer_arguments(training, str(run.here / "checkpoints"), seed, torch.cuda.is_available())
+    arguments = trainer_arguments(training, str(layout.checkpoints), seed, torch.cuda.is_available())
     with PartialState().local_main_process_first():
-        base = local_folder(base_model(run, config))
+        base = local_folder(start_of(run, config, number))
     rows = Dataset.load_from_disk(folder / "rows")
     tokenizer = load_tokenizer(base, config.model)
     trainer = _trainer(training, arguments, tokenizer, base, split(rows, training.held_out, seed), progress)
@@ -67,7 +63,7 @@ def learn(run: RunDir, config: Config, progress: Progress) -> None:
     trainer.add_callback(BeforeFirstStep(settle_references))
     trainer.add_callback(ShowProgress(progress))
     # The checkpoint is of this very stage: begin() refused other values, so it can be taken up as it is.
-    last = last_checkpoint(run.here / "checkpoints")
+    last = last_checkpoint(layout.checkpoints)
     if last:
         progress.say(f"resuming from {last}")
     trainer.train(resume_from_checkpoint=last)
@@ -188,13 +184,13 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
-def work(folder: str, events: str, rank: int) -> None:
-    """Be process `rank` of the training of the run at `folder`; errors are told in `events` and raised."""
+def work(folder: str, number: int, events: str, rank: int) -> None:
+    """Be process `rank` of the training of a round of the run at `folder`; errors are told in `events` and raised."""
     set_environment()
     teller = Teller(Path(events), speaks=rank == 0)
     try:
         run = RunDir(folder)
-        learn(run, run.config(), teller)
+        learn(run, run.config().of_round(number), number, teller)
     except BaseException as error:
         teller.failed(error)
         raise
@@ -206,13 +202,14 @@ def end_with_parent() -> None:
 
 
 def main() -> None:
-    """`python -m training.ranks RUN EVENTS`, as `accelerate launch` starts it."""
+    """`python -m training.ranks RUN ROUND EVENTS`, as `accelerate launch` starts it."""
     parser = argparse.ArgumentParser(description="One process of a training.")
     parser.add_argument("run", help="the run directory")
+    parser.add_argument("round", type=int, help="the number of the round")
     parser.add_argument("events", help="the file for what it has to tell")
     arguments = parser.parse_args()
     end_with_parent()
-    work(arguments.run, arguments.events, int(os.environ["RANK"]))
+    work(arguments.run, arguments.round, arguments.events, int(os.environ["RANK"]))
     # All is on disk. Beyond Python's own exit functions, threads of the libraries abort a process now and then.
     atexit._run_exitfuncs()
     sys.stdout.flush()
