@@ -1,15 +1,31 @@
 """Completion -> tags. What is valid, what can be repaired, what cannot, and why."""
 
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 Format = Literal["valid", "repaired", "invalid"]
-Reason = Literal["truncated", "empty", "unbalanced", "extra_text", "too_many", "verbose", "repeated"]
+Reason = Literal[
+    "truncated", "empty", "unbalanced", "extra_text", "separators", "placeholder", "too_many", "verbose", "repeated"
+]
 
 # Stop tokens that APIs and raw decodings leave at the end of a completion.
-STOP_TOKENS = ("</s>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "<end_of_turn>")
+STOP_TOKENS: tuple[str, ...] = ("</s>", "<|im_end|>", "<|eot_id|>", "<|eot|>", "<|end|>", "<|endoftext|>")
+STOP_TOKENS += ("<|end_of_text|>", "<|return|>", "<end_of_turn>")
 
+# Thoughts before the answer. Their end is missing where there is no answer, their start where the template wrote it.
+_THOUGHTS = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z)|(?:(?!<think>).)*?</think>)", re.DOTALL)
+# Markers of chat templates and control characters are no part of any tag.
+_MARKER = re.compile(
+    r"<[|\uff5c][^<>\[\]\s]*[|\uff5c]>|</?(?:s|think)>|<</?SYS>>|<(?:start|end)_of_turn>|[\0-\x08\x0e-\x1f\x7f-\x9f]"
+)
+_NO_TAG = re.compile(r"(?i:tag ?\d+)|/?(?:INST|SYSTEM_PROMPT|THINK|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)")
+# Fullwidth brackets, and the backslash that Markdown and LaTeX put before one. U+FF5C and the like are fullwidth too.
+_PLAIN_BRACKETS = str.maketrans("\u3010\u3011\uff3b\uff3d", "[][]", "\\")
+_PIECE = re.compile(r'\s*"[^"]*"|[^,;|\uff0c\u3001\uff1b\uff5c]+')
+_QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
 _WELL_BRACKETED = re.compile(r"(?:\s*\[[^\[\]]*\])+\s*")
 _TAG = re.compile(r"\[([^\[\]]*)\]")
 # A tag whose closing bracket is missing ends where the next one opens, or at the end of its line.
@@ -29,20 +45,24 @@ class Parsed:
 def parse(completion: str, max_tags: int = 3, max_tag_words: int = 6, truncated: bool = False) -> Parsed:
     """Read the tags out of a completion.
 
-    Valid: one to `max_tags` bracketed tags and nothing else but white space and stop tokens; each tag has a
-    letter or digit and at most `max_tag_words` words; no tag twice (case and white space aside).
+    Valid: one to `max_tags` bracketed tags and nothing else but leading thoughts, white space and stop tokens; each tag
+    has a letter or digit and at most `max_tag_words` words; no tag twice (case and white space aside); no bracket with
+    all tags, such as `[a, b]`, and no placeholder, such as `[tag1]`. Tags are in NFC and without format characters.
     Anything else is malformed, for the first reason that applies in the order of `Reason`, and repaired if any
     usable tag is left. `truncated` says that generation stopped at its token limit, so the last tag may be a stump.
     """
-    body = _strip_stop_tokens(completion)
-    reason = _defect(body, max_tags, max_tag_words, truncated)
+    body = _strip_stop_tokens(_THOUGHTS.sub("", _clean(completion)))
+    plain = _MARKER.sub(" ", body.translate(_PLAIN_BRACKETS))
+    tags = [_squeeze(tag) for tag in _TAG.findall(plain)]
+    reason = _defect(body, plain, tags, max_tags, max_tag_words, truncated)
     if reason is None:
-        tags = tuple(_squeeze(tag) for tag in _TAG.findall(body))
-        return Parsed(tags, "valid", None, answer_of(tags))
-    tags = _salvage(body, max_tags, max_tag_words, truncated)
+        return Parsed(tuple(tags), "valid", None, answer_of(tags))
+    # In a truncated completion only closed tags can be trusted to be whole.
+    found = tags if truncated else [_squeeze(tag) for tag in _TAG_OR_OPEN_TAG.findall(plain)]
+    tags = _salvage(found, max_tags, max_tag_words)
     if not tags:
         return Parsed((), "invalid", reason, None)
-    return Parsed(tags, "repaired", reason, answer_of(tags))
+    return Parsed(tuple(tags), "repaired", reason, answer_of(tags))
 
 
 def answer_of(tags: tuple[str, ...] | list[str]) -> str:
@@ -53,31 +73,37 @@ def answer_of(tags: tuple[str, ...] | list[str]) -> str:
 def answer_pattern(max_tags: int = 3, max_tag_words: int = 6) -> str:
     """A regular expression of the valid answers, for decoding within it.
 
-    It says nothing of repeated tags, and takes words without a letter: what matches it is valid, `repeated` or `empty`.
+    It says nothing of repeated tags, and takes words without a letter: what matches it is valid, `repeated`, `empty`,
+    `separators` or `placeholder`.
     Single spaces stand wherever the parser squeezes them, since some tokenizers have no bracket without one.
     """
-    word = r"[^\[\]\s]+"
+    word = r"[^\[\]\u3010\u3011\uff3b\uff3d\\<\s\x00-\x1f\x7f-\xa0]+"
     tag = rf"\[ ?{word}( {word}){{0,{max_tag_words - 1}}} ?\]"
     return rf" ?{tag}( ?{tag}){{0,{max_tags - 1}}}"
 
 
 def same_answer_key(tags: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     """Two answers are equal when these are: same tags in the same order, case and white space aside."""
-    return tuple(_squeeze(tag).casefold() for tag in tags)
+    return tuple(_squeeze(_squeeze(tag).casefold()) for tag in tags)
 
 
-def _defect(body: str, max_tags: int, max_tag_words: int, truncated: bool) -> Reason | None:
-    tags = [_squeeze(tag) for tag in _TAG.findall(body)]
+def _defect(
+    body: str, plain: str, tags: list[str], max_tags: int, max_tag_words: int, truncated: bool
+) -> Reason | None:
     if truncated:
         return "truncated"
-    if not body or not any(map(_has_word, tags or [body])):
+    if not any(map(_has_word, tags or [plain])):
         return "empty"
-    if not _balanced(body):
+    if not _balanced(plain):
         return "unbalanced"
-    if not _WELL_BRACKETED.fullmatch(body):
+    if plain != body or not _WELL_BRACKETED.fullmatch(plain):
         return "extra_text"
     if not all(map(_has_word, tags)):
         return "empty"
+    if max_tags > 1 and len(tags) == 1 and _pieces(tags[0]) != tags:
+        return "separators"
+    if any(map(_NO_TAG.fullmatch, tags)):
+        return "placeholder"
     if len(tags) > max_tags:
         return "too_many"
     if any(len(tag.split()) > max_tag_words for tag in tags):
@@ -87,14 +113,26 @@ def _defect(body: str, max_tags: int, max_tag_words: int, truncated: bool) -> Re
     return None
 
 
-def _salvage(body: str, max_tags: int, max_tag_words: int, truncated: bool) -> tuple[str, ...]:
-    # In a truncated completion only closed tags can be trusted to be whole.
-    found = (_TAG if truncated else _TAG_OR_OPEN_TAG).findall(body)
-    kept: dict[str, str] = {}
-    for tag in map(_squeeze, found):
-        if _has_word(tag) and len(tag.split()) <= max_tag_words:
-            kept.setdefault(tag.casefold(), tag)
-    return tuple(kept.values())[:max_tags]
+def _salvage(found: list[str], max_tags: int, max_tag_words: int) -> list[str]:
+    """The usable tags; a tag that is alone comes apart at its separators."""
+    kept = _usable(found, max_tag_words)
+    while max_tags > 1 and len(alone := kept or found) == 1 and (found := _pieces(alone[0])) != alone:
+        kept = _usable(found, max_tag_words)
+    return kept[:max_tags]
+
+
+def _usable(tags: Iterable[str], max_tag_words: int) -> list[str]:
+    kept: dict[tuple[str, ...], str] = {}
+    for tag in tags:
+        if _has_word(tag) and not _NO_TAG.fullmatch(tag) and len(tag.split()) <= max_tag_words:
+            kept.setdefault(same_answer_key([tag]), tag)
+    return list(kept.values())
+
+
+def _pieces(tag: str) -> list[str]:
+    """What separators part, without quotes: `"a", "b, c"` -> a and b, c."""
+    pieces = map(str.strip, _PIECE.findall(tag))
+    return [_squeeze(piece[1:-1] if piece[:1] + piece[-1:] in _QUOTES else piece) for piece in pieces]
 
 
 def _strip_stop_tokens(completion: str) -> str:
@@ -116,4 +154,11 @@ def _has_word(tag: str) -> bool:
 
 
 def _squeeze(tag: str) -> str:
-    return " ".join(tag.split())
+    return " ".join(_clean(tag).split())
+
+
+def _clean(text: str) -> str:
+    """The text in NFC, without the characters that show nothing (category Cf)."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", "".join(c for c in text if unicodedata.category(c) != "Cf"))

@@ -1,5 +1,6 @@
 """How good are tags for a text? The one scoring rule, for training and for evaluation."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,12 +16,13 @@ def tag_string(tags: Sequence[str]) -> str:
 
 
 def cosine(left_N_D: np.ndarray, right_N_D: np.ndarray) -> np.ndarray:
-    """Cosine similarity of each pair of rows, shape [N], in [-1, 1]; 0 where a row is zero."""
+    """Cosine similarity of each pair of rows, shape [N], in [-1, 1]; 0 for a zero row, NaN for one not finite."""
     left = left_N_D.astype(np.float64)
     right = right_N_D.astype(np.float64)
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    products = np.einsum("nd,nd->n", left, right)
-    return np.clip(np.divide(products, norms, out=np.zeros_like(products), where=norms > 0), -1.0, 1.0)
+    with np.errstate(invalid="ignore"):
+        norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        products = np.einsum("nd,nd->n", left, right)
+        return np.clip(np.divide(products, norms, out=np.zeros_like(products), where=norms != 0), -1.0, 1.0)
 
 
 def rank_candidates(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -35,28 +37,33 @@ def rank_candidates(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def score_rows(rows: list[dict[str, Any]], embed_texts: Embed, embed_tags: Embed) -> list[dict[str, Any]]:
-    """Rows of schema SAMPLED with scored and ranked candidates; each distinct string is embedded once."""
+    """Rows of schema SAMPLED with scored and ranked candidates; each distinct string is embedded once.
+
+    A text is rejected as `not_a_number` where its own embedding or that of a candidate's tags is not finite.
+    """
     pairs = [
         (row_index, candidate_index, tag_string(candidate["tags"]))
         for row_index, row in enumerate(rows)
         for candidate_index, candidate in enumerate(row["candidates"])
         if candidate["tags"]
     ]
-    scores: dict[tuple[int, int], float] = {}
+    scores: list[dict[int, float]] = [{} for _ in rows]
     if pairs:
         texts_N_D = _embed_distinct((rows[row]["text"] for row, _, _ in pairs), embed_texts)
         tags_N_D = _embed_distinct((tags for _, _, tags in pairs), embed_tags)
-        values = cosine(texts_N_D, tags_N_D)
-        scores = {(row, candidate): float(v) for (row, candidate, _), v in zip(pairs, values, strict=True)}
-    return [
-        row
-        | {
-            "candidates": rank_candidates(
-                [candidate | {"score": scores.get((index, place))} for place, candidate in enumerate(row["candidates"])]
-            )
-        }
-        for index, row in enumerate(rows)
-    ]
+        for (row, candidate, _), value in zip(pairs, cosine(texts_N_D, tags_N_D).tolist(), strict=True):
+            scores[row][candidate] = value
+    return [_scored(row, of_row) for row, of_row in zip(rows, scores, strict=True)]
+
+
+def _scored(row: dict[str, Any], scores: dict[int, float]) -> dict[str, Any]:
+    """The row with its candidates ranked by `scores`, by place in the row; or rejected, where one is no number."""
+    candidates = [candidate | {"score": scores.get(place)} for place, candidate in enumerate(row["candidates"])]
+    for place, score in scores.items():
+        if not math.isfinite(score):
+            detail = f"the embedding of the text or of its tags '{tag_string(candidates[place]['tags'])}' is not finite"
+            return row | {"candidates": [], "reason": "not_a_number", "detail": detail}
+    return row | {"candidates": rank_candidates(candidates)}
 
 
 def _embed_distinct(strings: Iterable[str], embed: Embed) -> np.ndarray:

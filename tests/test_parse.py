@@ -1,16 +1,34 @@
 """Parsing: what is valid, what is repaired, what is neither, and for which reason."""
 
 import re
+import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from generation.parse import answer_of, answer_pattern, parse
+from generation.parse import answer_of, answer_pattern, parse, same_answer_key
 
-WORDS = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8)
-TAGS = st.lists(WORDS, min_size=1, max_size=3, unique_by=str.casefold)
-BRACKETED = st.text(st.sampled_from("[]ab, \n\t!\x00é"), max_size=40)
+WORDS = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8).map(
+    lambda word: unicodedata.normalize("NFC", word)
+)
+TAGS = st.lists(WORDS, min_size=1, max_size=3, unique_by=lambda word: same_answer_key([word]))
+PIECES = [
+    "<think>",
+    "</think>",
+    "</s>",
+    "<|x|>",
+    "<|",
+    "|>",
+    "INST",
+    "tag1",
+    "\\[",
+    "\\]",
+    "\u0338",
+    "\u200b",
+    "\u037e",
+]
+BRACKETED = st.lists(st.sampled_from([*"[]ab,;|\"' \n\t!\x00é【】\uff3b\uff3d<>=", *PIECES]), max_size=30).map("".join)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +41,18 @@ BRACKETED = st.text(st.sampled_from("[]ab, \n\t!\x00é"), max_size=40)
         ("[one][two]<|im_end|> </s>", ["one", "two"]),
         ("[C++]", ["C++"]),
         ("[鉄道]", ["鉄道"]),
+        ("[harbour]<|end_of_text|>", ["harbour"]),
+        ("[harbour]<|eot|>", ["harbour"]),
+        ("[harbour][port]<|return|>", ["harbour", "port"]),
+        ("<think>Is it [bread] or [cake]?</think>\n[oven][baking]", ["oven", "baking"]),
+        ("\n<think>\n\n</think>\n\n[oven]", ["oven"]),
+        ("Is it [bread] or [cake]?\n</think>\n\n[oven]", ["oven"]),  # where the template opens the thoughts
+        ("[Lima, Peru][llamas]", ["Lima, Peru", "llamas"]),
+        ("[either|or][this; that]", ["either|or", "this; that"]),
+        ("[#harbour][C#]", ["#harbour", "C#"]),
+        ('[5" pipe]', ['5" pipe']),
+        ("\ufeff[har\u00adbour][port]", ["harbour", "port"]),
+        ("[re\u0301sume\u0301]", ["r\u00e9sum\u00e9"]),
     ],
 )
 def test_valid(completion: str, tags: list[str]) -> None:
@@ -46,6 +76,39 @@ def test_valid(completion: str, tags: list[str]) -> None:
         ("[a][]", "empty", "[a]"),
         ("[a][!]", "empty", "[a]"),
         ("[one two three four five six seven][b]", "verbose", "[b]"),
+        ("[wind mill, grain, miller]", "separators", "[wind mill][grain][miller]"),
+        ("[x; y; z; w]", "separators", "[x][y][z]"),
+        ("[x|y]", "separators", "[x][y]"),
+        ("[x、y\uff0cz]", "separators", "[x][y][z]"),
+        ('["wind mill", "grain"]', "separators", "[wind mill][grain]"),
+        ("['wind mill', 'grain']", "separators", "[wind mill][grain]"),
+        ('["Lima, Peru", "llamas"]', "separators", "[Lima, Peru][llamas]"),
+        ('["wind mill"]', "separators", "[wind mill]"),
+        ("[grain,]", "separators", "[grain]"),
+        ("[one two three four, five six seven eight]", "separators", "[one two three four][five six seven eight]"),
+        ("Labels: [grain, miller]", "extra_text", "[grain][miller]"),
+        ("[Lima, Peru][lima,  peru]", "repeated", "[Lima][Peru]"),  # one tag is left, and holds separators
+        ("[mill][mill\u200b]", "repeated", "[mill]"),
+        ("[r\u00f4le][ro\u0302le]", "repeated", "[r\u00f4le]"),
+        ("[\u0390][\u03aa\u0301]", "repeated", "[\u0390]"),  # one letter, small and capital
+        ("【wind mill】【grain】", "extra_text", "[wind mill][grain]"),
+        ("\uff3bwind mill\uff3d\uff3bgrain\uff3d", "extra_text", "[wind mill][grain]"),
+        ("[【grain】]", "unbalanced", "[grain]"),
+        (r"\[wind mill\]\[grain\]", "extra_text", "[wind mill][grain]"),
+        (r"[wind\_mill]", "extra_text", "[wind_mill]"),
+        ("```\n[wind mill][grain]\n```", "extra_text", "[wind mill][grain]"),
+        ("1. [wind mill]\n2. [grain]", "extra_text", "[wind mill][grain]"),
+        ("- [wind mill]\n- [grain]", "extra_text", "[wind mill][grain]"),
+        ("**[wind mill]** **[grain]**", "extra_text", "[wind mill][grain]"),
+        ("[[wind mill]][[grain]]", "unbalanced", "[wind mill][grain]"),
+        ("[mill](https://a.b/c)[grain]", "extra_text", "[mill][grain]"),
+        ("[mill][grain][/INST]", "placeholder", "[mill][grain]"),
+        ("[INST] labels [/INST] [mill]", "extra_text", "[mill]"),
+        ("[tag1][mill]", "placeholder", "[mill]"),
+        ("<|assistant|>[mill]", "extra_text", "[mill]"),
+        ("[mill<|im_start|>][</s>]", "extra_text", "[mill]"),
+        ("[wind\x00mill][\x1fgrain]", "extra_text", "[wind mill][grain]"),
+        ("[mill]<think>or [grain]</think>", "extra_text", "[mill][grain]"),  # leading thoughts alone are told apart
     ],
 )
 def test_repaired(completion: str, reason: str, answer: str) -> None:
@@ -64,6 +127,15 @@ def test_repaired(completion: str, reason: str, answer: str) -> None:
         ("steam engine, governor", "extra_text"),
         ("[", "empty"),
         ("[one two three four five six seven]", "verbose"),
+        ("<think>Perhaps [oven]", "empty"),
+        ("[tag1][tag2][tag3]", "placeholder"),
+        ("[Tag 1][Tag 2]", "placeholder"),
+        ("[tag1, tag2, tag3]", "separators"),
+        ("Labels: [tag1][tag2]", "extra_text"),
+        ("[INST]", "placeholder"),
+        ("<|im_start|>", "empty"),
+        ("[\u200b]", "empty"),
+        ("【】", "empty"),
     ],
 )
 def test_invalid(completion: str, reason: str) -> None:
@@ -74,34 +146,49 @@ def test_invalid(completion: str, reason: str) -> None:
 def test_truncated_completion_loses_its_stump() -> None:
     parsed = parse("[steam engine][gover", truncated=True)
     assert (parsed.format, parsed.reason, parsed.tags) == ("repaired", "truncated", ("steam engine",))
+    assert parse("<think>Is it [bread]", truncated=True).reason == "truncated"
 
 
 def test_limits_are_the_callers() -> None:
     assert parse("[a][b][c][d]", max_tags=4).format == "valid"
     assert parse("[a b]", max_tag_words=1).reason == "verbose"
+    assert parse("[a, b; c]", max_tags=1).tags == ("a, b; c",)
+    assert parse("[a, b][c]", max_tags=1).tags == ("a, b",)
 
 
 @settings(max_examples=10_000, deadline=None)
-@given(BRACKETED | st.text(max_size=40), st.booleans())
-def test_no_input_raises_and_repair_is_idempotent(completion: str, truncated: bool) -> None:
-    parsed = parse(completion, truncated=truncated)
+@example('["Lima, Peru", "!"]', False, 3)
+@example(r"\\[a\\]", False, 3)
+@example("[<|a<|b|>|>]", False, 3)
+@given(BRACKETED | st.text(max_size=40), st.booleans(), st.integers(1, 3))
+def test_no_input_raises_and_repair_is_idempotent(completion: str, truncated: bool, most: int) -> None:
+    parsed = parse(completion, most, truncated=truncated)
     assert (parsed.answer is None) == (parsed.format == "invalid") == (parsed.tags == ())
     assert (parsed.reason is None) == (parsed.format == "valid")
+    assert len(set(same_answer_key(parsed.tags))) == len(parsed.tags) <= most
     if parsed.answer is not None:
-        again = parse(parsed.answer)
+        again = parse(parsed.answer, most)
         assert (again.format, again.tags, again.answer) == ("valid", parsed.tags, parsed.answer)
 
 
 @given(TAGS)
 def test_a_valid_answer_survives_unchanged(tags: list[str]) -> None:
     parsed = parse(answer_of(tags))
-    assert (parsed.format, parsed.answer) == ("valid", answer_of(tags))
+    assert (parsed.format, parsed.tags, parsed.answer) == ("valid", tuple(tags), answer_of(tags))
+
+
+@given(TAGS.filter(lambda tags: len(tags) > 1), st.sampled_from([", ", ";", " | ", "\uff0c"]))
+def test_a_bracket_of_all_tags_comes_apart_and_several_stay_whole(tags: list[str], separator: str) -> None:
+    one = parse(f"[{separator.join(tags)}]")
+    assert (one.format, one.reason, one.tags) == ("repaired", "separators", tuple(tags))
+    several = parse(answer_of([separator.join(tags), "more"]))
+    assert (several.format, several.tags) == ("valid", (" ".join(separator.join(tags).split()), "more"))
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.data())
 def test_what_the_pattern_lets_through_is_well_formed(most: int, words: int, data: st.DataObject) -> None:
     completion = data.draw(st.from_regex(answer_pattern(most, words), fullmatch=True))
-    assert parse(completion, most, words).reason in (None, "repeated", "empty")
+    assert parse(completion, most, words).reason in (None, "repeated", "empty", "placeholder", "separators")
 
 
 @given(TAGS)

@@ -16,6 +16,8 @@ def test_cosine_by_hand() -> None:
     left = np.array([[1.0, 0.0], [3.0, 4.0], [1.0, 0.0], [0.0, 0.0]])
     right = np.array([[2.0, 0.0], [4.0, 3.0], [-5.0, 0.0], [1.0, 1.0]])
     assert cosine(left, right) == pytest.approx([1.0, 24 / 25, -1.0, 0.0])
+    for number in (np.nan, np.inf):
+        assert np.isnan(cosine(np.array([[number, 1.0], [0.0, 1.0]]), np.array([[0.0, 0.0], [number, 1.0]]))).all()
 
 
 def test_rank_puts_the_best_first_and_breaks_ties_by_sample() -> None:
@@ -56,6 +58,24 @@ def test_nothing_to_score_calls_nothing() -> None:
     assert score_rows([{"text": "t", "candidates": []}], never, never) == [{"text": "t", "candidates": []}]
 
 
+def test_what_has_no_finite_embedding_is_rejected_and_costs_no_other() -> None:
+    vectors = {"t1": [1.0, 0.0], "t2": [np.nan, 1.0], "a": [1.0, 1.0], "b": [np.inf, 1.0], "c": [0.0, 1.0]}
+
+    def embed(strings: list[str]) -> np.ndarray:
+        return np.array([vectors[string] for string in strings], dtype=np.float16)
+
+    def row(text: str, *tags: str) -> dict[str, Any]:
+        candidates = [{"sample": sample, "tags": [tag]} for sample, tag in enumerate(tags)]
+        return {"text": text, "candidates": candidates, "reason": None, "detail": None}
+
+    rows = [row("t1", "a", "c"), row("t1", "a", "b"), row("t2", "a"), row("t1", "c"), row("t2")]
+    scored = score_rows(rows, embed, embed)
+    assert [row["reason"] for row in scored] == [None, "not_a_number", "not_a_number", None, None]
+    assert [len(row["candidates"]) for row in scored] == [2, 0, 0, 1, 0]
+    assert "'b'" in scored[1]["detail"] and "'a'" in scored[2]["detail"]
+    assert [c["score"] for c in scored[0]["candidates"]] == pytest.approx([0.5**0.5, 0.0])
+
+
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
     return Embedder(Scoring(model="all-MiniLM-L6-v2"))
@@ -72,6 +92,19 @@ def test_good_tags_beat_tags_of_another_text(embedder: Embedder) -> None:
     best, worst = score_rows(rows, embedder.texts, embedder.tags)[0]["candidates"]
     assert best["sample"] == 1
     assert best["score"] > worst["score"] + 0.3
+
+
+def test_a_model_that_overflows_at_a_word_costs_the_texts_with_that_word() -> None:
+    embedder = Embedder(Scoring(model="all-MiniLM-L6-v2"))
+    [word] = embedder.model.tokenizer("governor", add_special_tokens=False)["input_ids"]
+    embedder.model[0].auto_model.embeddings.word_embeddings.weight.data[word] = np.inf
+    answers = [{"sample": 0, "tags": ["bread"]}, {"sample": 1, "tags": ["steam engine"]}]
+    texts = ["The governor of an engine.", "A steam engine.", "An oven."]
+    rows = [{"text": text, "candidates": answers} for text in texts]
+    rows.append({"text": texts[2], "candidates": [*answers, {"sample": 2, "tags": ["governor", "oven"]}]})
+    scored = score_rows(rows, embedder.texts, embedder.tags)
+    assert [row.get("reason") for row in scored] == ["not_a_number", None, None, "not_a_number"]
+    assert all(-1 <= c["score"] <= 1 for row in scored for c in row["candidates"])
 
 
 def test_score_does_not_depend_on_the_batch(embedder: Embedder) -> None:
