@@ -32,6 +32,9 @@ _TAG = re.compile(r"\[([^\[\]]*)\]")
 _TAG_OR_OPEN_TAG = re.compile(r"\[([^\[\]\n]*)(?:\]|(?=\[)|(?=\n)|$)")
 
 
+LONGEST_WORD = 30  # characters, in the pattern
+
+
 @dataclass(frozen=True)
 class Parsed:
     """`answer` is None exactly when `format` is invalid; `reason` exactly when it is valid."""
@@ -73,11 +76,12 @@ def answer_of(tags: tuple[str, ...] | list[str]) -> str:
 def answer_pattern(max_tags: int = 3, max_tag_words: int = 6) -> str:
     """A regular expression of the valid answers, for decoding within it.
 
-    It says nothing of repeated tags, and takes words without a letter: what matches it is valid, `repeated`, `empty`,
-    `separators` or `placeholder`.
-    Single spaces stand wherever the parser squeezes them, since some tokenizers have no bracket without one.
+    It says nothing of repeated tags, and takes words without a letter: what matches it is valid, `repeated`, `empty` or
+    `placeholder`. It leaves out what separates tags within one bracket, and words of more than LONGEST_WORD characters,
+    which only a model that is lost writes. Single spaces stand wherever the parser squeezes them, since some tokenizers
+    have no bracket without one.
     """
-    word = r"[^\[\]\u3010\u3011\uff3b\uff3d\\<\s\x00-\x1f\x7f-\xa0]+"
+    word = rf"[^\[\]\u3010\u3011\uff3b\uff3d\\<,;|\"\uff0c\u3001\uff1b\uff5c\s\x00-\x1f\x7f-\xa0]{{1,{LONGEST_WORD}}}"
     tag = rf"\[ ?{word}( {word}){{0,{max_tag_words - 1}}} ?\]"
     return rf" ?{tag}( ?{tag}){{0,{max_tags - 1}}}"
 
