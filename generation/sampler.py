@@ -71,6 +71,7 @@ class Sampler:
             cores.step_aside()
         self._watch = end_with_this(psutil.Process().children(recursive=True))
         self.context = self.engine.model_config.max_model_len
+        self.vocabulary = self.engine.model_config.get_vocab_size()
         self.adapter = _lora_request(served[1])
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -81,19 +82,33 @@ class Sampler:
         return list(await asyncio.gather(*(self._sample(row) for row in rows)))
 
     async def _sample(self, row: Record) -> Record:
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
         examples = self.examples if row["decoding"] == "few_shot" else ()
         messages = build_messages(row["text"], self.config.prompt, self.system_role, examples)
         row |= {"prompt": messages, "candidates": []}
-        ids = prompt_ids(self.tokenizer, messages)
+        try:
+            ids = prompt_ids(self.tokenizer, messages)
+        except Exception as error:  # templates and tokenizers raise errors of their own choosing
+            return row | _refused(error)
         room = self.context - self.config.sampling.max_tokens
         if len(ids) > room:
             return row | {"reason": "too_long", "detail": f"prompt of {len(ids)} tokens, room for {room}"}
+        # vLLM takes a token that its tokenizer has and the model has not, and dies of it.
+        if max(ids, default=0) >= self.vocabulary:
+            detail = f"token {max(ids)} is beyond the model's vocabulary of {self.vocabulary}"
+            return row | {"reason": "refused_by_engine", "detail": detail}
         try:
             return row | {"candidates": await self._candidates(row, ids)}
-        except ValueError as error:  # vLLM refuses a request so; a dead engine raises another kind
-            return row | {"reason": "refused_by_engine", "detail": str(error)}
+        except (VLLMClientError, EngineGenerateError) as error:
+            if self.engine.errored:
+                raise EngineDeadError() from error
+            return row | _refused(error)
 
     async def _candidates(self, row: Record, ids: list[int]) -> list[Record]:
+        from vllm.v1.engine.exceptions import EngineGenerateError
+
         parameters = sampling_parameters(self.config, row["text_id"], row["decoding"])
         request = f"{row['text_id']}-{row['decoding']}"
         final = None
@@ -102,7 +117,7 @@ class Sampler:
         ):
             final = output
         if final is None:
-            raise ValueError("the engine gave no output")
+            raise EngineGenerateError("the engine gave no output")
         return [self._candidate(output) for output in sorted(final.outputs, key=lambda output: output.index)]
 
     def _candidate(self, output: Any) -> Record:
@@ -116,6 +131,12 @@ class Sampler:
             list(ids),
             output.cumulative_logprob,
         )
+
+
+def _refused(error: Exception) -> Record:
+    """Why a text has no candidates; vLLM wraps what it did not expect in an error that says nothing."""
+    cause = error.__cause__ or error
+    return {"reason": "refused_by_engine", "detail": f"{type(cause).__name__}: {cause}"}
 
 
 def sampling_parameters(config: Config, text_id: int, decoding: str) -> Any:
