@@ -240,10 +240,10 @@ def _do_in(run: RunDir, command: str, config: Config, dry_run: bool, verbose: bo
         wanted = everything[: everything.index("rank") + 1]
     run.check_same(config)
     run.create()
-    with run.lock():
+    with run.lock() as lock:
         run.start(config)
         already = all(run.is_done(stage) for stage in wanted)
-        status = run_stages(run, config, wanted, verbose)
+        status = run_stages(run, config, wanted, verbose, lock)
     if status:
         return status
     if already:

@@ -53,10 +53,10 @@ def tag(
     work = RunDir(out.with_name(out.name + ".unfinished"))
     _check_same(work, job)
     work.create()
-    with work.lock():
+    with work.lock() as lock:
         work.write_json("job.json", job)
         work.start(config)
-        return run_module("scoring.tag_texts", [str(work.path)])
+        return run_module("scoring.tag_texts", [str(work.path)], lock)
 
 
 def _config_of_run(run: RunDir, data: str, overrides: list[str]) -> Config:

@@ -2,14 +2,13 @@
 
 import argparse
 import atexit
-import ctypes
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from cluster.orphans import end_with_parent
 from cluster.places import local_folder
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
@@ -21,7 +20,6 @@ from generation.prompts import load_tokenizer
 from scoring.rank_texts import base_model
 from training.relay import Teller
 
-LIBC = ctypes.CDLL(None)
 KINDS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}  # accelerate's words for what shares something
 
 
@@ -198,11 +196,6 @@ def work(folder: str, events: str, rank: int) -> None:
     except BaseException as error:
         teller.failed(error)
         raise
-
-
-def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it is gone: none trains on for nobody."""
-    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def main() -> None:
