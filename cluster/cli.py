@@ -233,11 +233,11 @@ def _do(arguments: argparse.Namespace, config: Config) -> int:
         wanted = _wanted(arguments)
         run.check_same(config)
         run.create()
-        with run.lock():
+        with run.lock() as lock:
             run.start(config)
             steps = [step for step in steps_of(run, config) if wanted(step)]
             already = all(map(run.is_done, steps))
-            status = run_steps(run, config, wanted, arguments.verbose)
+            status = run_steps(run, config, wanted, arguments.verbose, lock)
         if status:
             return status
         if already:

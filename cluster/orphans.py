@@ -5,13 +5,39 @@ next engine on that GPU would find no room.
 """
 
 import contextlib
+import ctypes
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 
 import psutil
 
+LIBC = ctypes.CDLL(None)
+WORK = "SEMTAG_WORK"  # the environment variable that says what a process and all that it starts work on
+PATIENCE = 30.0  # seconds for what a killed process leaves; workers of Ray end 2 seconds after their driver
 CLOCK_STEPS = 2.0  # seconds that a process's start may seem to move while the clock is being set
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it is gone: none works on for nobody."""
+    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def left_at_work(work: str) -> list[int]:
+    """Ids of other processes with `work` as their WORK, that are alive still after some patience."""
+    end = time.monotonic() + PATIENCE
+    while left := [process.pid for process in psutil.process_iter(["environ"]) if _works_on(process, work)]:
+        if time.monotonic() > end:
+            return left
+        time.sleep(0.1)
+    return []
+
+
+def _works_on(process: psutil.Process, work: str) -> bool:
+    return process.pid != os.getpid() and (process.info["environ"] or {}).get(WORK) == work
 
 
 def end_with_this(processes: Iterable[psutil.Process]) -> subprocess.Popen[bytes]:

@@ -3,12 +3,16 @@
 This module knows the stages by name alone; it imports none.
 """
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import Any, TextIO
 
 from cluster.layout import Step
+from cluster.orphans import WORK, end_with_parent
 from cluster.rounds import last_round
 from cluster.run_dir import RunDir
 from configs.errors import UserError
@@ -32,9 +36,10 @@ def steps_of(run: RunDir, config: Config) -> list[Step]:
     return [Step("texts"), *rounds, Step("evaluate")]
 
 
-def run_steps(run: RunDir, config: Config, wanted: Callable[[Step], bool], verbose: bool) -> int:
+def run_steps(run: RunDir, config: Config, wanted: Callable[[Step], bool], verbose: bool, lock: TextIO) -> int:
     """Do the wanted steps that are not done yet; returns the exit status of the first that fails, or 0.
 
+    Each of them holds the run's `lock` as well.
     Raises UserError when a step that the first one builds on is not done.
     """
     # Asked again after each step, because a round that gains nothing is the last one.
@@ -42,7 +47,7 @@ def run_steps(run: RunDir, config: Config, wanted: Callable[[Step], bool], verbo
         step = pending[0]
         _check_ready(run, config, step)
         flags = [*(["--round", str(step.round)] if step.round else []), *(["--verbose"] if verbose else [])]
-        status = run_module(MODULES[step.stage], [str(run.path), *flags])
+        status = run_module(MODULES[step.stage], [str(run.path), *flags], lock)
         if status:
             return status
     return 0
@@ -61,12 +66,37 @@ def _check_ready(run: RunDir, config: Config, step: Step) -> None:
         )
 
 
-def run_module(module: str, arguments: list[str]) -> int:
-    """`python -m MODULE ARGUMENTS` in the foreground; an interrupt reaches it first, and it is waited for."""
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+def run_module(module: str, arguments: list[str], lock: TextIO | None = None) -> int:
+    """`python -m MODULE ARGUMENTS` in the foreground; returns its exit status, or 128 plus the signal that ended it.
+
+    What would end this process goes to that one first, and is waited for; a kill ends both. The file of a run's `lock`
+    is held by both, so that the run is free when none is left.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        env=os.environ | ({WORK: lock.name} if lock else {}),
+        pass_fds=[lock.fileno()] if lock else [],
+        preexec_fn=end_with_parent,
+    )
+    received: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        process.send_signal(number)
+
     # The terminal sends Ctrl-C to the child as well; this process lives on to report how the child ended.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handlers: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.SIG_IGN,
+        signal.SIGTERM: pass_on,
+        signal.SIGHUP: pass_on,
+    }
+    before = {number: signal.getsignal(number) for number in handlers}
+    for number in handlers:
+        if before[number] != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, handlers[number])
     try:
-        return process.wait()
+        status = process.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + received[0] if received else 128 - status if status < 0 else status

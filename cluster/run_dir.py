@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cluster.layout import RunLayout, Step
 from cluster.lease import lease
+from cluster.orphans import left_at_work
 from cluster.places import Place, place_at, remove, upload, working_folder
 from configs.errors import UserError
 from configs.load import differences, dump_config, flatten, load_config
@@ -236,15 +237,17 @@ class RunDir:
         partial.replace(target)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process. Raises UserError when another one holds it."""
-        with (self.here / ".lock").open("w") as file:
+    def lock(self) -> Iterator[TextIO]:
+        """Hold the run for this process and for those that get the file. Raises UserError when another one holds it."""
+        with (self.here.resolve() / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"Another process works on {self.path}.", "Wait for it, or end it.") from None
+            if left := left_at_work(file.name):
+                raise UserError(f"Processes {left} of a killed command work on {self.path}.", "End them.")
             with contextlib.nullcontext() if isinstance(self.path, Path) else lease(self.path / ".lock"):
-                yield
+                yield file
 
     def keep_logs(self) -> None:
         """Put a copy of the logs and training curves of this machine into the store, where the run lies in one."""

@@ -52,10 +52,10 @@ def tag(
     work = RunDir(out.with_name(out.name + ".unfinished"))
     _check_same(work, job)
     work.create()
-    with work.lock():
+    with work.lock() as lock:
         work.write_json(job_file(work), job)
         work.start(config)
-        return run_module("scoring.tag_texts", [str(work.path)])
+        return run_module("scoring.tag_texts", [str(work.path)], lock)
 
 
 def job_file(work: RunDir) -> Place:

@@ -61,6 +61,7 @@ class Sampler:
             cores.step_aside()
         self._watch = end_with_this(psutil.Process().children(recursive=True))
         self.context = self.engine.model_config.max_model_len
+        self.vocabulary = self.engine.model_config.get_vocab_size()
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist(await self.sample(batch.to_pylist()), SAMPLED)
@@ -70,17 +71,24 @@ class Sampler:
         return list(await asyncio.gather(*(self._sample(row) for row in rows)))
 
     async def _sample(self, row: Record) -> Record:
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
         decoding = self.decodings[row["decoding"]]
         row |= {"prompt": [], "candidates": []}
         try:
             row |= self._prompt(row["text"], decoding)
-            ids, room = row["sampled_prompt_ids"], self.context - decoding.max_tokens
-            if len(ids) > room:
-                return row | {"reason": "too_long", "detail": f"prompt of {len(ids)} tokens, room for {room}"}
-            candidates = await self._candidates(row, ids, decoding)
-            return row | {"candidates": [elect(candidates)] if decoding.vote else candidates}
-        except ValueError as error:  # vLLM refuses a request so; a dead engine raises another kind
-            return row | {"reason": "refused_by_engine", "detail": str(error)}
+        except Exception as error:  # templates and tokenizers raise errors of their own choosing
+            return row | _refused(error)
+        if problem := self._problem(row["sampled_prompt_ids"], decoding):
+            return row | problem
+        try:
+            candidates = await self._candidates(row, decoding)
+        except (VLLMClientError, EngineGenerateError) as error:
+            if self.engine.errored:
+                raise EngineDeadError() from error
+            return row | _refused(error)
+        return row | {"candidates": [elect(candidates)] if decoding.vote else candidates}
 
     def _prompt(self, text: str, decoding: Decoding) -> Record:
         """The columns PROMPT of a text: its plain prompt, and the tokens of that and of the one to sample under."""
@@ -91,15 +99,27 @@ class Sampler:
             sampled_ids = prompt_ids(self.tokenizer, shown)
         return {"prompt": messages, "prompt_ids": ids, "sampled_prompt_ids": sampled_ids}
 
-    async def _candidates(self, row: Record, ids: list[int], decoding: Decoding) -> list[Record]:
+    def _problem(self, ids: list[int], decoding: Decoding) -> Record | None:
+        """Why a prompt cannot be sampled under, if it cannot."""
+        room = self.context - decoding.max_tokens
+        if len(ids) > room:
+            return {"reason": "too_long", "detail": f"prompt of {len(ids)} tokens, room for {room}"}
+        # vLLM takes a token that its tokenizer has and the model has not, and dies of it.
+        if max(ids, default=0) >= self.vocabulary:
+            detail = f"token {max(ids)} is beyond the model's vocabulary of {self.vocabulary}"
+            return {"reason": "refused_by_engine", "detail": detail}
+        return None
+
+    async def _candidates(self, row: Record, decoding: Decoding) -> list[Record]:
+        from vllm.v1.engine.exceptions import EngineGenerateError
+
+        prompt = {"prompt_token_ids": row["sampled_prompt_ids"]}
         parameters = sampling_parameters(decoding, seed_of(self.config.run.seed, row["text_id"]))
         final = None
-        async for output in self.engine.generate(
-            {"prompt_token_ids": ids}, parameters, f"{row['text_id']}-{decoding.name}"
-        ):
+        async for output in self.engine.generate(prompt, parameters, f"{row['text_id']}-{decoding.name}"):
             final = output
         if final is None:
-            raise ValueError("the engine gave no output")
+            raise EngineGenerateError("the engine gave no output")
         return [self._candidate(output) for output in sorted(final.outputs, key=lambda output: output.index)]
 
     def _candidate(self, output: Any) -> Record:
@@ -113,6 +133,12 @@ class Sampler:
             list(ids),
             output.cumulative_logprob,
         )
+
+
+def _refused(error: Exception) -> Record:
+    """Why a text has no candidates; vLLM wraps what it did not expect in an error that says nothing."""
+    cause = error.__cause__ or error
+    return {"reason": "refused_by_engine", "detail": f"{type(cause).__name__}: {cause}"}
 
 
 def sampling_parameters(decoding: Decoding, seed: int) -> Any:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cluster.orphans import end_with_parent
 from cluster.placement import check_training_fits, training_need
 from cluster.progress import Progress
 from cluster.repeating import repeating
@@ -14,7 +15,7 @@ from cluster.run_dir import RunDir
 from cluster.session import nodes_there, place, ray_session
 from configs.errors import UserError
 from configs.schema import Config
-from training.ranks import end_with_parent, learn, work
+from training.ranks import learn, work
 from training.relay import Listener
 
 # Processes of one machine need not be heard beyond it.

@@ -2,14 +2,13 @@
 
 import argparse
 import atexit
-import ctypes
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from cluster.orphans import end_with_parent
 from cluster.places import local_folder
 from cluster.progress import Progress
 from cluster.rounds import start_of
@@ -21,7 +20,6 @@ from configs.training import Training
 from generation.prompts import load_tokenizer
 from training.relay import Teller
 
-LIBC = ctypes.CDLL(None)
 KINDS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}  # accelerate's words for what shares something
 
 
@@ -194,11 +192,6 @@ def work(folder: str, number: int, events: str, rank: int) -> None:
     except BaseException as error:
         teller.failed(error)
         raise
-
-
-def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it is gone: none trains on for nobody."""
-    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def main() -> None:

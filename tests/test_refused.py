@@ -1,0 +1,71 @@
+"""What one text does to a real engine: a refusal costs that text alone, and only a dead engine is an error."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from configs.load import load_config
+from generation.prompts import load_tokenizer
+from tests.conftest import ROOT, TINY, tiny_llama
+from tests.test_sampler import Engine
+
+TEXT = "The bridge of Lyon was built by monks."
+TEMPLATE = (
+    "{% set text = messages[-1]['content'] %}{% if 'forbidden' in text %}{{ raise_exception('not that word') }}"
+    "{% elif 'nothing' not in text %}{% for message in messages %}{{ message['content'] }}\n{% endfor %}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def engine(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Serves a model whose tokenizer has one token more than the model."""
+    folder = tmp_path_factory.mktemp("beyond")
+    model = tiny_llama(tokenizer, folder)
+    (folder / "own.jinja").write_text(TEMPLATE)
+    config = load_config(ROOT / "configs" / "demo.yaml", [*TINY, f"model.chat_template={folder / 'own.jinja'}"])
+    grown = load_tokenizer(model, config.model)
+    grown.add_tokens(["<beyond>"])
+    grown.save_pretrained(folder)
+    started = Engine(config, model)
+    yield started
+    started.close()
+
+
+def rejected(rows: list[dict[str, Any]]) -> list[tuple[str | None, int]]:
+    return [(row["reason"], len(row["candidates"])) for row in rows]
+
+
+def test_a_refused_text_costs_no_other(engine: Engine) -> None:
+    texts = [TEXT, "nothing", "a forbidden word", "a token <beyond> the model", f"{TEXT} Again."]
+    rows = engine(texts)
+    assert rejected(rows) == [(None, 3), *[("refused_by_engine", 0)] * 3, (None, 3)]
+    assert "cannot be empty" in rows[1]["detail"]  # said by vLLM itself
+    assert "not that word" in rows[2]["detail"]
+    assert "vocabulary" in rows[3]["detail"]
+    assert rejected(engine([TEXT])) == [(None, 3)]
+
+
+@pytest.mark.parametrize(("ids", "said"), [([10**6], "out of vocabulary"), (["word"], "TypeError")])
+def test_what_vllm_says_of_a_prompt_is_the_detail(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, ids: list[Any], said: str
+) -> None:
+    async def given(row: dict[str, Any], _: list[int], candidates: Any = engine.sampler._candidates) -> Any:
+        return await candidates(row, ids)
+
+    monkeypatch.setattr(engine.sampler, "_candidates", given)
+    [row] = engine([TEXT])
+    assert row["reason"] == "refused_by_engine" and said in row["detail"]
+    assert not engine.sampler.engine.errored
+
+
+def test_a_dead_engine_is_an_error(engine: Engine) -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    for child in psutil.Process().children(recursive=True):
+        if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline()):
+            child.kill()
+    with pytest.raises(EngineDeadError):
+        while True:
+            engine([TEXT])
