@@ -8,8 +8,6 @@ from collections import Counter as Tallies
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.progress import Counts
-
 
 class BatchMetrics:
     """The counters of one actor; made in the actor, as Ray's metrics belong to a process."""
@@ -23,17 +21,18 @@ class BatchMetrics:
         self.rejects = Counter("semtag_rejects", "Texts that could not be used, by reason.", ("reason",))
         self.mean_score = Gauge("semtag_mean_score", "Mean score over the candidates of the last batch that had any.")
 
-    def record(self, rows: Sequence[dict[str, Any]], counts: Counts) -> None:
-        """Count a batch of scored rows of schema SAMPLED; `counts` are its sums."""
+    def record(self, rows: Sequence[dict[str, Any]], scores: Sequence[float]) -> None:
+        """Count a batch of scored rows of schema SAMPLED; `scores` are those of all candidates."""
+        candidates = [candidate for row in rows for candidate in row["candidates"]]
+        tokens = sum(candidate["num_tokens"] or 0 for candidate in candidates)
         # A counter takes no zero.
-        if counts.texts:
-            self.texts.inc(counts.texts)
-        if counts.tokens:
-            self.tokens.inc(counts.tokens)
-        formats = Tallies(candidate["format"] for row in rows for candidate in row["candidates"])
-        for format_, count in formats.items():
+        if rows:
+            self.texts.inc(len(rows))
+        if tokens:
+            self.tokens.inc(tokens)
+        for format_, count in Tallies(candidate["format"] for candidate in candidates).items():
             self.candidates.inc(count, {"format": format_})
         for reason, count in Tallies(row["reason"] for row in rows if row["reason"]).items():
             self.rejects.inc(count, {"reason": reason})
-        if counts.scored:
-            self.mean_score.set(counts.score_sum / counts.scored)
+        if scores:
+            self.mean_score.set(sum(scores) / len(scores))

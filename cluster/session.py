@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,10 +148,14 @@ class Tally:
                 return self.value
 
         self.actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Sum).remote()
+        self._kept, self._sent = Counts(), 0.0
 
-    def add(self, by: Counts) -> None:
-        """Add without waiting; called in workers."""
-        self.actor.add.remote(by)
+    def add(self, by: Counts, at_once: bool = False) -> None:
+        """Add without waiting; called in workers. What comes within a second is sent together, unless `at_once`."""
+        self._kept += by
+        if at_once or time.monotonic() - self._sent > 1.0:
+            self.actor.add.remote(self._kept)
+            self._kept, self._sent = Counts(), time.monotonic()
 
     def total(self) -> Counts:
         """The sum as it is now."""

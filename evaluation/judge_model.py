@@ -9,7 +9,7 @@ from cluster.parquet import RowWriter
 from cluster.places import Place
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
-from cluster.session import ray_session
+from cluster.session import Tally, ray_session
 from cluster.stage import as_process
 from configs.errors import UserError
 from configs.load import override
@@ -101,7 +101,7 @@ def ask(config: Config, model: str, items: Sequence[Item], scratch: Place, progr
     allowed = tuple(letters(load_tokenizer(model, config.model)))
     judged = Decoding("judged", max_tokens=1, allowed_tokens=allowed)
     with ray_session(config):
-        rows = sampled_rows(scratch / "questions.parquet", config, model, [judged])
+        rows = sampled_rows(scratch / "questions.parquet", config, model, [judged], Tally())
         for row in rows.iter_rows():
             if row["reason"]:
                 failed[row["reason"]] += 1

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pyarrow as pa
 
+from cluster.session import Tally
 from configs.errors import UserError
 from configs.schema import Config
 from generation.decoding import Decoding
@@ -84,10 +85,11 @@ class GuardedSampler(Sampler):
         config: Config,
         model: str,
         decodings: Sequence[Decoding],
+        tally: Tally,
         suspects: Suspects,
         engine: Record | None = None,
     ) -> None:
-        super().__init__(config, model, decodings, engine)
+        super().__init__(config, model, decodings, tally, engine)
         self.suspects = suspects
         self._calls = config.sampling.in_flight
         self._room = asyncio.Semaphore(self._calls)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.progress import Counts
 from configs.schema import Prompt
 from generation.parse import parse
 
@@ -81,3 +82,14 @@ def candidate_row(
         "reason": parsed.reason,
         "answer": parsed.answer,
     }
+
+
+def sampled_counts(rows: Sequence[dict[str, Any]]) -> Counts:
+    """What rows of schema SAMPLED add to the progress, apart from their scores."""
+    candidates = [candidate for row in rows for candidate in row["candidates"]]
+    return Counts(
+        texts=len(rows),
+        candidates=len(candidates),
+        valid=sum(candidate["format"] == "valid" for candidate in candidates),
+        tokens=sum(candidate["num_tokens"] or 0 for candidate in candidates),
+    )

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from cluster.session import Tally
 from configs.schema import Config
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
-from generation.records import SAMPLED, candidate_row
+from generation.records import SAMPLED, candidate_row, sampled_counts
 
 Record = dict[str, Any]
 
@@ -21,12 +22,14 @@ class Replay:
     them.
     """
 
-    def __init__(self, config: Config, model: str) -> None:
-        self.config, self.tokenizer = config, load_tokenizer(model, config.model)
+    def __init__(self, config: Config, model: str, tally: Tally) -> None:
+        self.config, self.tokenizer, self.tally = config, load_tokenizer(model, config.model), tally
         self.system_role = takes_system_role(self.tokenizer)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._replay(row) for row in batch.to_pylist()], SAMPLED)
+        rows = [self._replay(row) for row in batch.to_pylist()]
+        self.tally.add(sampled_counts(rows), at_once=True)
+        return pa.Table.from_pylist(rows, SAMPLED)
 
     def _replay(self, row: Record) -> Record:
         meta = json.loads(row["meta"])

@@ -11,10 +11,12 @@ import pyarrow as pa
 from cluster import cores
 from cluster.orphans import end_with_this
 from cluster.places import local_folder
+from cluster.progress import Counts
+from cluster.session import Tally
 from configs.schema import Config
 from generation.decoding import Decoding
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
-from generation.records import SAMPLED, candidate_row
+from generation.records import SAMPLED, candidate_row, sampled_counts
 from generation.texts import hash64
 from generation.vote import elect
 
@@ -38,7 +40,12 @@ class Sampler:
     """
 
     def __init__(
-        self, config: Config, model: str, decodings: Sequence[Decoding], engine: dict[str, Any] | None = None
+        self,
+        config: Config,
+        model: str,
+        decodings: Sequence[Decoding],
+        tally: Tally,
+        engine: dict[str, Any] | None = None,
     ) -> None:
         on_gpu = config.sampling.gpus_per_actor > 0
         # An engine never spans nodes, so its parts have no need to listen beyond loopback, on a cluster either.
@@ -50,7 +57,7 @@ class Sampler:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        model = local_folder(model)
+        model, self.tally = local_folder(model), tally
         self.config, self.decodings = config, {decoding.name: decoding for decoding in decodings}
         self.tokenizer = load_tokenizer(model, config.model)
         self.system_role = takes_system_role(self.tokenizer)
@@ -68,7 +75,15 @@ class Sampler:
 
     async def sample(self, rows: list[Record]) -> list[Record]:
         """Rows of schema SAMPLED, in the order of the given ones."""
-        return list(await asyncio.gather(*(self._sample(row) for row in rows)))
+        done = list(await asyncio.gather(*(self._counted(row) for row in rows)))
+        self.tally.add(Counts(), at_once=True)
+        return done
+
+    async def _counted(self, row: Record) -> Record:
+        # One by one, so that progress moves while the first batches are in flight.
+        row = await self._sample(row)
+        self.tally.add(sampled_counts([row]))
+        return row
 
     async def _sample(self, row: Record) -> Record:
         from vllm.exceptions import VLLMClientError

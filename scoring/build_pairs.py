@@ -82,7 +82,7 @@ def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
                 "list_dropped": why_not,
             }
         )
-    tally.add(Counts(texts=len(rows)))
+    tally.add(Counts(texts=len(rows)), at_once=True)
     return pa.Table.from_pylist(rows, MATCHED)
 
 

@@ -81,7 +81,7 @@ class Embedder:
 class Scorer:
     """Ray Data actor class around the embedder; `__call__` takes and returns a table of schema SAMPLED.
 
-    Without `scoring` it only counts what comes by.
+    Without `scoring` it only counts what comes by. Texts are counted where their candidates are made.
     """
 
     def __init__(self, scoring: Scoring | None, tally: "Tally") -> None:
@@ -93,24 +93,10 @@ class Scorer:
         rows: list[dict[str, Any]] = batch.to_pylist()
         if self.embedder:
             rows = score_rows(rows, self.embedder.texts, self.embedder.tags)
-        counts = counts_of(rows)
-        self.tally.add(counts)
-        self.metrics.record(rows, counts)
+        scores = [c["score"] for row in rows for c in row["candidates"] if c["score"] is not None]
+        self.tally.add(Counts(scored=len(scores), score_sum=sum(scores)), at_once=True)
+        self.metrics.record(rows, scores)
         return pa.Table.from_pylist(rows, SAMPLED)
-
-
-def counts_of(rows: list[dict[str, Any]]) -> Counts:
-    """What a batch of scored rows adds to the progress."""
-    candidates = [candidate for row in rows for candidate in row["candidates"]]
-    scores = [candidate["score"] for candidate in candidates if candidate["score"] is not None]
-    return Counts(
-        texts=len(rows),
-        candidates=len(candidates),
-        valid=sum(candidate["format"] == "valid" for candidate in candidates),
-        tokens=sum(candidate["num_tokens"] or 0 for candidate in candidates),
-        scored=len(scores),
-        score_sum=sum(scores),
-    )
 
 
 def model_path(name: str) -> str:

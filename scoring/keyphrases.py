@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from configs.schema import Config
 from generation.parse import answer_of
-from generation.records import SAMPLED, candidate_row
+from generation.records import SAMPLED, candidate_row, sampled_counts
 from scoring.embedder import Scorer
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class KeyphraseScorer(Scorer):
             for row, tags in zip(own, self._tags(decoding, [row["text"] for row in own]), strict=True):
                 answer = answer_of(tags)
                 row |= {"prompt": [], "candidates": [candidate_row(self.prompt, 0, answer, "stop", None, None, None)]}
+        self.tally.add(sampled_counts(rows))
         return super().__call__(pa.Table.from_pylist(rows, SAMPLED))
 
     def _tags(self, decoding: str, texts: list[str]) -> list[list[str]]:

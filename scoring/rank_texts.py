@@ -46,7 +46,7 @@ def sample_and_score(
     `score` nothing is embedded.
     """
     tally = _begin(texts, [decoding.name for decoding in decodings], progress, finished)
-    rows = sampled_rows(texts, config, model, decodings)
+    rows = sampled_rows(texts, config, model, decodings, tally)
     _write_scored(rows, Scorer, {"scoring": config.scoring if score else None}, out, config, tally, progress)
 
 
@@ -89,11 +89,12 @@ def sampled_rows(
     config: Config,
     model: str,
     decodings: Sequence[Decoding],
+    tally: Tally,
     actor: type[GuardedSampler] = GuardedSampler,
 ) -> Any:
     """The sampling part of the pipeline: a lazy Ray dataset of rows of schema SAMPLED, not scored yet."""
     rows = texts_to_answer(texts, config, [decoding.name for decoding in decodings])
-    arguments: dict[str, Any] = {"config": config, "model": model}
+    arguments: dict[str, Any] = {"config": config, "model": model, "tally": tally}
     if config.sampling.engine == "replay":
         return rows.map_batches(Replay, fn_constructor_kwargs=arguments, **_sampler_pool(config))
     arguments |= {"decodings": decodings, "suspects": Suspects()}
