@@ -11,13 +11,16 @@ from cluster.rounds import start_of
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import stage_main
-from configs.schema import Config
+from configs.schema import Config, Prompt
+from evaluation.independent import longest_span, word_count
 from evaluation.metrics import scores_of, valid_of
 from evaluation.statistics import bootstrap_mean
 from generation.decoding import greedy
 from scoring.rank_texts import sample_and_score
 
-Answers = list[dict[str, Any]]
+Rows = list[dict[str, Any]]
+CRAMMED = 0.8  # of the words that an answer may have
+MOST_CHEATS = 0.05  # by which the share of a kind may rise in a round before it is said
 NO_ANSWER: dict[str, Any] = {"format": "invalid", "score": None, "tags": []}  # of a text that could not be sampled
 
 
@@ -37,20 +40,42 @@ def validate(run: RunDir, config: Config, progress: Progress, number: int) -> di
             sample_and_score(
                 texts, folder, config, start_of(run, config, model + 1), [greedy(config, "greedy")], progress
             )
-    before, after = (_answers(run.layout.round(one).validation) for one in (number - 1, number))
-    scores = scores_of(after)
-    gain = bootstrap_mean(scores - scores_of(before), config.evaluation.resamples, config.run.seed)
+    before, after = (_rows(run.layout.round(one).validation) for one in (number - 1, number))
+    scores, scores_before = scores_of(_answers(after)), scores_of(_answers(before))
+    shares, shares_before = cheats(after, config.prompt), cheats(before, config.prompt)
+    for name in shares:
+        if shares[name] > shares_before[name] + MOST_CHEATS:
+            rise = f"{shares_before[name]:.0%} to {shares[name]:.0%}"
+            progress.say(f"warning: answers that are {name.replace('_', ' ')} rose from {rise}; read some of them")
     return {
         "texts": len(after),
-        "well_formed": float(valid_of(after).mean()),
+        "well_formed": float(valid_of(_answers(after)).mean()),
         "mean_score": float(np.mean(scores)),
-        "gain": gain._asdict(),
+        "gain": bootstrap_mean(scores - scores_before, config.evaluation.resamples, config.run.seed)._asdict(),
+        "cheats": shares,
     }
 
 
-def _answers(folder: Place) -> Answers:
-    """The answer to each text, in order of the text's id."""
-    rows = sorted(read_rows(folder), key=lambda row: row["text_id"])
+def cheats(rows: Rows, prompt: Prompt) -> dict[str, float]:
+    """Shares of the answers that are of a kind that the score rewards though it tags little.
+
+    A cut run is a piece of the text, cut into tags. A crammed answer fills the words that the form allows.
+    """
+    room = CRAMMED * prompt.max_tags * prompt.max_tag_words
+    cut, crammed = 0, 0
+    for row, answer in zip(rows, _answers(rows), strict=True):
+        words = word_count(answer["tags"])
+        cut += len(answer["tags"]) > 1 and longest_span(row["text"], answer["tags"]) == words
+        crammed += words >= room
+    return {"cut_runs": cut / len(rows), "crammed": crammed / len(rows)}
+
+
+def _rows(folder: Place) -> Rows:
+    """The answered texts, in order of their ids."""
+    return sorted(read_rows(folder), key=lambda row: row["text_id"])
+
+
+def _answers(rows: Rows) -> Rows:
     return [row["candidates"][0] if row["candidates"] else NO_ANSWER for row in rows]
 
 
