@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.lease import lease
+from cluster.packaged import weights_in
 from cluster.places import Place, place_at, remove, upload, working_folder
 from configs.errors import UserError
 from configs.load import differences, dump_config, flatten, load_config
@@ -253,13 +254,13 @@ class RunDir:
 
 
 def shaping_values(config: Config, stage: str) -> dict[str, Any]:
-    """The config values that shape what a stage makes: dotted key -> value."""
+    """The config values that shape what a stage makes, and hashes of packaged models: dotted key -> value."""
     prefixes = STAGE_SECTIONS[stage]
     flat = flatten(config, shaping_only=True)
     values = {key: value for key, value in flat.items() if key.startswith(prefixes)}
     if config.model.base != "demo":
         values = {key: value for key, value in values.items() if not key.startswith("model.demo.")}
-    return values
+    return values | weights_in(values)
 
 
 def identity(values: dict[str, Any]) -> str:

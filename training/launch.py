@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from cluster.packaged import weights_of
 from cluster.places import is_hub_name, local_folder, uri
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
@@ -83,6 +84,8 @@ def model_card(config: Config, pairs: int, curve: list[dict[str, float]]) -> str
     training = config.training
     base = "a small model built from the texts themselves" if config.model.base == "demo" else config.model.base
     front = f"base_model: {base}\n" if is_hub_name(config.model.base) else ""
+    if weights := weights_of(config.model.base):
+        base += f" (dequantised from a Python package's file, `{weights}`)"
     return f"""---
 library_name: peft
 {front}tags: [semtag, ipo, tagging]

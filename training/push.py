@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from cluster.packaged import is_packaged
 from cluster.places import is_hub_name, local_folder, naming_store, uri
 from cluster.run_dir import RunDir
 from configs.errors import UserError
@@ -21,8 +22,10 @@ def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> 
     if not (run.is_done("train") and folder.exists()):
         raise UserError(f"{folder} is not there yet.", f"Do `semtag {'merge' if merged else 'train'}` first.")
     if not merged and not is_hub_name(config.model.base):
+        why = "has other weights on any hub: these are dequantised from a Python package's file"
         raise UserError(
-            f"The adapter's base model, {config.model.base}, is not on a hub, so nobody else could use the adapter.",
+            f"The adapter's base model, {config.model.base}, "
+            f"{why if is_packaged(config.model.base) else 'is not on a hub'}, so nobody else could use the adapter.",
             f"Do `semtag merge {run.path}` and push with --merged.",
         )
     from huggingface_hub import HfApi
