@@ -5,6 +5,7 @@ FROM rayproject/ray:2.60.0-py311
 
 WORKDIR /home/ray/semtag
 COPY --chown=ray:users pyproject.toml README.md LICENSE ./
+COPY --chown=ray:users requirements/packaged.txt requirements/
 COPY --chown=ray:users configs configs
 COPY --chown=ray:users cluster cluster
 COPY --chown=ray:users generation generation
@@ -13,5 +14,6 @@ COPY --chown=ray:users training training
 COPY --chown=ray:users evaluation evaluation
 COPY --chown=ray:users benchmarks benchmarks
 # Editable: commands start in this folder, and a second copy in site-packages could hide it.
-RUN pip install --no-cache-dir --editable ".[gpu,s3,gcs]"
+RUN pip install --no-cache-dir --editable ".[gpu,s3,gcs]" \
+    && pip install --no-cache-dir --no-deps -r requirements/packaged.txt
 USER ray

@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 setup: .venv/.ready
 
-.venv/.ready: requirements/cpu.txt pyproject.toml
+.venv/.ready: requirements/cpu.txt requirements/packaged.txt pyproject.toml
 	@echo "Setting up .venv (some 3 minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@requirements/install.sh $(BIN)/python "$(TORCH_INDEX)"

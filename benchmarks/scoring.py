@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rounds import demo_texts, machine, markdown, median_ratio, order, publish
+from cluster.places import local_folder
 from configs.schema import DemoModel, Prompt, Sampling, Scoring
 from generation.parse import parse
-from scoring.embedder import PACKAGED, Embedder, model_path
+from scoring.embedder import Embedder
 from scoring.similarity import cosine, score_rows, tag_string
 from training.demo_answers import Salience, draw_answer
 
@@ -104,7 +105,7 @@ def naive(rows: Rows, scoring: Scoring, texts_per_batch: int) -> tuple[float, li
 def _encoder(scoring: Scoring) -> Callable[[list[str]], np.ndarray]:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(model_path(scoring.model), device="cpu", model_kwargs={"dtype": scoring.dtype})
+    model = SentenceTransformer(local_folder(scoring.model), device="cpu", model_kwargs={"dtype": scoring.dtype})
 
     def encode(strings: list[str]) -> np.ndarray:
         embeddings: np.ndarray = model.encode(strings, batch_size=scoring.batch_size, show_progress_bar=False)
@@ -144,7 +145,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     rows = make_rows(demo_texts(arguments.texts), arguments.samples, arguments.seed)
-    seconds = run(rows, Scoring(model=PACKAGED), Sampling().batch_size, arguments.rounds)
+    seconds = run(rows, Scoring(model="all-MiniLM-L6-v2"), Sampling().batch_size, arguments.rounds)
     pairs = pairs_of(rows)
     result = {
         "machine": machine(),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from upath import UPath
 
+from cluster import packaged
 from configs.errors import UserError
 
 Place = Path | UPath
@@ -51,7 +52,7 @@ def in_store(name: str | Place) -> bool:
 def is_hub_name(name: str) -> bool:
     """Whether that can only be the name of a model on a hub: OWNER/NAME or NAME, and no such path is there."""
     plain = not in_store(name) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
-    return plain and not Path(name).exists()
+    return plain and not packaged.is_packaged(name) and not Path(name).exists()
 
 
 def remove(target: Place) -> None:
@@ -69,11 +70,13 @@ def upload(folder: Path, target: UPath) -> None:
 
 
 def local_folder(name: str) -> str:
-    """A folder of a store, such as a model's, as a folder of this machine; other names come back as they are.
+    """The folder of this machine for a packaged model or a folder of a store; other names come back as they are.
 
-    It is fetched once for each state that it has in the store, and kept in the cache. Raises UserError when there is
-    nothing.
+    Either is converted or fetched once for each state of its source, and kept in the cache. Raises UserError when there
+    is nothing.
     """
+    if name in packaged.MODELS:
+        return packaged.folder_of(name, cache_folder() / "packaged")
     if not in_store(name):
         return name
     source = _in_store(name)
@@ -102,7 +105,10 @@ def _fetched(source: UPath) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where this user's local files of runs in a store are kept: $XDG_CACHE_HOME/semtag, or ~/.cache/semtag."""
+    """Where this user's local files of runs in a store and converted models are kept.
+
+    It is $XDG_CACHE_HOME/semtag, or ~/.cache/semtag.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "semtag"
 

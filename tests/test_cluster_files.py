@@ -106,7 +106,7 @@ def test_the_image_holds_every_package() -> None:
     copied = re.findall(r"^COPY \S+ (\S+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert copied == packages
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert sent == {*packages, "pyproject.toml", "README.md", "LICENSE"}
+    assert sent == {*packages, "pyproject.toml", "README.md", "LICENSE", "requirements/packaged.txt"}
 
 
 def test_every_option_of_ray_start_exists() -> None:

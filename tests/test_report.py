@@ -92,6 +92,11 @@ def test_the_page_is_self_contained_and_escapes_everything(report: dict[str, Any
     assert {file.name for file in tmp_path.glob("*.png")} == {f"{name}.png" for name in PICTURES}
 
 
+def test_the_page_names_the_weights_of_packaged_models(report: dict[str, Any], tmp_path: Path) -> None:
+    write_pages(report, tmp_path)
+    assert "rank: model.weights blake2b:0ba7" in (tmp_path / "report.html").read_text()
+
+
 def test_only_our_own_style_and_script_may_run(report: dict[str, Any], tmp_path: Path) -> None:
     write_pages(report, tmp_path)
     page = (tmp_path / "report.html").read_text()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.places import local_folder
 from cluster.progress import Counts
 from configs.errors import UserError
 from configs.schema import Scoring
@@ -117,9 +118,7 @@ def test_score_does_not_depend_on_the_batch(embedder: Embedder) -> None:
 def test_pooling_is_the_models_own(embedder: Embedder) -> None:
     from sentence_transformers import SentenceTransformer
 
-    from scoring.embedder import model_path
-
-    reference = SentenceTransformer(model_path("all-MiniLM-L6-v2"), device="cpu")
+    reference = SentenceTransformer(local_folder("all-MiniLM-L6-v2"), device="cpu")
     strings = ["one", tag_string(["steam engine", "governor"])]
     assert np.abs(embedder.tags(strings) - reference.encode(strings)).max() < 1e-5
 

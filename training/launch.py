@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.layout import Step
+from cluster.packaged import weights_of
 from cluster.places import is_hub_name, local_folder, uri, weights_hash
 from cluster.progress import Progress
 from cluster.rounds import start_of
@@ -92,6 +93,8 @@ def model_card(config: Config, number: int, rows: int, curve: list[dict[str, flo
     """The README.md of the adapter: what it is, how it was made, how to use it."""
     training, base = config.training, config.model.base
     front = f"base_model: {base}\n" if number == 1 and is_hub_name(base) else ""
+    if weights := weights_of(base):
+        base += f" (dequantised from a Python package's file, `{weights}`)"
     start = base if number == 1 else f"the merged weights of round {number - 1}, which started from {base}"
     return f"""---
 library_name: peft

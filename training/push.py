@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from cluster.packaged import is_packaged
 from cluster.places import is_hub_name, local_folder, naming_store, uri
 from cluster.rounds import delivered_round, start_of
 from cluster.run_dir import RunDir
@@ -21,8 +22,10 @@ def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> 
     layout, base = run.layout.round(number), start_of(run, config, number)
     folder = layout.merged if merged else layout.adapter
     if not merged and not (number == 1 and is_hub_name(base)):
+        dequantised = "has other weights on any hub: these are dequantised from a Python package's file"
         raise UserError(
-            f"The adapter starts from {base}, which is not on a hub, so nobody else could use the adapter.",
+            f"The adapter starts from {base}, which {dequantised if is_packaged(base) else 'is not on a hub'}, "
+            "so nobody else could use the adapter.",
             "Push the whole model with --merged.",
         )
     from huggingface_hub import HfApi
