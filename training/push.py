@@ -22,7 +22,7 @@ def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> 
     if not (run.is_done("train") and folder.exists()):
         raise UserError(f"{folder} is not there yet.", f"Do `semtag {'merge' if merged else 'train'}` first.")
     if not merged and not is_hub_name(config.model.base):
-        why = "has other weights on any hub: these are dequantised from a Python package's file"
+        why = "is on no hub with these weights, which are dequantised from a Python package's file"
         raise UserError(
             f"The adapter's base model, {config.model.base}, "
             f"{why if is_packaged(config.model.base) else 'is not on a hub'}, so nobody else could use the adapter.",
