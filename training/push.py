@@ -22,7 +22,7 @@ def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> 
     layout, base = run.layout.round(number), start_of(run, config, number)
     folder = layout.merged if merged else layout.adapter
     if not merged and not (number == 1 and is_hub_name(base)):
-        dequantised = "has other weights on any hub: these are dequantised from a Python package's file"
+        dequantised = "is on no hub with these weights, which are dequantised from a Python package's file"
         raise UserError(
             f"The adapter starts from {base}, which {dequantised if is_packaged(base) else 'is not on a hub'}, "
             "so nobody else could use the adapter.",
