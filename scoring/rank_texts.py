@@ -23,6 +23,7 @@ from generation.records import REJECT, TEXT
 from generation.replay import Replay
 from generation.vote import elected
 from scoring.embedder import Scorer
+from scoring.finished import TextIds, finish
 from scoring.keyphrases import KeyphraseScorer
 from scoring.records import RANKED
 
@@ -176,13 +177,16 @@ def rank(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     total, before = count_rows(texts), count_finished(finished)
     if before:
         progress.say(f"{before:,} of {total:,} texts were done before and are kept")
-    if before < total:
+
+    def sample() -> None:
         with ray_session(config):
             actor = Replay if replay else GuardedSampler
             sample_and_score(texts, sampled, config, model, None, ["sampled"], progress, finished, actor)
+
+    files, expected = finish(texts, sampled, finished, progress, sample), TextIds(texts)
     with run.writing("ranked") as ranked, run.writing("rejects/rank") as rejects:
-        counts = _split(sampled, ranked, rejects)
-        _check_counts(counts, total)
+        counts = _split(files, expected, ranked, rejects)
+        _check_counts(counts, expected, progress)
     check_rejected(counts["rejects"], total, config, run.path / "rejects" / "rank")
     formats, reasons = counts["formats"], counts["invalid"]
     run.record("rank", "texts", counts["texts"], counts["ranked"], dict(counts["rejects"]))
@@ -201,12 +205,13 @@ def _with_decodings(batch: pa.Table, decodings: list[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
 
 
-def _split(sampled: Place, ranked: Path, rejects: Path) -> dict[str, Any]:
-    """Part the pipeline's rows into ranked lists and rejects, counting."""
+def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -> dict[str, Any]:
+    """Part the pipeline's rows into ranked lists and rejects, one of them for each text, counting."""
     counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0}
     counts |= {"rejects": Counter(), "formats": Counter(), "invalid": Counter()}
     with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
-        for table in read_tables(sampled):
+        for table in read_tables(files):
+            table = table.filter(expected.take(table["text_id"].to_numpy()))
             counts["texts"] += len(table)
             rejected = pc.is_valid(table["reason"])
             for row in table.filter(rejected).to_pylist():
@@ -232,12 +237,16 @@ def _reject(row: dict[str, Any]) -> dict[str, Any]:
     return {"stage": "rank", "reason": row["reason"], "detail": row["detail"], "row": content}
 
 
-def _check_counts(counts: dict[str, Any], expected: int) -> None:
-    if counts["texts"] != expected:
-        raise RuntimeError(f"the pipeline lost texts: {expected} in, {counts['texts']} out")
+def _check_counts(counts: dict[str, Any], expected: TextIds, progress: Progress) -> None:
+    if left := expected.left():
+        raise RuntimeError(f"{left} texts have no row")
+    if expected.repeated or expected.unknown:
+        progress.say(
+            f"left out: {expected.repeated:,} rows of texts that have one, {expected.unknown:,} rows of no text here"
+        )
     if not counts["ranked"]:
         raise UserError(
-            f"None of the {expected} texts could be sampled: {dict(counts['rejects'])}.",
+            f"None of the {counts['texts']} texts could be sampled: {dict(counts['rejects'])}.",
             "See rejects/rank; for too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
         )
 

@@ -19,6 +19,7 @@ from configs.schema import Config
 from generation.parse import parse
 from generation.records import REJECT, TEXT
 from generation.texts import IdSet, text_id
+from scoring.finished import read_ids
 from scoring.pairs import format_quota, group_of
 from scoring.records import LIST, PAIR, RANKED
 
@@ -101,7 +102,7 @@ def _texts(run: RunDir, config: Config) -> Problems:
 
 
 def _exactly_once(run: RunDir, config: Config) -> Problems:
-    expected, ranked = _ids(run.path / "texts" / "train.parquet"), _ids(run.path / "ranked")
+    expected, ranked = read_ids(run.path / "texts" / "train.parquet"), read_ids(run.path / "ranked")
     found, times = np.unique(ranked, return_counts=True)
     for id_ in found[times > 1]:
         yield f"text_id {id_} is ranked twice"
@@ -115,12 +116,6 @@ def _exactly_once(run: RunDir, config: Config) -> Problems:
         yield f"text_id {id_} is rejected and ranked, or no train text"
     if len(rejects) != len(set(rejects)):
         yield "a text is rejected twice"
-
-
-def _ids(path: Place) -> np.ndarray:
-    """The text ids [N] of Parquet files."""
-    chunks = [table["text_id"].to_numpy() for table in read_tables(path, ["text_id"])]
-    return np.concatenate([np.empty(0, dtype=np.int64), *chunks])
 
 
 def _candidates(run: RunDir, config: Config) -> Problems:
