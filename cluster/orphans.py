@@ -17,7 +17,7 @@ import psutil
 
 LIBC = ctypes.CDLL(None)
 WORK = "SEMTAG_WORK"  # the environment variable that says what a process and all that it starts work on
-PATIENCE = 30.0  # seconds for what a killed process leaves; workers of Ray end 2 seconds after their driver
+PATIENCE = 60.0  # seconds for what a killed process leaves; workers of Ray end 2 seconds after their driver
 CLOCK_STEPS = 2.0  # seconds that a process's start may seem to move while the clock is being set
 
 

@@ -88,9 +88,9 @@ class PartWriter:
         self._close()
 
 
-def read_tables(path: Place, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a Parquet file, or of all Parquet files of a folder in order of their names, some at a time."""
-    for file in _files(path):
+def read_tables(path: Place | list[Place], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, of several, or of all of a folder in order of their names, some at a time."""
+    for file in parquet_files(path):
         # pre_buffer would keep all that was read until the end.
         with file.open("rb") as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=columns):
@@ -105,7 +105,7 @@ def read_rows(path: Place, columns: list[str] | None = None) -> Iterator[dict[st
 
 def count_rows(path: Place) -> int:
     """Number of rows of a Parquet file, or of all in a folder, from their footers alone."""
-    return sum(_count(file) for file in _files(path))
+    return sum(_count(file) for file in parquet_files(path))
 
 
 def count_values(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
@@ -118,5 +118,8 @@ def _count(file: Place) -> int:
         return pq.read_metadata(source).num_rows
 
 
-def _files(path: Place) -> list[Place]:
+def parquet_files(path: Place | list[Place]) -> list[Place]:
+    """The file itself, the files themselves, or the Parquet files of a folder in order of their names."""
+    if isinstance(path, list):
+        return path
     return [path] if path.is_file() else sorted(path.glob("*.parquet"), key=str)

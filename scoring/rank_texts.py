@@ -25,6 +25,7 @@ from generation.prompts import load_tokenizer
 from generation.records import REJECT, TEXT
 from generation.replay import Replay
 from scoring.embedder import Scorer
+from scoring.finished import TextIds, finish
 from scoring.keyphrases import KeyphraseScorer
 from scoring.records import RANKED
 
@@ -165,12 +166,15 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
     total, before = count_rows(texts), count_finished(layout.sampled_ids)
     if before:
         progress.say(f"{before:,} of {total:,} texts were done before and are kept")
-    if before < total:
+
+    def sample() -> None:
         with ray_session(config):
             sample_and_score(texts, layout.sampled, config, model, [decoding], progress, layout.sampled_ids)
+
+    files, expected = finish(texts, layout.sampled, layout.sampled_ids, progress, sample), TextIds(texts)
     with run.writing(layout.ranked) as ranked, run.writing(layout.rejects) as rejects:
-        counts = _split(layout.sampled, ranked, rejects)
-        _check_counts(counts, total)
+        counts = _split(files, expected, ranked, rejects)
+        _check_counts(counts, expected, progress)
     check_rejected(counts["rejects"], total, config, layout.rejects)
     formats, reasons = counts["formats"], counts["invalid"]
     run.record(step, "texts", counts["texts"], counts["ranked"], dict(counts["rejects"]))
@@ -197,12 +201,13 @@ def _with_decodings(batch: pa.Table, names: list[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
 
 
-def _split(sampled: Place, ranked: Path, rejects: Path) -> dict[str, Any]:
-    """Part the pipeline's rows into ranked lists and rejects, counting."""
+def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -> dict[str, Any]:
+    """Part the pipeline's rows into ranked lists and rejects, one of them for each text, counting."""
     counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0}
     counts |= {"rejects": Counter(), "formats": Counter(), "invalid": Counter()}
     with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
-        for table in read_tables(sampled):
+        for table in read_tables(files):
+            table = table.filter(expected.take(table["text_id"].to_numpy()))
             counts["texts"] += len(table)
             rejected = pc.is_valid(table["reason"])
             for row in table.filter(rejected).to_pylist():
@@ -228,12 +233,16 @@ def _reject(row: dict[str, Any]) -> dict[str, Any]:
     return {"stage": "rank", "reason": row["reason"], "detail": row["detail"], "row": content}
 
 
-def _check_counts(counts: dict[str, Any], expected: int) -> None:
-    if counts["texts"] != expected:
-        raise RuntimeError(f"the pipeline lost texts: {expected} in, {counts['texts']} out")
+def _check_counts(counts: dict[str, Any], expected: TextIds, progress: Progress) -> None:
+    if left := expected.left():
+        raise RuntimeError(f"{left} texts have no row")
+    if expected.repeated or expected.unknown:
+        progress.say(
+            f"left out: {expected.repeated:,} rows of texts that have one, {expected.unknown:,} rows of no text here"
+        )
     if not counts["ranked"]:
         raise UserError(
-            f"None of the {expected} texts could be sampled: {dict(counts['rejects'])}.",
+            f"None of the {counts['texts']} texts could be sampled: {dict(counts['rejects'])}.",
             "See rejects/rank; for too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
         )
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.parquet import RowWriter, count_rows, read_rows
-from cluster.places import remove
+from cluster.places import Place, remove
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
@@ -29,6 +29,7 @@ from generation.parse import answer_of
 from generation.readers import read_rows as read_data
 from generation.records import TEXT
 from generation.texts import Texts
+from scoring.finished import finish
 from scoring.rank_texts import count_finished, sample_and_score
 
 # A row of the data as it came, with the id of its text, or the reason that it has none.
@@ -45,8 +46,7 @@ def tag(work: RunDir, progress: Progress) -> Record:
     if not work.layout.texts.exists():
         with work.writing(work.layout.texts) as folder:
             _read(folder, config)
-    _answer(work, job, config, progress)
-    counts = _write(work, job)
+    counts = _write(work, job, _answer(work, job, config, progress))
     remove(work.path)
     return counts
 
@@ -74,30 +74,34 @@ def _read(folder: Path, config: Config) -> None:
     (folder / "columns.json").write_text(json.dumps([*columns, *ADDED]), encoding="utf-8")
 
 
-def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> None:
-    """Have the model answer the texts that it has not answered yet."""
+def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> list[Place]:
+    """Have the model answer the texts that it has not answered yet; returns the files of answers."""
     texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
     total, before = count_rows(texts), count_finished(finished)
     votes, constrained = job["votes"], job["constrained"]
     by_vote = f", by {votes} votes each" if votes > 1 else ""
     progress.say(f"tagging {total:,} texts{by_vote}" + (f"; {before:,} of them were tagged before" if before else ""))
-    if before == total:
-        return
     decoding = greedy(config, "tag", constrained)
     if votes > 1:
         decoding = sampled(config, "tag", votes, constrained, vote=True)
-    with ray_session(config):
-        sample_and_score(texts, answers, config, config.model.base, [decoding], progress, finished, score=job["score"])
+
+    def sample() -> None:
+        with ray_session(config):
+            sample_and_score(
+                texts, answers, config, config.model.base, [decoding], progress, finished, score=job["score"]
+            )
+
+    return finish(texts, answers, finished, progress, sample)
 
 
-def _write(work: RunDir, job: Record) -> Record:
+def _write(work: RunDir, job: Record, answers: list[Place]) -> Record:
     """Join rows and answers into the file, and the rejects into theirs; each appears whole."""
     out = work.here.with_name(job["out"])
     rejects = out.with_name(f"{out.name}.rejects.jsonl")
     tagged, formats, rejected = 0, Counter[str](), Counter[str]()
     with work.scratch("joined") as scratch:
         with (scratch / "rows.jsonl").open("wb") as good, (scratch / "rejects.jsonl").open("wb") as bad:
-            for row, answer in _joined(work, scratch):
+            for row, answer in _joined(work, answers, scratch):
                 if answer["reason"]:
                     rejected[answer["reason"]] += 1
                     bad.write(_line({"reason": answer["reason"], "row": row}))
@@ -129,19 +133,26 @@ def _line(value: Record) -> bytes:
         return json.dumps(value).encode() + b"\n"
 
 
-def _joined(work: RunDir, scratch: Path) -> Iterator[tuple[Record, Record]]:
-    """Every row of the data in its order, with its text's answer, of schema SAMPLED, or the reason that it has none."""
+def _joined(work: RunDir, files: list[Place], scratch: Path) -> Iterator[tuple[Record, Record]]:
+    """Every row of the data in its order, with its text's answer, of schema SAMPLED, or the reason that it has none.
+
+    Raises UserError when the `files` of answers lack a text's.
+    """
     from datasets import Dataset
 
-    files = sorted(map(str, (work.path / "answers").glob("*.parquet")))
     columns = ["text_id", "candidates", "reason"]
     # Memory-mapped: only the ids lie in memory, 8 bytes a text.
-    answers = Dataset.from_parquet(files, cache_dir=str(scratch / "cache"), columns=columns).sort("text_id")
+    answers = Dataset.from_parquet([*map(str, files)], cache_dir=str(scratch / "cache"), columns=columns).sort(
+        "text_id"
+    )
     ids = answers.with_format("numpy")["text_id"][:]
     rows = read_rows(work.layout.texts / "rows.parquet")
     while chunk := list(islice(rows, CHUNK)):
         wanted = [row["text_id"] for row in chunk if row["reason"] is None]
-        found = iter(answers.select(np.searchsorted(ids, wanted)).to_list() if wanted else [])
+        places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+        if (ids[places] != wanted).any():
+            raise UserError(f"{work.path} lacks answers to some texts.", "Remove that folder and tag anew.")
+        found = iter(answers.select(places).to_list() if wanted else [])
         for row in chunk:
             yield json.loads(row["row"]), next(found) if row["reason"] is None else row
 

@@ -20,6 +20,7 @@ from configs.schema import Config
 from generation.parse import parse
 from generation.records import REJECT, SAMPLED, TEXT
 from generation.texts import IdSet, text_id
+from scoring.finished import read_ids
 from scoring.pairs import format_quota, group_of
 from scoring.records import LIST, PAIR, RANKED
 
@@ -120,9 +121,14 @@ def _texts(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
             yield f"text_id {row['text_id']} is not the hash of its text"
 
 
+<<<<<<< HEAD
 def _exactly_once(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
     expected, ranked = _ids(texts), _ids(layout.ranked)
+=======
+def _exactly_once(run: RunDir, config: Config) -> Problems:
+    expected, ranked = read_ids(run.path / "texts" / "train.parquet"), read_ids(run.path / "ranked")
+>>>>>>> faults
     found, times = np.unique(ranked, return_counts=True)
     for id_ in found[times > 1]:
         yield f"text_id {id_} is ranked twice"
@@ -138,6 +144,7 @@ def _exactly_once(run: RunDir, config: Config, layout: RoundLayout, number: int)
         yield "a text is rejected twice"
 
 
+<<<<<<< HEAD
 def _ids(path: Place) -> np.ndarray:
     """The text ids [N] of Parquet files."""
     chunks = [table["text_id"].to_numpy() for table in read_tables(path, ["text_id"])]
@@ -145,6 +152,9 @@ def _ids(path: Place) -> np.ndarray:
 
 
 def _candidates(run: RunDir, config: Config, layout: RoundLayout, _: int) -> Problems:
+=======
+def _candidates(run: RunDir, config: Config) -> Problems:
+>>>>>>> faults
     samples = 1 if config.sampling.temperature == 0 else config.sampling.samples
     replay = config.sampling.engine == "replay"
     prompt = config.prompt

@@ -13,12 +13,16 @@ from typing import Any
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cluster.parquet import RowWriter
+from cluster.run_dir import RunDir
+from configs.errors import UserError
 from generation.vote import elect
-from scoring.tag_texts import FORMATS
+from scoring.tag_texts import FORMATS, ROW, _joined
 from tests.conftest import ROOT, TEXTS, semtag
 from tests.test_cli import fails
 
@@ -121,6 +125,23 @@ def test_votes_scores_and_files_that_others_read(finished_run: Path, corpus: Pat
         1,
         2,
     ]
+
+
+def test_a_text_without_an_answer_gets_no_other_ones(tmp_path: Path) -> None:
+    work, folder = RunDir(tmp_path), tmp_path / "texts"
+    folder.mkdir()
+    with RowWriter(folder / "rows.parquet", ROW) as rows:
+        for id_ in (3, 1, 2):
+            rows.write({"text_id": id_, "reason": None, "row": json.dumps({"number": id_})})
+    answered = pa.schema([("text_id", pa.int64()), ("candidates", pa.list_(pa.string())), ("reason", pa.string())])
+    with RowWriter(tmp_path / "some.parquet", answered) as some, RowWriter(tmp_path / "more.parquet", answered) as more:
+        for out, id_ in ((some, 3), (some, 1), (more, 2)):
+            out.write({"text_id": id_, "candidates": [f"of {id_}"], "reason": None})
+    whole = _joined(work, [tmp_path / "some.parquet", tmp_path / "more.parquet"], tmp_path)
+    assert [(row["number"], answer["candidates"]) for row, answer in whole] == [(n, [f"of {n}"]) for n in (3, 1, 2)]
+    for lacking in ("some", "more"):
+        with pytest.raises(UserError, match="lacks answers"):
+            list(_joined(work, [tmp_path / f"{lacking}.parquet"], tmp_path))
 
 
 def test_csv_holds_answers_and_is_read_back(tmp_path: Path) -> None:
