@@ -121,14 +121,9 @@ def _texts(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
             yield f"text_id {row['text_id']} is not the hash of its text"
 
 
-<<<<<<< HEAD
 def _exactly_once(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
-    expected, ranked = _ids(texts), _ids(layout.ranked)
-=======
-def _exactly_once(run: RunDir, config: Config) -> Problems:
-    expected, ranked = read_ids(run.path / "texts" / "train.parquet"), read_ids(run.path / "ranked")
->>>>>>> faults
+    expected, ranked = read_ids(texts), read_ids(layout.ranked)
     found, times = np.unique(ranked, return_counts=True)
     for id_ in found[times > 1]:
         yield f"text_id {id_} is ranked twice"
@@ -144,17 +139,7 @@ def _exactly_once(run: RunDir, config: Config) -> Problems:
         yield "a text is rejected twice"
 
 
-<<<<<<< HEAD
-def _ids(path: Place) -> np.ndarray:
-    """The text ids [N] of Parquet files."""
-    chunks = [table["text_id"].to_numpy() for table in read_tables(path, ["text_id"])]
-    return np.concatenate([np.empty(0, dtype=np.int64), *chunks])
-
-
 def _candidates(run: RunDir, config: Config, layout: RoundLayout, _: int) -> Problems:
-=======
-def _candidates(run: RunDir, config: Config) -> Problems:
->>>>>>> faults
     samples = 1 if config.sampling.temperature == 0 else config.sampling.samples
     replay = config.sampling.engine == "replay"
     prompt = config.prompt
@@ -248,8 +233,8 @@ def _weights(run: RunDir, config: Config, layout: RoundLayout, number: int) -> P
 
 
 def _validation(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
-    expected = np.sort(_ids(run.layout.validation_texts))
-    if not np.array_equal(np.sort(_ids(layout.validation)), expected):
+    expected = np.sort(read_ids(run.layout.validation_texts))
+    if not np.array_equal(np.sort(read_ids(layout.validation)), expected):
         yield f"{layout.validation} does not hold each validation text once"
     answers = [row["candidates"][0] for row in read_rows(layout.validation, ["candidates"]) if row["candidates"]]
     scores = [answer["score"] for answer in answers if answer["format"] == "valid"]
