@@ -1,13 +1,14 @@
 """The command line. Imports no machine learning: `semtag --help` answers at once."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.layout import Step
-from cluster.pipeline import run_module, run_steps, steps_of
+from cluster.pipeline import run_steps, steps_of
 from cluster.places import naming_store
 from cluster.plan import check_model, show_plan
 from cluster.rounds import round_lines
@@ -40,20 +41,21 @@ COMMANDS = {
     "evaluate": "base against tuned on the held-out texts -> report",
 }
 
+# What these commands call lies to the right of this folder and loads slowly, so it is imported when asked for.
+MODULES = {
+    "verify": "scoring.verify",
+    "push": "training.push",
+    "report": "evaluation.report",
+    "judge": "evaluation.judge",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `semtag` script; returns the exit status (0 well, 1 failed, 2 the user can mend it)."""
     arguments = _parse(argv)
     try:
-        if arguments.command == "verify":
-            return run_module("scoring.verify", [arguments.run])
-        if arguments.command == "report":
-            return run_module(
-                "evaluation.report", [*arguments.runs, *(["--out", arguments.out] if arguments.out else [])]
-            )
-        if arguments.command == "push":
-            flags = [f"--{flag}" for flag in ("merged", "public") if getattr(arguments, flag)]
-            return run_module("training.push", [arguments.run, arguments.name, *flags])
+        if arguments.command in MODULES:
+            return int(importlib.import_module(MODULES[arguments.command]).main(arguments))
         if arguments.command == "tag":
             return tag(
                 arguments.run,
@@ -65,8 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 score=arguments.score,
                 constrained=arguments.constrained,
             )
-        if arguments.command == "judge":
-            return _judge(arguments)
         if arguments.command == "submit":
             return submit(
                 arguments.config,
@@ -140,7 +140,7 @@ def _add_report(commands: Any) -> None:
         "models do, which gates failed, and which settings differ.",
     )
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directory, for example runs/demo")
-    command.add_argument("--out", metavar="FILE", help="the page of a comparison; comparison.html unless given")
+    command.add_argument("--out", type=Path, metavar="FILE", help="the page of a comparison; default comparison.html")
 
 
 def _add_push(commands: Any) -> None:
@@ -185,7 +185,9 @@ def _add_judge(commands: Any) -> None:
     command.add_argument("--count", type=_positive, default=50, metavar="N", help="texts to judge; default %(default)s")
     command.add_argument("--out", metavar="FILE", help="a new file; default RUN/judgement/judge.html or model.json")
     way = command.add_mutually_exclusive_group()
-    way.add_argument("--results", nargs="+", metavar="FILE", help="analyse what the page saved, of one person or more")
+    way.add_argument(
+        "--results", nargs="+", type=Path, metavar="FILE", help="analyse what the page saved, of one person or more"
+    )
     way.add_argument("--model", metavar="MODEL", help="path or hub name of the model that judges")
 
 
@@ -204,23 +206,6 @@ def _add_submit(commands: Any) -> None:
     )
     command.add_argument("--working-dir", metavar="DIR", default=".", help="what is sent, less what .gitignore names")
     command.add_argument("--no-wait", action="store_true", help="send the job and return")
-
-
-def _judge(arguments: argparse.Namespace) -> int:
-    if arguments.overrides and not arguments.model:
-        raise UserError(f"{arguments.overrides[0]} has nothing to override.", "Overrides go with --model.")
-    if arguments.out and arguments.results:
-        raise UserError("--out is of no use with --results.", "The analysis is written beside the first of them.")
-    run = RunDir(arguments.run)
-    with naming_store(run.path):
-        run.config()  # says so where there is no run, before a process makes a log there
-    told = [arguments.run, *arguments.overrides, "--first", arguments.first, "--second", arguments.second]
-    if arguments.results:
-        return run_module("evaluation.judgement", [*told, "--results", *arguments.results])
-    told += ["--count", str(arguments.count), *(["--out", arguments.out] if arguments.out else [])]
-    if arguments.model:
-        return run_module("evaluation.judge_model", [*told, "--model", arguments.model])
-    return run_module("evaluation.judge", told)
 
 
 def _do(arguments: argparse.Namespace, config: Config) -> int:

@@ -5,8 +5,7 @@ The page holds texts with a left and a right list of tags. Which arm stands wher
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from cluster.parquet import read_rows
 from cluster.places import Place, naming_store, place_at
 from cluster.run_dir import RunDir, disk_error
+from cluster.stage import as_process
 from configs.errors import UserError
 from evaluation.page import for_script, render_page
 from generation.texts import hash64
@@ -143,26 +143,6 @@ def write_whole(place: Place, text: str) -> None:
         raise disk_error(error, place) from None
 
 
-def options(description: str) -> argparse.ArgumentParser:
-    """What every way to judge is told."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("run", help="the run directory")
-    parser.add_argument("--first", default="base", help="an arm of the evaluation")
-    parser.add_argument("--second", default="tuned", help="the arm it is compared with")
-    return parser
-
-
-def reporting(run: RunDir, work: Callable[[], None]) -> int:
-    """Do the work; returns 0, or 2 after saying what the user can mend."""
-    try:
-        with naming_store(run.path):
-            work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 def make_page(run: RunDir, first: str, second: str, count: int, out: str | None) -> None:
     """Write the page and say what to do with it."""
     place = free_place(run, out, "judge.html")
@@ -173,15 +153,23 @@ def make_page(run: RunDir, first: str, second: str, count: int, out: str | None)
     print(f"Open it in a browser, judge, save; then: semtag judge {run.path}{arms} --results FILE")
 
 
-def main() -> int:
-    """`python -m evaluation.judge RUN`, as `semtag judge` starts it."""
-    parser = options("Make a page on which a person compares two arms.")
-    parser.add_argument("--count", type=int, default=50, help="texts to judge")
-    parser.add_argument("--out", help="where the page goes")
-    asked = parser.parse_args()
-    run = RunDir(asked.run)
-    return reporting(run, lambda: make_page(run, asked.first, asked.second, asked.count, asked.out))
+def main(arguments: argparse.Namespace) -> int:
+    """`semtag judge`: the page, or what came of it, or a language model's judgement."""
+    if arguments.overrides and not arguments.model:
+        raise UserError(f"{arguments.overrides[0]} has nothing to override.", "Overrides go with --model.")
+    if arguments.out and arguments.results:
+        raise UserError("--out is of no use with --results.", "The analysis is written beside the first of them.")
+    run = RunDir(arguments.run)
+    with naming_store(run.path):
+        run.config()  # says so where there is no run
+        if arguments.results:
+            from evaluation.judgement import analyse_files
 
+            analyse_files(run, arguments.first, arguments.second, arguments.results)
+        elif arguments.model:
+            from evaluation.judge_model import judge
 
-if __name__ == "__main__":
-    sys.exit(main())
+            as_process(run, "judge", "answers", lambda progress: judge(run, arguments, progress))
+        else:
+            make_page(run, arguments.first, arguments.second, arguments.count, arguments.out)
+    return 0

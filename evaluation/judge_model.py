@@ -10,11 +10,10 @@ from cluster.places import Place
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.session import Tally, ray_session
-from cluster.stage import as_process
 from configs.errors import UserError
 from configs.load import override
 from configs.schema import Config
-from evaluation.judge import Item, Outcome, Selection, free_place, options, select, write_whole
+from evaluation.judge import Item, Outcome, Selection, free_place, select, write_whole
 from evaluation.judgement import aligned, coin, outcome_rows, tally, verdict
 from evaluation.page import shown
 from generation.decoding import Decoding
@@ -147,19 +146,3 @@ def model_table(found: Record) -> str:
     rows.append(["first place chosen", shown(position["share"], "percent")])
     rows.append(["  p, if by chance", shown(position["p"], "p")])
     return f"\n{aligned(rows)}\n\n{verdict(first, second, found)}"
-
-
-def main() -> None:
-    """`python -m evaluation.judge_model RUN --model MODEL [key=value ...]`, as `semtag judge` starts it."""
-    parser = options("Have a language model compare two arms.")
-    parser.add_argument("--count", type=int, default=50, help="texts to judge")
-    parser.add_argument("--out", help="where the judgement goes")
-    parser.add_argument("--model", required=True, help="path or hub name of the judge")
-    parser.add_argument("overrides", nargs="*", help="overrides of the run's config")
-    asked = parser.parse_args()
-    run = RunDir(asked.run)
-    as_process(run, "judge", "answers", lambda progress: judge(run, asked, progress))
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -14,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from cluster.places import Place
 from cluster.run_dir import RunDir
 from configs.errors import UserError
-from evaluation.judge import Outcome, Selection, options, reporting, select, write_whole
+from evaluation.judge import Outcome, Selection, select, write_whole
 from evaluation.page import SURE, between, shown
 from evaluation.statistics import mcnemar_exact, wilson
 from generation.texts import normalise
@@ -224,16 +223,3 @@ def analyse_files(run: RunDir, first: str, second: str, files: Sequence[Path]) -
     place: Place = files[0].parent / "judgement.json"
     write_whole(place, json.dumps(found | {"files": list(map(str, files))}, indent=2, ensure_ascii=False) + "\n")
     print(f"{judgement_table(found)}\n\n{place}")
-
-
-def main() -> int:
-    """`python -m evaluation.judgement RUN --results FILE ...`, as `semtag judge` starts it."""
-    parser = options("Analyse what people chose.")
-    parser.add_argument("--results", nargs="+", type=Path, required=True, help="files that the page saved")
-    asked = parser.parse_args()
-    run = RunDir(asked.run)
-    return reporting(run, lambda: analyse_files(run, asked.first, asked.second, asked.results))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

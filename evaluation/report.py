@@ -4,7 +4,6 @@ import argparse
 import base64
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,27 +148,15 @@ def rewrite(run: RunDir) -> str:
     return str(run.layout.page)
 
 
-def main() -> int:
-    """`python -m evaluation.report RUN`: the page anew from report.json; with several runs, how they compare."""
-    parser = argparse.ArgumentParser(prog="semtag report")
-    parser.add_argument("runs", metavar="RUN", nargs="+")
-    parser.add_argument("--out", metavar="FILE", type=Path)
-    arguments = parser.parse_args()
+def main(arguments: argparse.Namespace) -> int:
+    """`semtag report`: the page anew from report.json; with several runs, how they compare."""
     runs = [RunDir(name) for name in arguments.runs]
-    try:
-        if len(runs) > 1:
-            from evaluation.compare_runs import compare_runs
+    if len(runs) > 1:
+        from evaluation.compare_runs import compare_runs
 
-            print(compare_runs(runs, arguments.out or Path("comparison.html")))
-        elif arguments.out:
-            raise UserError("--out is where a comparison goes, and that needs several runs.", "Name another run.")
-        else:
-            print(rewrite(runs[0]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(compare_runs(runs, arguments.out or Path("comparison.html")))
+    elif arguments.out:
+        raise UserError("--out is where a comparison goes, and that needs several runs.", "Name another run.")
+    else:
+        print(rewrite(runs[0]))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,8 +18,6 @@ from scoring.similarity import Embed
 
 DEPTH = 100  # most hits of a query
 PASSAGE, OVERLAP = 200, 50  # words
-EXACT = 10_000  # passages up to which each is compared; beyond, a graph finds the nearest ones
-NEAREST = 4 * DEPTH  # passages that the graph is asked for, as a document may have several
 RERANKED = 50  # hits that the cross-encoder reads
 
 Hits = list[np.ndarray]  # for each query the places of the documents found, best first
@@ -84,10 +82,10 @@ def hits_by_words(queries: list[str], documents: list[str]) -> Hits:
     return [_best(index.get_scores(query), 0.0) if query else np.zeros(0, dtype=int) for query in stems(queries)]
 
 
-def hits_by_meaning(queries: list[str], documents: list[str], directions: Directions, exact: int = EXACT) -> Hits:
+def hits_by_meaning(queries: list[str], documents: list[str], directions: Directions) -> Hits:
     """By cosine of query and document, of whose passages the best counts (MaxP; Dai and Callan 2019, SIGIR).
 
-    Up to `exact` passages all are compared. An empty document is not found.
+    An empty document is not found.
     """
     cut = [(place, passage) for place, document in enumerate(documents) for passage in passages(document)]
     if not cut:
@@ -97,7 +95,7 @@ def hits_by_meaning(queries: list[str], documents: list[str], directions: Direct
     numbers = np.array([number[passage] for _, passage in cut])
     owners, starts = np.unique([place for place, _ in cut], return_index=True)
     hits, scores_N = [], np.full(len(documents), -np.inf)
-    for scores_P in _cosines(directions(queries), directions(list(number)), exact):
+    for scores_P in _cosines(directions(queries), directions(list(number))):
         scores_N[owners] = np.maximum.reduceat(scores_P[numbers], starts)
         hits.append(_best(scores_N, -np.inf))
     return hits
@@ -111,30 +109,10 @@ def passages(document: str) -> list[str]:
     return [" ".join(words[at : at + PASSAGE]) for at in range(0, len(words) - OVERLAP, PASSAGE - OVERLAP)]
 
 
-def _cosines(queries_Q_D: np.ndarray, passages_P_D: np.ndarray, exact: int) -> Iterator[np.ndarray]:
-    """Of each query its cosine with each passage, shape [P]; -inf where the graph does not count it among the near."""
-    if len(passages_P_D) <= exact:
-        for start in range(0, len(queries_Q_D), 256):
-            yield from queries_Q_D[start : start + 256] @ passages_P_D.T
-        return
-    for scores, near in zip(*_nearest(queries_Q_D, passages_P_D), strict=True):
-        scores_P = np.full(len(passages_P_D), -np.inf, dtype=np.float32)
-        scores_P[near[near >= 0]] = scores[near >= 0]
-        yield scores_P
-
-
-def _nearest(queries_Q_D: np.ndarray, passages_P_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and numbers of the nearest passages, shapes [Q, NEAREST], by HNSW (Malkov and Yashunin 2020)."""
-    import faiss
-
-    graph = faiss.IndexHNSWFlat(passages_P_D.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction, graph.hnsw.efSearch = 200, 2 * NEAREST
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # several threads link the graph in the order in which they happen to run
-    graph.add(np.ascontiguousarray(passages_P_D))
-    faiss.omp_set_num_threads(threads)
-    scores, numbers = graph.search(np.ascontiguousarray(queries_Q_D), min(NEAREST, len(passages_P_D)))
-    return scores, numbers
+def _cosines(queries_Q_D: np.ndarray, passages_P_D: np.ndarray) -> Iterator[np.ndarray]:
+    """Of each query its cosine with each passage, shape [P]; some queries at a time, to bound the memory."""
+    for start in range(0, len(queries_Q_D), 256):
+        yield from queries_Q_D[start : start + 256] @ passages_P_D.T
 
 
 def _best(scores_N: np.ndarray, above: float) -> np.ndarray:

@@ -20,7 +20,7 @@ from cluster.run_dir import RunDir, check_rejected
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config, Data
-from generation.readers import Row, read_rows, require_column
+from generation.readers import Row, detect_format, read_rows, require_column
 from generation.records import REJECT, TEXT
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -124,6 +124,17 @@ class Texts:
         self.dropped[reason] += 1
         content = json.dumps(row.values, ensure_ascii=True, default=str)
         return {"stage": "texts", "reason": reason, "detail": f"{row.source}: {detail}".rstrip(": "), "row": content}
+
+
+def preview(data: Data) -> str:
+    """Count the texts of a local source; a hub dataset is only named, so that no network is needed."""
+    if detect_format(data) == "hub":
+        return f"{data.path}, split {data.split}, from the Hugging Face hub (read when the run starts)"
+    texts = Texts(data)
+    for row in read_rows(data):
+        texts.take(row)
+    dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(texts.dropped.items()))
+    return f"{texts.rows - texts.dropped.total():,} distinct texts in {texts.rows:,} rows of {data.path}{dropped}"
 
 
 def split_key(record: dict[str, Any], config: Config) -> int:

@@ -1,7 +1,7 @@
 """`semtag verify RUN`: proves from the files alone that a run kept its invariants."""
 
+import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +15,6 @@ from cluster.layout import RoundLayout, Step
 from cluster.parquet import count_rows, count_values, read_rows, read_tables
 from cluster.places import Place, naming_store, weights_hash
 from cluster.run_dir import RunDir, identity
-from configs.errors import UserError
 from configs.schema import Config
 from generation.parse import parse
 from generation.records import REJECT, SAMPLED, TEXT
@@ -244,17 +243,13 @@ def _validation(run: RunDir, config: Config, layout: RoundLayout, number: int) -
             yield f"manifest.json: {name} is {counts[name]}, the answers give {value / len(expected)}"
 
 
-def main(path: str) -> int:
-    """Print each check with what is wrong; returns 0 when all is well, 1 when not, 2 for what is no run."""
-    try:
-        run = RunDir(path)
-        with naming_store(run.path):
-            run.config()  # what is no run directory gets no lock file
-            with run.lock():
-                found: dict[str, Any] = verify(run)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(arguments: argparse.Namespace) -> int:
+    """`semtag verify`: print each check with what is wrong; returns 0 when all is well, else 1."""
+    run = RunDir(arguments.run)
+    with naming_store(run.path):
+        run.config()  # what is no run directory gets no lock file
+        with run.lock():
+            found = verify(run)
     for name, problems in found.items():
         print(f"  {'FAIL' if problems else 'ok':<5} {name}")
         for problem in problems[:20]:
@@ -262,9 +257,6 @@ def main(path: str) -> int:
         if len(problems) > 20:
             print(f"        and {len(problems) - 20:,} more")
     bad = sum(map(len, found.values()))
-    print(f"{path}: " + (f"{bad:,} problems" if bad else "every check holds" if found else "nothing is finished yet"))
+    outcome = f"{bad:,} problems" if bad else "every check holds" if found else "nothing is finished yet"
+    print(f"{arguments.run}: {outcome}")
     return 1 if bad else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

@@ -147,14 +147,6 @@ def test_the_best_passage_of_a_long_document_counts() -> None:
     assert found(hits) == [[1, 0]]  # as a whole, the long one is mostly noise
 
 
-def test_the_graph_finds_what_comparing_all_finds() -> None:
-    documents = [f"document {place % 290}" for place in range(300)]
-    queries, directions = [f"query {place}" for place in range(40)], Directions(scattered)
-    exact = found(hits_by_meaning(queries, documents, directions))
-    assert {len(own) for own in exact} == {100}
-    assert found(hits_by_meaning(queries, documents, directions, exact=0)) == exact
-
-
 def test_reciprocal_rank_fusion_by_hand() -> None:
     # 5: 1/61 + 1/62; 3: 1/62 + 1/63; 9: 1/61; 8: 1/63
     assert fusion([np.array([5, 3, 8]), np.array([9, 5, 3])]).tolist() == [5, 3, 9, 8]

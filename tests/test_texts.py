@@ -18,9 +18,8 @@ from cluster.run_dir import RunDir
 from configs.errors import UserError
 from configs.load import validate
 from configs.schema import Config, Data
-from generation.preview import preview
 from generation.readers import detect_format, read_rows
-from generation.texts import IdSet, hold_out, normalise, prepare, text_id
+from generation.texts import IdSet, hold_out, normalise, prepare, preview, text_id
 
 
 def config_for(path: Path, tmp_path: Path, **data: Any) -> Config:

@@ -1,7 +1,6 @@
 """`semtag push`: the tagger on the Hugging Face hub, or on a hub of one's own that HF_ENDPOINT names."""
 
 import argparse
-import sys
 
 from cluster.packaged import is_packaged
 from cluster.places import is_hub_name, local_folder, naming_store, uri
@@ -45,25 +44,11 @@ def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> 
     return commit.commit_url
 
 
-def main() -> int:
-    """`python -m training.push RUN NAME`."""
-    parser = argparse.ArgumentParser(description="Put a run's tagger on a hub.")
-    parser.add_argument("run", help="the run directory")
-    parser.add_argument("name", help="OWNER/NAME of the repository")
-    parser.add_argument("--merged", action="store_true", help="the whole model, not the adapter")
-    parser.add_argument("--public", action="store_true", help="a new repository is public")
-    arguments = parser.parse_args()
+def main(arguments: argparse.Namespace) -> int:
+    """`semtag push`: print the commit's address."""
     run = RunDir(arguments.run)
-    try:
-        with naming_store(run.path):
-            config = run.config()
-            with run.lock():
-                print(push(run, config, arguments.name, arguments.merged, arguments.public))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with naming_store(run.path):
+        config = run.config()
+        with run.lock():
+            print(push(run, config, arguments.name, arguments.merged, arguments.public))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
