@@ -103,6 +103,8 @@ def test_the_steps_of_two_rounds(tmp_path: Path) -> None:
         ("evaluate", None, "Do `semtag rank` first, or all with `semtag run`."),
         ("train --round 2", GAINED, "The step train-2 needs rank-2, pairs-2, which"),
         ("evaluate", GAINED, "Do `semtag rank --round 2` first, or all with `semtag run`."),
+        ("pairs --round 3", GAINED, "There is no round 3: the last one is 2."),
+        ("rank --round 2", NOTHING, "There is no round 2: the last one is 1."),
     ],
 )
 def test_a_step_asks_for_those_before_it(
