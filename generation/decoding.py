@@ -102,7 +102,8 @@ def _from_file(name: str) -> Sequence[Example]:
         lines = file.read_text(encoding="utf-8").splitlines()
         return [Example.model_validate(json.loads(line)) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
+        said = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise UserError(
-            f"Cannot read the examples in {file}: {str(error).splitlines()[0]}.",
+            f"Cannot read the examples in {file}: {said}.",
             'Name JSON lines of {"text": ..., "answer": ...} in prompt.examples.',
         ) from None
