@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.load import load_config
 from configs.schema import Pairs
 from generation.parse import parse, same_answer_key
-from scoring.build_pairs import kept_lists, kept_pairs
+from scoring.build_pairs import kept_lists, kept_pairs, match_rows
 from scoring.pairs import (
     cap_thresholds,
     even_cap,
@@ -23,7 +24,10 @@ from scoring.pairs import (
     pair_row,
     quotas,
 )
-from scoring.records import LIST, MATCHED, PAIR
+from scoring.records import LIST, MATCHED, PAIR, RANKED
+from tests.conftest import ROOT
+
+DEMO = ROOT / "configs" / "demo.yaml"
 
 
 def candidate(sample: int, completion: str, score: float | None = None) -> dict[str, Any]:
@@ -196,9 +200,10 @@ def test_a_pair_is_a_preference(drawn: list[Any], strategy: Any, min_margin: flo
 
 
 def test_rows_say_what_was_sampled() -> None:
-    row = {"text_id": 1, "prompt": [{"role": "user", "content": "?"}], "candidates": FIVE}
+    row = {"text_id": 1, "prompt": [{"role": "user", "content": "?"}], "prompt_ids": [5], "candidates": FIVE}
     pair = pair_row(row, (FIVE[1], FIVE[3]))
     assert pair["chosen"] == [{"role": "assistant", "content": "[c]"}]
+    assert pair["prompt_ids"] == [5]
     assert pair["margin"] == pytest.approx(0.8)
     assert (pair["ref_chosen_logprob"], pair["ref_rejected_logprob"]) == (-1.0, -3.0)
     assert (pair["chosen_ids"], pair["rejected_ids"]) == ([1, 2], [3, 2])
@@ -213,7 +218,7 @@ def test_rows_say_what_was_sampled() -> None:
 
 
 def test_lists_have_enough_answers_some_range_and_not_too_many() -> None:
-    row = {"text_id": 1, "prompt": [], "candidates": FIVE}
+    row = {"text_id": 1, "prompt": [], "prompt_ids": [], "candidates": FIVE}
     assert list_row(row | {"candidates": FIVE[:1]}, Pairs()) == (None, "too_few_answers")
     assert list_row(row, Pairs(list_least=5)) == (None, "too_few_answers")
     assert list_row(row, Pairs(list_min_range=0.86)) == (None, "range_too_small")
@@ -264,3 +269,43 @@ def test_texts_that_yield_nothing_give_empty_tables(threshold: int | None) -> No
         batch = pa.Table.from_pylist(rows, MATCHED)
         assert kept_pairs(batch, pa.array([threshold] * 2, pa.int64())).equals(PAIR.empty_table())
         assert kept_lists(batch).equals(LIST.empty_table())
+
+
+class Tally:
+    def add(self, counts: Any, **how: Any) -> None:
+        assert counts.texts == 1
+
+
+def matched(*overrides: str, sampled_prompt_ids: list[int]) -> dict[str, Any]:
+    """What a ranked text yields that was sampled under these tokens; the tokens of its plain prompt are [1, 2]."""
+    config = load_config(DEMO, ["pairs.strategy=all_pairs", *overrides])
+    row = {"text_id": 1, "prompt": [], "prompt_ids": [1, 2], "sampled_prompt_ids": sampled_prompt_ids}
+    batch = pa.Table.from_pylist([row | {"candidates": FIVE}], RANKED)
+    [found] = match_rows(batch, config, Tally()).to_pylist()  # type: ignore[arg-type]
+    return found
+
+
+def test_log_probabilities_serve_where_the_plain_prompt_was_sampled_under() -> None:
+    found = matched(sampled_prompt_ids=[1, 2])
+    known = {(pair["ref_chosen_logprob"], pair["ref_rejected_logprob"]) for pair in found["pairs"]}
+    assert known == {(-float(chosen), -float(rejected)) for chosen, rejected in samples_in(found)}
+    assert found["list"]["ref_logprobs"] == [-2.0, -1.0, 0.0, -3.0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sampled_prompt_ids"), [([], [7, 8, 1, 2]), (["sampling.constrained=true"], [1, 2])]
+)
+def test_log_probabilities_under_examples_or_a_grammar_are_no_references(
+    overrides: list[str], sampled_prompt_ids: list[int]
+) -> None:
+    found, plain = matched(*overrides, sampled_prompt_ids=sampled_prompt_ids), matched(sampled_prompt_ids=[1, 2])
+    assert samples_in(found) == samples_in(plain) and len(found["pairs"]) > 1
+    assert {pair[side] for pair in found["pairs"] for side in ("ref_chosen_logprob", "ref_rejected_logprob")} == {None}
+    assert found["list"]["ref_logprobs"] == [None] * 4
+    # The tokens are the model's own all the same, and the prompt is the plain one.
+    assert [pair["chosen_ids"] for pair in found["pairs"]] == [pair["chosen_ids"] for pair in plain["pairs"]]
+    assert {tuple(pair["prompt_ids"]) for pair in found["pairs"]} == {(1, 2)}
+
+
+def samples_in(found: dict[str, Any]) -> list[tuple[int, int]]:
+    return [(pair["chosen_sample"], pair["rejected_sample"]) for pair in found["pairs"]]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from training.demo_answers import Salience, draw_answer
 from transformers import AutoModelForCausalLM
 
 from cluster.parquet import RowWriter
@@ -26,7 +27,6 @@ from scoring.records import PAIR
 from tests.conftest import ROOT, TINY, semtag, tiny_demo
 from training.cpu_head import kernels, lean_head_on_cpus, utils
 from training.data import load_rows
-from training.demo_answers import Salience, draw_answer
 from training.ranks import last_checkpoint, load_base, lora_config
 from training.trainer import PreferenceTrainer, trainer_arguments
 
