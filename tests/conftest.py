@@ -19,6 +19,7 @@ from benchmarks.small_models import SMALL, build_tokenizer, save_random_llama, s
 from cluster.session import LOOPBACK
 from configs.load import load_config
 from configs.schema import Arm
+from generation.prompts import build_messages
 
 ROOT = Path(__file__).parent.parent
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", **LOOPBACK}
@@ -110,23 +111,28 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
+def asked(text: str) -> list[dict[str, str]]:
+    """The demo's plain prompt."""
+    return build_messages(text, load_config(ROOT / "configs" / "demo.yaml").prompt, True)
+
+
+def said(text: str) -> list[dict[str, str]]:
+    """A completion as a chat message."""
+    return [{"role": "assistant", "content": text}]
+
+
 @pytest.fixture(scope="session")
 def pairs() -> Any:
-    """A pair for each of `TEXTS`, as pairs/ has them but for their references."""
+    """A pair for each of `TEXTS`, as pairs/ has them where no reference is known."""
     from datasets import Dataset
 
-    from generation.prompts import build_messages
-
-    prompt = load_config(ROOT / "configs" / "demo.yaml").prompt
-
-    def said(text: str) -> list[dict[str, str]]:
-        return [{"role": "assistant", "content": text}]
-
+    unknown = dict.fromkeys(("ref_chosen_logprob", "ref_rejected_logprob", "chosen_ids", "rejected_ids"))
     return Dataset.from_list(
         [
-            {
+            unknown
+            | {
                 "text_id": place,
-                "prompt": build_messages(text, prompt, True),
+                "prompt": asked(text),
                 "chosen": said(f"[{text.split()[1]}][{text.split()[-1]}]"),
                 "rejected": said("[thing]" * (1 + place % 3)),
                 "margin": place % 7 / 10 if place % 5 else None,
@@ -134,6 +140,22 @@ def pairs() -> Any:
             for place, text in enumerate(TEXTS)
         ]
     )
+
+
+@pytest.fixture(scope="session")
+def lists() -> Any:
+    """Three answers, or two, to some of `TEXTS`, as lists/ has them where no reference is known."""
+    from datasets import Dataset
+
+    def row(place: int, text: str) -> dict[str, Any]:
+        words = text.split()
+        answers = [f"[{words[1]}][{words[-1]}]", f"[{words[3]}]", "[thing][place]"][: 2 if place % 4 == 3 else 3]
+        unknown = [None] * len(answers)
+        scores = [0.9 - 0.2 * rank - 0.01 * place for rank in range(len(answers))]
+        known = {"text_id": place, "prompt": asked(text), "completions": [said(one) for one in answers]}
+        return known | {"scores": scores, "ref_logprobs": unknown, "sampled_ids": unknown}
+
+    return Dataset.from_list([row(place, text) for place, text in enumerate(TEXTS[::4])])
 
 
 @pytest.fixture
@@ -155,15 +177,15 @@ def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
         ]
         settings += ["training.max_steps=null", "training.dtype=float32"]
         config = load_config(ROOT / "configs" / "demo.yaml", [*settings, *overrides])
-        run, said = RunDir.of(config), io.StringIO()
+        run, told = RunDir.of(config), io.StringIO()
         run.create()
         run.start(config)
         if not run.layout.round(1).pairs.exists():
             with run.writing(run.layout.round(1).pairs) as folder, RowWriter(folder / "part.parquet", PAIR) as out:
                 for pair in pairs:
                     out.write(dict.fromkeys(PAIR.names) | {"chosen_sample": 0, "rejected_sample": 1} | pair)
-        with Progress("train", "steps", said) as progress:
+        with Progress("train", "steps", told) as progress:
             run.begin(Step("train", 1), config)
-            return train(run, config, progress, 1), said.getvalue()
+            return train(run, config, progress, 1), told.getvalue()
 
     return start
