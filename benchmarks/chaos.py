@@ -5,7 +5,7 @@
 The job runs once in peace. Then it runs again while processes of it are killed with `kill -9`: engines, actors, other
 Ray workers, the raylet, the driver. A job that dies of it is started again by the same command, as a user would. At the
 end `semtag verify` must hold, and every row must equal the one of the quiet run; scores are compared to 1e-6, because
-an embedding's last digits depend on the batch that it was made in.
+an embedding's last digits depend on the batch that it was made in. The model is a small one of random weights.
 """
 
 import argparse
@@ -21,8 +21,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.rounds import SMALL, demo_texts, machine, markdown, publish
+from benchmarks.contest import demo_texts, machine, markdown, publish
+from benchmarks.small_models import SMALL, save_small
 from cluster.parquet import read_rows
+from cluster.places import Place
+from cluster.run_dir import RunDir
 from scoring.rank_texts import count_finished
 
 CONFIG = "configs/demo.yaml"
@@ -79,7 +82,9 @@ def kill(process: psutil.Process) -> None:
         return
 
 
-def torment(arguments: list[str], finished: Path, kinds: list[str], rng: random.Random, pause: float) -> dict[str, Any]:
+def torment(
+    arguments: list[str], finished: Place, kinds: list[str], rng: random.Random, pause: float
+) -> dict[str, Any]:
     """Run `semtag rank ARGUMENTS` to its end, killing a process of each of `kinds` on the way; returns what happened.
 
     Half of the kills come right after rows were committed (all, with a pause of 0), the others after up to `pause`
@@ -104,7 +109,7 @@ def torment(arguments: list[str], finished: Path, kinds: list[str], rng: random.
             raise RuntimeError(f"the job failed with nothing killed: exit status {job.returncode}")
 
 
-def _wait(job: subprocess.Popen[bytes], family: Family, finished: Path, seconds: float | None, armed: bool) -> None:
+def _wait(job: subprocess.Popen[bytes], family: Family, finished: Place, seconds: float | None, armed: bool) -> None:
     """Wait for the next kill, `seconds` or with None until the next commit, while `armed`; or for the job's end."""
     start, before = time.monotonic(), count_finished(finished)
     while job.poll() is None:
@@ -123,10 +128,10 @@ def _wait(job: subprocess.Popen[bytes], family: Family, finished: Path, seconds:
 
 def compare(calm: Path, tormented: Path) -> dict[str, int]:
     """How many texts were lost, came twice, or have other candidates than in the quiet run."""
-    expected = {row["text_id"]: row for row in read_rows(calm / "ranked")}
+    expected = {row["text_id"]: row for row in read_rows(RunDir(calm).layout.round(1).ranked)}
     seen: Counter[int] = Counter()
     different = 0
-    for row in read_rows(tormented / "ranked"):
+    for row in read_rows(RunDir(tormented).layout.round(1).ranked):
         seen[row["text_id"]] += 1
         different += not _same(expected.get(row["text_id"]), row)
     return {
@@ -163,16 +168,16 @@ def main() -> int:
     arguments.root.mkdir(parents=True)
     data = arguments.root / "texts.jsonl"
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in demo_texts(arguments.texts)))
-    often = [f"data.path={data}", *SMALL, "sampling.samples=4", "sampling.batch_size=16", "sampling.in_flight=2"]
-    often += arguments.overrides
-    calm, stormy = ([CONFIG, f"run.root={arguments.root}", f"run.name={name}", *often] for name in ("calm", "stormy"))
+    job = [f"data.path={data}", "data.limit=null", "data.held_out=0", "rounds.validation=0", *SMALL]
+    job += [f"model.base={save_small(arguments.root / 'model')}", "sampling.samples=4", "sampling.batch_size=16"]
+    job += ["sampling.in_flight=2", *arguments.overrides]
+    calm, stormy = ([CONFIG, f"run.root={arguments.root}", f"run.name={name}", *job] for name in ("calm", "stormy"))
     subprocess.run([sys.executable, "-m", "cluster.cli", "rank", *calm], check=True)
     rng = random.Random(arguments.seed)
     kinds = [KINDS[number % len(KINDS)] for number in range(arguments.kills)]
     rng.shuffle(kinds)
-    stormy.append(f"model.base={arguments.root / 'calm' / 'base'}")
     run, start = arguments.root / "stormy", time.monotonic()
-    story = torment(stormy, run / ".rank.unfinished" / "ids", kinds, rng, arguments.pause)
+    story = torment(stormy, RunDir(run).layout.round(1).sampled_ids, kinds, rng, arguments.pause)
     verified = subprocess.run([sys.executable, "-m", "cluster.cli", "verify", str(run)], check=False).returncode == 0
     result = story | compare(arguments.root / "calm", run)
     result |= {"verified": verified, "seconds": round(time.monotonic() - start)}

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.parquet import read_rows
-from cluster.session import ray_session
+from cluster.places import local_folder
+from cluster.session import Tally, ray_session
 from configs.load import load_config
 from configs.schema import Config
-from generation.guard import GuardedSampler, Suspects
+from generation.decoding import candidates
+from generation.guard import GuardedSampler
 from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
 from generation.sampler import engine_arguments, sampling_parameters, seed_of
 from scoring.rank_texts import sampled_rows
@@ -48,8 +50,8 @@ def ours(folder: Path, config: Config, engine: Record) -> None:
     """The pipeline's own dataset of sampled rows, written as Parquet."""
 
     class Timed(GuardedSampler):
-        def __init__(self, config: Config, model: str, adapter: str | None, suspects: Suspects) -> None:
-            super().__init__(config, model, adapter, suspects, engine)
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments, engine=engine)
             self.journal = Journal(folder, self.engine.vllm_config)
 
         async def _sample(self, row: Record) -> Record:
@@ -57,8 +59,9 @@ def ours(folder: Path, config: Config, engine: Record) -> None:
             self.journal.finished(len(row["candidates"]), sum(c["num_tokens"] for c in row["candidates"]))
             return row
 
+    decodings = [candidates(config, first_round=True)]
     with ray_session(config):
-        rows = sampled_rows(folder / "texts.parquet", config, config.model.base, None, ["sampled"], Timed)
+        rows = sampled_rows(folder / "texts.parquet", config, config.model.base, decodings, Tally(), Timed)
         rows.write_parquet(str(folder / "out"))
 
 
@@ -66,14 +69,14 @@ def raw(folder: Path, config: Config, engine: Record) -> None:
     """One call of vllm.LLM.generate over all prompts, which are token ids already."""
     from vllm import LLM
 
-    model = config.model.base
+    model, decoding = local_folder(config.model.base), candidates(config, first_round=True)
     tokenizer = load_tokenizer(model, config.model)
     system_role = takes_system_role(tokenizer)
     rows = list(read_rows(folder / "texts.parquet"))
-    messages = [build_messages(row["text"], config.prompt, system_role) for row in rows]
+    messages = [build_messages(row["text"], config.prompt, system_role, decoding.examples) for row in rows]
     prompts = [{"prompt_token_ids": prompt_ids(tokenizer, turns)} for turns in messages]
-    parameters = [sampling_parameters(config, row["text_id"], "sampled") for row in rows]
-    llm: Any = LLM(**engine_arguments(config, model, None) | engine)
+    parameters = [sampling_parameters(decoding, seed_of(config.run.seed, row["text_id"])) for row in rows]
+    llm: Any = LLM(**engine_arguments(config, model) | engine)
     journal, step = Journal(folder, llm.llm_engine.vllm_config), llm.llm_engine.step
 
     def timed_step() -> Any:
@@ -106,8 +109,9 @@ def _processor(folder: Path, config: Config, engine: Record) -> Any:
     """The processor as its documentation has it, with an engine stage that keeps a journal; Ray must be running."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    sampling, model = config.sampling, config.model.base
-    arguments = engine_arguments(config, model, None) | _batch_sizes(config) | engine
+    sampling, model = config.sampling, local_folder(config.model.base)
+    arguments = engine_arguments(config, model) | _batch_sizes(config) | engine
+    examples = candidates(config, first_round=True).examples
     system_role = takes_system_role(load_tokenizer(model, config.model))
     processor = build_processor(
         vLLMEngineProcessorConfig(
@@ -121,7 +125,7 @@ def _processor(folder: Path, config: Config, engine: Record) -> Any:
             log_engine_metrics=False,
         ),
         preprocess=lambda row: {
-            "messages": build_messages(row["text"], config.prompt, system_role),
+            "messages": build_messages(row["text"], config.prompt, system_role, examples),
             "sampling_params": _as_dict(config, row["text_id"], row["copy"]),
         },
         postprocess=lambda row: {

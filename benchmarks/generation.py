@@ -1,12 +1,14 @@
 """Sampling: our pipeline against one raw `vllm.LLM.generate`, and against `ray.data.llm`.
 
-    python -m benchmarks.generation --json generation.json                     # a small model, built on the spot
-    python -m benchmarks.generation --model PATH --texts 1200                  # a model of yours, whose answers end
-    python -m benchmarks.generation --load-format dummy --texts 4000 --samples 8 --max-tokens 64 \\
-        sampling.gpus_per_actor=1 sampling.dtype=bfloat16                      # random weights in a 7B shape, on a GPU
+    python -m benchmarks.generation --json generation.json                     # the demo's model
+    python -m benchmarks.generation --model PATH --texts 1200                  # a model of yours
+    python -m benchmarks.generation --model random                             # a small one of random weights
+    python -m benchmarks.generation --model random --load-format dummy --texts 4000 --samples 8 --max-tokens 64 \\
+        sampling.gpus_per_actor=1                                              # random weights in a 7B shape, on a GPU
 
-Every contender draws K candidates for the same texts from the same model, with the same sampling settings and seeds and
-the same engine settings (checked: batch sizes, prefix caching, dtype and so on, as the engines report them):
+Every contender draws K candidates for the same texts from the same model, after the demo's examples, with the same
+sampling settings and seeds and the same engine settings (checked: batch sizes, prefix caching, dtype and so on, as the
+engines report them):
 
     ours           generation.sampler.Sampler under Ray Data, as scoring.rank_texts drives it; no scoring; with the
                    candidates' log-probabilities, tags and formats; written as Parquet.
@@ -37,7 +39,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.rounds import demo_texts, machine, markdown, median_ratio, order, publish
+from benchmarks.contest import demo_texts, machine, markdown, median_ratio, order, publish
+from benchmarks.small_models import build_tokenizer, save_small
 from cluster.parquet import RowWriter
 from configs.errors import UserError
 from configs.load import dump_config, load_config
@@ -55,6 +58,7 @@ SHAPE_7B = {
     "max_position_embeddings": 2048,
 }
 VOCABULARY_7B = 32000
+RANDOM = "random"
 
 
 class Finished(NamedTuple):
@@ -95,43 +99,17 @@ def steady(finished: Sequence[Finished], in_flight: int, samples: int) -> dict[s
     }
 
 
-def build_small(folder: Path, config: Config, texts: list[str]) -> None:
-    """A tokenizer made of the texts and a Llama of the demo's size with random weights."""
-    import torch
-
-    from training.demo_model import build_model, build_tokenizer
-
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer(texts, config)
-    build_model(tokenizer, config.model.demo).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def build_7b_shape(folder: Path, config: Config, texts: list[str]) -> None:
-    """The same tokenizer, filled up to 32,000 tokens, and the configuration of a 7B Llama without weights."""
+def save_7b_shape(folder: Path) -> str:
+    """A tokenizer filled up to 32,000 tokens, and the configuration of a 7B Llama without weights."""
     from transformers import LlamaConfig
 
-    from training.demo_model import build_tokenizer
-
-    tokenizer = build_tokenizer(texts, config)
+    tokenizer = build_tokenizer(demo_texts(840))
     tokenizer.add_tokens([f"<filler-{place}>" for place in range(VOCABULARY_7B - len(tokenizer))])
     tokenizer.save_pretrained(folder)
     LlamaConfig(
         **SHAPE_7B, vocab_size=len(tokenizer), architectures=["LlamaForCausalLM"], eos_token_id=tokenizer.eos_token_id
     ).save_pretrained(folder)
-
-
-def servable(model: str, config: Config) -> str:
-    """The model, or where vLLM's CPU kernels lack its heads, a widened copy beside its tokenizer."""
-    if config.sampling.gpus_per_actor:
-        return model
-    from generation.prompts import load_tokenizer
-    from generation.widen_heads import widen_checkpoint
-
-    served, _ = widen_checkpoint(model, None)
-    if served != model:
-        load_tokenizer(model, config.model).save_pretrained(served)
-    return served
+    return str(folder)
 
 
 def prepare(folder: Path, arguments: argparse.Namespace) -> Config:
@@ -140,15 +118,12 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> Config:
     # Logical CPUs: one for each of ray.data.llm's actors and its tasks.
     common = [*sizes, "sampling.top_p=1", "cluster.cpus=8"]
     config = load_config("configs/demo.yaml", [*common, *arguments.overrides])
-    texts = demo_texts(arguments.texts)
-    model = arguments.model or str(folder / "model")
-    if not arguments.model:
-        build = build_7b_shape if arguments.load_format == "dummy" else build_small
-        build(folder / "model", config, demo_texts(840))
-    if arguments.load_format != "dummy":
-        model = servable(model, config)
+    model = arguments.model
+    if model == RANDOM:
+        save = save_7b_shape if arguments.load_format == "dummy" else save_small
+        model = save(folder / "model")
     with RowWriter(folder / "texts.parquet", TEXT) as rows:
-        for text in texts:
+        for text in demo_texts(arguments.texts):
             rows.write({"text_id": text_id(text), "text": text, "article": None, "meta": "{}"})
     return config.model_copy(update={"model": config.model.model_copy(update={"base": model})})
 
@@ -248,7 +223,7 @@ def table(result: dict[str, Any]) -> str:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="path of a model (default: random weights, built on the spot)")
+    parser.add_argument("--model", default="SmolLM2-135M-Instruct", help="path or name, or 'random' (%(default)s)")
     parser.add_argument("--texts", type=int, default=840, help="texts, those of the demo over and over (840)")
     parser.add_argument("--samples", type=int, default=4, metavar="K", help="candidates of each text (4)")
     parser.add_argument("--max-tokens", type=int, default=24, help="longest candidate (24)")
@@ -257,7 +232,7 @@ def parse_arguments() -> argparse.Namespace:
         "--load-format",
         choices=["safetensors", "dummy"],
         default="safetensors",
-        help="dummy: weights drawn at random as the engine starts; without --model in the shape of a 7B Llama",
+        help="dummy: weights drawn at random as the engine starts; with --model random in the shape of a 7B Llama",
     )
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="who runs (all)")
     parser.add_argument("--keep", type=Path, help="keep logs and times of the contenders in this new folder")

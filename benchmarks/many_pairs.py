@@ -24,10 +24,11 @@ import psutil
 from datasets import Dataset
 
 from benchmarks.chaos import Family
-from benchmarks.rounds import machine, markdown, publish
+from benchmarks.contest import machine, markdown, publish
+from cluster.layout import RoundLayout
 from cluster.parquet import count_rows
 from cluster.run_dir import RunDir
-from training.ranks import last_checkpoint, unfinished
+from training.ranks import last_checkpoint
 
 SETTINGS = ["training.batch_size=64", "training.max_steps=1000", "training.save_steps=1"]
 
@@ -47,7 +48,7 @@ def train_until(run: RunDir, done: Callable[[], bool]) -> dict[str, float]:
 
     Raises RuntimeError when the stage ends before.
     """
-    command = [sys.executable, "-m", "cluster.cli", "train", str(run.path / "config.yaml"), *SETTINGS]
+    command = [sys.executable, "-m", "cluster.cli", "train", str(run.layout.config), *SETTINGS]
     rss = own = 0
     start = time.monotonic()
     stage = subprocess.Popen(command, start_new_session=True)
@@ -66,10 +67,10 @@ def train_until(run: RunDir, done: Callable[[], bool]) -> dict[str, float]:
     return {"seconds": time.monotonic() - start, "rss_gb": rss / 1e9, "own_gb": own / 1e9}
 
 
-def leave_references(run: RunDir) -> None:
+def leave_references(layout: RoundLayout) -> None:
     """Zeros in place of the reference log-probabilities of a finished pass."""
-    pairs = len(Dataset.load_from_disk(unfinished(run) / "rows"))
-    np.save(unfinished(run) / "references.npy", np.zeros((pairs, 2)))
+    pairs = len(Dataset.load_from_disk(layout.training / "rows"))
+    np.save(layout.training / "references.npy", np.zeros((pairs, 2)))
 
 
 def main() -> None:
@@ -79,12 +80,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     run = RunDir(arguments.run)
-    pairs = count_rows(run.path / "pairs")
-    for left in (unfinished(run), run.here / "checkpoints"):
+    layout = run.layout.round(1)
+    pairs, checkpoints = count_rows(layout.pairs), layout.checkpoints
+    for left in (layout.training, checkpoints):
         shutil.rmtree(left, ignore_errors=True)
-    checkpoints = run.here / "checkpoints"
-    starts = {"to tokenised pairs": train_until(run, (unfinished(run) / "rows").exists)}
-    leave_references(run)
+    starts = {"to tokenised pairs": train_until(run, (layout.training / "rows").exists)}
+    leave_references(layout)
     starts["again, to the first step"] = train_until(run, lambda: last_checkpoint(checkpoints) is not None)
     before = last_checkpoint(checkpoints)
     starts["again, to the next step"] = train_until(run, lambda: last_checkpoint(checkpoints) != before)

@@ -4,7 +4,8 @@
 
 One row in a hundred is poisoned: null, 1 MB of text, nothing but control characters, invalid UTF-8, a duplicate, or a
 text that kills the engine; the last is done for real, with `kill -9` on the engine's process as soon as that text
-reaches it. The job is `semtag rank` in all else. The ledger must balance and `semtag verify` must hold.
+reaches it. The job is `semtag rank` in all else, by a small model of random weights. The ledger must balance and
+`semtag verify` must hold.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from typing import Any
 import psutil
 
 import scoring.rank_texts
-from benchmarks.rounds import SMALL, demo_texts, machine, markdown, publish
+from benchmarks.contest import demo_texts, machine, markdown, publish
+from benchmarks.small_models import SMALL, save_small
 from cluster.parquet import count_rows, read_rows
 from cluster.run_dir import RunDir
 from cluster.stage import stage_main
@@ -42,11 +44,11 @@ REASONS = {
 class Vulnerable(GuardedSampler):
     """A sampler whose engine dies, for real, of texts that say so."""
 
-    async def _candidates(self, row: dict[str, Any], ids: list[int]) -> list[dict[str, Any]]:
+    async def _candidates(self, row: dict[str, Any], *how: Any) -> list[dict[str, Any]]:
         if DEADLY in row["text"]:
             for child in psutil.Process(os.getpid()).children(recursive=True):
                 child.kill()
-        return await super()._candidates(row, ids)
+        return await super()._candidates(row, *how)
 
 
 def make_lines(rows: int, deadly: int) -> tuple[list[bytes], Counter[str]]:
@@ -79,15 +81,18 @@ def run(rows: int, deadly: int, root: Path, overrides: list[str]) -> dict[str, A
     lines, made = make_lines(rows, deadly)
     data.write_bytes(b"".join(lines))
     start = time.monotonic()
-    rank = [CONFIG, "run.name=poison", f"run.root={root}", f"data.path={data}", *SMALL, *overrides]
+    rank = [CONFIG, "run.name=poison", f"run.root={root}", f"model.base={save_small(root / 'model')}", *SMALL]
+    rank += [f"data.path={data}", "data.limit=null", "data.held_out=0", "rounds.validation=0", *overrides]
     subprocess.run([sys.executable, "-m", "benchmarks.poison", "--semtag", "rank", *rank], check=True)
     verify = [sys.executable, "-m", "cluster.cli", "verify", str(run.path)]
-    rejects = Counter(row["reason"] for row in read_rows(run.path / "rejects" / "texts", ["reason"]))
-    rejects += Counter(row["reason"] for row in read_rows(run.path / "rejects" / "rank", ["reason"]))
+    layout = run.layout.round(1)
+    rejects = Counter(
+        row["reason"] for folder in (run.layout.rejects, layout.rejects) for row in read_rows(folder, ["reason"])
+    )
     return {
         "rows": rows,
         "poisoned": made.total(),
-        "ranked": count_rows(run.path / "ranked"),
+        "ranked": count_rows(layout.ranked),
         "rejects": dict(rejects),
         "as_expected": rejects == Counter({REASONS[kind]: number for kind, number in made.items()}),
         "verified": subprocess.run(verify, check=False).returncode == 0,

@@ -1,40 +1,43 @@
 """Which loss, and which pairs, make the better tagger? Each recipe on the same ranked lists, over seeds.
 
     python -m benchmarks.recipes --json recipes.json                                           # the demo
-    python -m benchmarks.recipes data.path=squad_dev.json data.format=squad model.base=PATH \\
-        --json recipes.json --corpus squad                                                     # texts of yours
+    python -m benchmarks.recipes data.path=squad_dev.json data.format=squad data.article_column=title data.limit=null \\
+        --corpus squad --json recipes.json                                                     # texts of yours
 
-A seed changes the split, the base model where it is built on the spot, the candidates (K = 8) and the training. Of one
-seed all recipes learn from the same ranked lists for as many steps (100, of 8 pairs or lists), with
-the same beta, learning rate and likelihood weight; base and tuned models answer the same held-out texts, each text once
-at the sampling temperature. Figures are differences to the base model: means over the seeds with 95 % t-intervals.
-Seeds that stand in the file of --json are not run again, so a table can be made in several sittings.
+A seed changes the split, the candidates and the training. All recipes are of one round from the untouched model. Those
+of one seed learn from the same ranked lists, K = 8, for as many steps, with the same beta, learning rate and likelihood
+weight. They answer the same held-out texts as a tagger is asked; the untouched model is asked as well as can be, after
+the examples and within the grammar. Figures are differences to it: means over the seeds with 95 % t-intervals. Seeds
+that stand in the file of --json are not run again, so a table can be made in several sittings.
 """
 
 import argparse
-import asyncio
 import json
 import math
 import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from scipy import stats
 
-from benchmarks.rounds import machine, markdown
+from benchmarks.contest import machine, markdown
 from cluster.parquet import read_rows
+from cluster.progress import Progress
 from cluster.run_dir import RunDir
-from configs.schema import Config, Pairs
+from cluster.session import ray_session
+from cluster.stage import set_environment
+from configs.schema import Pairs
 from configs.training import Training
+from evaluation.corpus import arms_of
 from evaluation.metrics import Answers, compare
-from scoring.rank_texts import base_model
+from scoring.rank_texts import sample_and_score
 
 CONFIG = "configs/demo.yaml"
-SETTINGS = ["sampling.samples=8", "training.max_steps=100", "training.batch_size=8"]
+SETTINGS = ["sampling.samples=8", "rounds.count=1", "rounds.each=[]", "rounds.validation=0"]
 STRATEGIES = get_args(Pairs.model_fields["strategy"].annotation)
 LOSSES = get_args(Training.model_fields["loss"].annotation)
 LISTS = "best_vs_worst"  # the strategy whose run the lists are taken from; they are the same under all
@@ -63,56 +66,37 @@ def derived(run: RunDir, what: str, command: str, arguments: argparse.Namespace,
     return semtag(command, name, arguments, *settings)
 
 
-def answer(config: Config, model: str, adapters: list[Path], texts: list[dict[str, Any]]) -> list[dict[int, Answer]]:
-    """One scored answer a text from the base model and from each adapter, by text id, drawn by one engine in turn."""
-    from vllm.lora.request import LoRARequest
-
-    from generation.sampler import Sampler
-    from generation.widen_heads import widen_checkpoint
-    from scoring.embedder import Embedder
-    from scoring.similarity import score_rows
-
-    sampler = Sampler(config, model, str(adapters[0]))
-
-    async def from_all() -> list[list[dict[str, Any]]]:
-        drawn = []
-        for number, adapter in enumerate([None, *adapters]):
-            sampler.adapter = adapter and LoRARequest(
-                adapter.parent.name, number, widen_checkpoint(model, str(adapter))[1]
-            )
-            drawn.append(await sampler.sample([dict(row) for row in texts]))
-        sampler.engine.shutdown()
-        return drawn
-
-    drawn, embedder = asyncio.run(from_all()), Embedder(config.scoring)
-    scored = [score_rows(rows, embedder.texts, embedder.tags) for rows in drawn]
-    return [{row["text_id"]: row["candidates"][0] for row in rows if row["candidates"]} for rows in scored]
+def answers(run: RunDir, arm: str) -> dict[int, Answer]:
+    """The scored answer of the run's arm `base` or `tuned` to each held-out text, by text id."""
+    config = run.config()
+    [decoding] = [one.decoding for one in arms_of(config, []) if one.name == arm]
+    assert decoding
+    model = config.model.base if arm == "base" else str(run.layout.round(1).merged)
+    with ray_session(config), run.scratch("answers") as folder, Progress(arm, "answers") as progress:
+        sample_and_score(run.layout.held_out, folder / "rows", config, model, [decoding], progress)
+        return {row["text_id"]: row["candidates"][0] for row in read_rows(folder / "rows") if row["candidates"]}
 
 
 def run_seed(seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The figures of each recipe for one seed."""
     of_seed = f"run.seed={seed}"
     ranked = semtag("rank", f"{arguments.corpus}-{seed}", arguments, of_seed)
-    paired, adapters = {}, []
-    for name in STRATEGIES:
-        paired[name] = derived(ranked, name, "pairs", arguments, of_seed, f"pairs.strategy={name}")
-    for recipe, (name, settings) in RECIPES.items():
-        tuned = derived(paired[name], recipe, "train", arguments, of_seed, f"pairs.strategy={name}", *settings)
-        adapters.append(tuned.here / "model")
-    config = ranked.config()
-    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"samples": 1})})
-    texts = [row | {"decoding": "sampled"} for row in read_rows(ranked.path / "texts" / "held_out.parquet")]
-    base, *each = answer(config, base_model(ranked, config), adapters, texts)
-    return {recipe: figures(texts, base, own, seed) for recipe, own in zip(RECIPES, each, strict=True)}
+    texts = {row["text_id"]: row["text"] for row in read_rows(ranked.layout.held_out, ["text_id", "text"])}
+    base, found = answers(ranked, "base"), dict[str, dict[str, float]]()
+    for recipe in arguments.recipes:
+        strategy, settings = RECIPES[recipe]
+        own = (of_seed, f"pairs.strategy={strategy}")
+        paired = derived(ranked, strategy, "pairs", arguments, *own)
+        tuned = derived(paired, recipe, "train", arguments, *own, *settings)
+        found[recipe] = figures(texts, base, answers(tuned, "tuned"), seed)
+    return found
 
 
-def figures(
-    texts: list[dict[str, Any]], base: dict[int, Answer], tuned: dict[int, Answer], seed: int
-) -> dict[str, float]:
+def figures(texts: dict[int, str], base: dict[int, Answer], tuned: dict[int, Answer], seed: int) -> dict[str, float]:
     """What tuning changed: shares of well-formed answers, and similarity on both-valid and on all texts."""
-    both = [row for row in texts if row["text_id"] in base.keys() & tuned.keys()]
-    arms = [[arm[row["text_id"]] for row in both] for arm in (base, tuned)]
-    found = compare(Answers([row["text"] for row in both], *arms), 100, seed)
+    both = sorted(base.keys() & tuned.keys())
+    arms = [[arm[id_] for id_ in both] for arm in (base, tuned)]
+    found = compare(Answers([texts[id_] for id_ in both], *arms), 100, seed)
     rate, similarity = found["format_rate"], found["similarity"]
     return {
         "base_format": rate["base"]["value"],
@@ -122,12 +106,15 @@ def figures(
     }
 
 
-def mean_and_interval(values: list[float], digits: int) -> str:
-    """Mean with its 95 % t-interval, the latter from two values on."""
-    mean, form = statistics.fmean(values), f"+.{digits}f"
-    if len(values) < 2:
+def mean_and_interval(values: Sequence[float | None], digits: int) -> str:
+    """Mean with its 95 % t-interval, the latter from two values on; a dash where there is none."""
+    known, form = [value for value in values if value is not None], f"+.{digits}f"
+    if not known:
+        return "-"
+    mean = statistics.fmean(known)
+    if len(known) < 2:
         return format(mean, form)
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(known) - 1) * statistics.stdev(known) / math.sqrt(len(known))
     return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
 
 
@@ -135,22 +122,30 @@ def table(done: dict[str, dict[str, dict[str, float]]]) -> str:
     """The seeds of one corpus as a Markdown table."""
     rows = []
     for recipe in RECIPES:
-        points = [100 * seed[recipe]["format"] for seed in done.values()]
-        similar = [[seed[recipe][name] for seed in done.values()] for name in FIGURES[1:]]
+        of_seeds = [seed[recipe] for seed in done.values() if recipe in seed]
+        points = [100 * one["format"] for one in of_seeds]
+        similar = [[one[name] for one in of_seeds] for name in FIGURES[1:]]
         rows.append([recipe, mean_and_interval(points, 1), *(mean_and_interval(values, 3) for values in similar)])
     return markdown(["recipe", "well formed, points", "similarity, both well formed", "all texts"], rows)
 
 
-def over_seeds(
-    doc: str | None, root: str, run_seed: Callable[[int, argparse.Namespace], Any], show: Callable[[str, Any], None]
-) -> None:
-    """Run the seeds that the file of figures lacks, keep theirs there, and show each of its corpora."""
+def seeds_parser(doc: str | None, root: str) -> argparse.ArgumentParser:
+    """The command line of a benchmark over seeds."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="demo", help="name of the corpus in the tables (demo)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run (0 1 2)")
     parser.add_argument("--root", type=Path, default=Path(root), help="folder of the runs")
     parser.add_argument("--json", type=Path, required=True, help="the file of all figures so far")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides for every run")
+    return parser
+
+
+def over_seeds(
+    parser: argparse.ArgumentParser,
+    run_seed: Callable[[int, argparse.Namespace], Any],
+    show: Callable[[str, Any], None],
+) -> None:
+    """Run the seeds that the file of figures lacks, keep theirs there, and show each of its corpora."""
     arguments = parser.parse_args()
     corpora = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
     done = corpora.setdefault(arguments.corpus, {})
@@ -169,5 +164,13 @@ def show(corpus: str, seeds: dict[str, dict[str, dict[str, float]]]) -> None:
     print(f"\n{corpus}, base well formed {base}:\n\n{table(seeds)}")
 
 
+def main() -> None:
+    """Run all seeds and print the table of each corpus."""
+    set_environment()
+    parser = seeds_parser(__doc__, "runs/recipes")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="those to compare (all)")
+    over_seeds(parser, run_seed, show)
+
+
 if __name__ == "__main__":
-    over_seeds(__doc__, "runs/recipes", run_seed, show)
+    main()

@@ -1,7 +1,7 @@
 """Are the tags better, and what are they good for? Whole runs on texts of yours, over seeds, and their figures.
 
-    python -m benchmarks.results data.path=squad_dev.json data.format=squad model.base=PATH --corpus squad \\
-        --json results.json
+    python -m benchmarks.results data.path=squad_dev.json data.format=squad data.article_column=title data.limit=null \\
+        --corpus squad --json results.json
 
 A seed changes the split, the candidates and the training. The table of each corpus shows means over the seeds: of the
 arms' shares of well-formed answers, similarity and ranks, of agreement with people's keyphrases where the texts have
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks.recipes import mean_and_interval, over_seeds
-from benchmarks.rounds import markdown
+from benchmarks.contest import markdown
+from benchmarks.recipes import mean_and_interval, over_seeds, seeds_parser
 from cluster.run_dir import RunDir
 from cluster.summary import failed_gates, read_report
 
@@ -57,12 +57,15 @@ def arms_table(seeds: list[Report]) -> str:
     }
     for name in seeds[0]["arms"][0]["agreement"] or ():
         columns[f"keys, {name.replace('_', ' ')}"] = partial(_agreement, name)
+    # Seeds differ in the rounds that they have, and in the one that delivers.
+    by_name: dict[str, list[Report]] = {}
+    for arm in (arm for report in seeds for arm in report["arms"]):
+        by_name.setdefault(arm["name"], []).append(arm)
     rows = []
-    for place, arm in enumerate(seeds[0]["arms"]):
-        of_seeds = [report["arms"][place] for report in seeds]
+    for name, of_seeds in by_name.items():
         gains = [one["against"]["similarity"]["difference"]["value"] for one in of_seeds if one["against"]]
         cells = [mean([figure(one) for one in of_seeds]) for figure in columns.values()]
-        rows.append([arm["name"], *cells, mean_and_interval(gains, 3) if gains else ""])
+        rows.append([name, *cells, mean_and_interval(gains, 3) if gains else ""])
     return markdown(["arm", *columns, "similarity against base [95 %]"], rows)
 
 
@@ -102,4 +105,4 @@ def show(corpus: str, done: dict[str, Report]) -> None:
 
 
 if __name__ == "__main__":
-    over_seeds(__doc__, "runs/results", run_seed, show)
+    over_seeds(seeds_parser(__doc__, "runs/results"), run_seed, show)

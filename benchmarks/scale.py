@@ -20,17 +20,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.rounds import machine, markdown, publish
+from benchmarks.contest import machine, markdown, publish
+from benchmarks.small_models import build_tokenizer, save_random_llama
 from cluster.parquet import RowWriter, count_rows
 from cluster.run_dir import RunDir
-from configs.load import load_config
 
 CONFIG = "configs/demo.yaml"
 CANDIDATES = 4
 WORDS = 20_000
 DATA = pa.schema([("text", pa.string()), ("completions", pa.list_(pa.string()))])
 CHUNK = 1000
-SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 SPOILT = ("Sure! {}", "{}]", "{0}{0}", "", "{}[a][b][c]")
 STAGES = ("texts", "rank", "pairs")
 
@@ -69,14 +68,10 @@ def make_models(folder: Path) -> tuple[Path, Path]:
     """A small Llama with random weights, and a static embedding model of 64 dimensions."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from training.demo_model import build_tokenizer
 
     base, embedding = folder / "base", folder / "embedding"
-    tokenizer = build_tokenizer([row["text"] for row in make_rows(0)], load_config(CONFIG))
-    tokenizer.save_pretrained(base)
-    LlamaForCausalLM(LlamaConfig(**SHAPE, vocab_size=len(tokenizer))).save_pretrained(base)
+    tokenizer = build_tokenizer((row["text"] for row in make_rows(0)), vocabulary=4000)
+    save_random_llama(base, tokenizer)
     static = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=64)
     SentenceTransformer(modules=[static], device="cpu").save(str(embedding))
     return base, embedding
@@ -89,7 +84,8 @@ def run_job(texts: int, folder: Path, models: tuple[Path, Path]) -> dict[str, An
         for row in itertools.islice((row for chunk in itertools.count() for row in make_rows(chunk)), texts):
             out.write(row)
     shutil.rmtree(folder / name, ignore_errors=True)
-    arguments = [CONFIG, f"run.name={name}", f"run.root={folder}", f"data.path={data}", "data.held_out=0"]
+    arguments = [CONFIG, f"run.name={name}", f"run.root={folder}", f"data.path={data}", "data.limit=null"]
+    arguments += ["data.held_out=0", "rounds.count=1", "rounds.each=[]", "rounds.validation=0"]
     arguments += [f"model.base={models[0]}", f"scoring.model={models[1]}", "pairs.format_share=0.2"]
     arguments += ["sampling.engine=replay", "sampling.candidates=completions", "sampling.batch_size=2000"]
     for command in (["rank", *arguments], ["pairs", *arguments], ["verify", str(folder / name)]):
@@ -99,23 +95,24 @@ def run_job(texts: int, folder: Path, models: tuple[Path, Path]) -> dict[str, An
 
 def figures(run: RunDir, texts: int) -> dict[str, Any]:
     """What the manifest and the files say about a finished job."""
-    stages = run.manifest()["stages"]
-    seconds = {stage: max(1.0, _seconds(stages[stage])) for stage in STAGES}
-    size = sum(file.stat().st_size for name in ("ranked", "pairs", "lists") for file in (run.path / name).iterdir())
-    counts = stages["pairs"]["counts"]
+    entries = {step.stage: run.manifest()["steps"][step.name] for step in run.done()}
+    seconds = {stage: max(1.0, _seconds(entries[stage])) for stage in STAGES}
+    layout = run.layout.round(1)
+    size = sum(file.stat().st_size for place in (layout.ranked, layout.pairs, layout.lists) for file in place.iterdir())
+    counts = entries["pairs"]["counts"]
     return {
         "texts": texts,
         "seconds": seconds,
         "texts_per_second": texts / sum(seconds.values()),
-        "driver_peak_mb": {stage: stages[stage]["peak_mb"] for stage in STAGES},
+        "driver_peak_mb": {stage: entries[stage]["peak_mb"] for stage in STAGES},
         "bytes_per_text": size / texts,
-        "pairs": count_rows(run.path / "pairs"),
+        "pairs": count_rows(layout.pairs),
         "format_share": counts["format"] / counts["pairs"],
     }
 
 
-def _seconds(stage: dict[str, Any]) -> float:
-    return (datetime.fromisoformat(stage["finished"]) - datetime.fromisoformat(stage["started"])).total_seconds()
+def _seconds(entry: dict[str, Any]) -> float:
+    return (datetime.fromisoformat(entry["finished"]) - datetime.fromisoformat(entry["started"])).total_seconds()
 
 
 def table(rows: list[dict[str, Any]]) -> str:

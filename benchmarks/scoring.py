@@ -11,11 +11,10 @@ batch size, and all must come to the same scores within 1e-5:
              nothing else: no scores, no ranks. It may sort all strings by length before it pads them.
     naive    for each batch the text and the tags of each of its pairs, encoded anew.
 
-Candidates are drawn as the demo's base model is taught to answer (training.demo_answers): one to three of a text's five
-most salient words, mostly the first ones, 35 % of the tags replaced by one of sixteen generic labels. So answers
-repeat, within a text and from text to text; the line above the table says how many tag strings are distinct. Neither
-the loading of the model nor a first batch of texts that warms it up is timed. Rounds alternate the order of the
-contenders; figures are medians, ratios medians of the rounds' ratios.
+A candidate is one to three words of its text, drawn at random, a third of them replaced by one of sixteen generic
+labels. So answers repeat, within a text and from text to text; the line above the table says how many tag strings are
+distinct. Neither the loading of the model nor a first batch of texts that warms it up is timed. Rounds alternate the
+order of the contenders; figures are medians, ratios medians of the rounds' ratios.
 """
 
 import argparse
@@ -28,30 +27,37 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rounds import demo_texts, machine, markdown, median_ratio, order, publish
+from benchmarks.contest import demo_texts, machine, markdown, median_ratio, order, publish
 from cluster.places import local_folder
-from configs.schema import DemoModel, Prompt, Sampling, Scoring
-from generation.parse import parse
+from configs.schema import Sampling, Scoring
+from evaluation.independent import words_of
 from scoring.embedder import Embedder
 from scoring.similarity import cosine, score_rows, tag_string
-from training.demo_answers import Salience, draw_answer
 
 Rows = list[dict[str, Any]]
 CONTENDERS = ("ours", "raw", "naive")
-OPENING_WORDS = 14  # where the demo's labels come from by preference
+GENERIC = (
+    "history", "science", "nature", "information", "overview", "general", "article", "facts",
+    "description", "people", "world", "things", "knowledge", "summary", "topic", "education",
+)  # fmt: skip
+MOST_TAGS = 3
+SHORTEST = 6  # letters of a word that may be a tag
 
 
 def make_rows(texts: list[str], samples: int, seed: int) -> Rows:
     """A row a text, with the columns that scoring reads: `text`, and `candidates` with `sample` and `tags`."""
-    rng, salience, prompt = random.Random(seed), Salience(texts), Prompt()
-    generic = DemoModel().generic
-    rows: Rows = []
+    rng, rows = random.Random(seed), list[dict[str, Any]]()
     for text in texts:
-        labels = salience.labels(text, OPENING_WORDS)
-        answers = [draw_answer(labels, rng, prompt.max_tags, 0.0, generic) for _ in range(samples)]
-        candidates = [{"sample": place, "tags": list(parse(answer).tags)} for place, answer in enumerate(answers)]
+        labels = sorted({word for word in words_of(text) if len(word) >= SHORTEST})
+        candidates = [{"sample": place, "tags": draw_tags(labels, rng)} for place in range(samples)]
         rows.append({"text": text, "candidates": candidates})
     return rows
+
+
+def draw_tags(labels: list[str], rng: random.Random) -> list[str]:
+    """One to three distinct tags, each of the labels or, one time in three, generic."""
+    tags = [rng.choice(GENERIC if rng.random() < 1 / 3 else labels) for _ in range(rng.randint(1, MOST_TAGS))]
+    return list(dict.fromkeys(tags))
 
 
 def pairs_of(rows: Rows) -> list[tuple[str, str]]:

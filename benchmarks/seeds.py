@@ -8,9 +8,10 @@ in runs/NAME-SEED and are resumed, so a seed that is done costs nothing.
 
 For each arm the table has the share of well formed answers, the score, the reciprocal rank at which
 evaluation.second_model finds a text by its tags, the reciprocal rank at which the questions that come with the texts
-(SQuAD has some) find them by their tags alone, the words of an answer, and the share of them that is copied. Contrasts are
-paired, on texts where both arms are well formed, and pooled over the seeds: the mean of a text over its seeds, then a 95 %
-bootstrap interval over texts. The texts at the end are chosen by hash.
+(SQuAD has some) find them by their tags alone, the words of an answer, and the share of them that is copied.
+
+Contrasts are paired, on texts where both arms are well formed, and pooled over the seeds: the mean of a text over its
+seeds, then a 95 % bootstrap interval over texts. The texts at the end are chosen by hash.
 """
 
 import argparse

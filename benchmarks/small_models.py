@@ -4,11 +4,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contest import demo_texts
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '</s>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>"]
+# Overrides of the demo under which a model of random weights answers well formed: the grammar ends each of its tags.
+SMALL = [
+    "prompt.examples=[]",
+    "prompt.max_tags=2",
+    "prompt.max_tag_words=1",
+    "sampling.constrained=true",
+    "sampling.samples=2",
+    "sampling.max_tokens=40",
+    "sampling.dtype=float32",
+]
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -45,7 +57,7 @@ def save_random_llama(folder: Path, tokenizer: Any, seed: int = 0, **shape: Any)
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        **TINY | {"max_position_embeddings": 1024} | shape,
+        **TINY | {"max_position_embeddings": 2048} | shape,
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -54,3 +66,8 @@ def save_random_llama(folder: Path, tokenizer: Any, seed: int = 0, **shape: Any)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def save_small(folder: Path) -> str:
+    """Save a random Llama whose tokenizer knows the demo's words; with the overrides SMALL it does any job."""
+    return save_random_llama(folder, build_tokenizer(demo_texts(840)))

@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rounds import machine, markdown, median_ratio, order, publish
+from benchmarks.contest import machine, markdown, median_ratio, order, publish
 from benchmarks.trainers import SHAPES, run_contender
 from configs.training import Training
 

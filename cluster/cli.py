@@ -11,7 +11,7 @@ from cluster.layout import Step
 from cluster.pipeline import run_steps, steps_of
 from cluster.places import naming_store
 from cluster.plan import check_model, show_plan
-from cluster.rounds import round_lines
+from cluster.rounds import last_round, round_lines
 from cluster.run_dir import RunDir
 from cluster.submit import submit
 from cluster.summary import failed_gates, read_report, result_table
@@ -217,6 +217,12 @@ def _do(arguments: argparse.Namespace, config: Config) -> int:
             return 0
         wanted = _wanted(arguments)
         run.check_same(config)
+        number, last = getattr(arguments, "round", 0), last_round(run, config)
+        if number > last:
+            raise UserError(
+                f"There is no round {number}: the last one is {last}.",
+                "Raise rounds.count, or lower rounds.least_gain where a round gained less.",
+            )
         run.create()
         with run.lock() as lock:
             run.start(config)

@@ -59,10 +59,11 @@ def _check_ready(run: RunDir, config: Config, step: Step) -> None:
     if missing:
         first = missing[0]
         command = "rank" if first.stage == "texts" else first.stage
+        number = f" --round {first.round}" if first.round > 1 else ""
+        alone = f"Do `semtag {command}{number}` first, or all with `semtag run`."
         raise UserError(
             f"The step {step.name} needs {', '.join(one.name for one in missing)}, which {run.path} does not hold yet.",
-            f"Do `semtag {command}{f' --round {first.round}' if first.round > 1 else ''}` first, "
-            "or all with `semtag run`.",
+            "Do `semtag run`, which validates as well." if first.stage == "validate" else alone,
         )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.places import place_at
 from configs.errors import UserError
@@ -18,7 +18,8 @@ class Decoding:
 
     With a temperature of 0 it answers greedily, once. `pattern` is a regular expression that completions keep within.
     With `vote` the samples become one answer, of the tags that most of them name. `examples` are shown as turns before
-    the text. `allowed_tokens` are the only tokens that may be drawn.
+    the text. `allowed_tokens` are the only tokens that may be drawn. With `replay` nobody is asked: the data has the
+    candidates.
     """
 
     name: str
@@ -31,18 +32,20 @@ class Decoding:
     vote: bool = False
     examples: ShownExamples = ()
     allowed_tokens: tuple[int, ...] | None = None
+    replay: bool = False
 
 
 def candidates(config: Config, first_round: bool) -> Decoding:
     """How the candidates of a round are drawn: as `sampling` says, in the first round after the prompt's examples."""
     sampling = config.sampling
-    return sampled(
+    drawn = sampled(
         config,
         "candidates",
         samples=1 if sampling.temperature == 0 else sampling.samples,
         constrained=sampling.constrained,
         examples=read_examples(config.prompt) if first_round else (),
     )
+    return replace(drawn, replay=sampling.engine == "replay")
 
 
 def greedy(config: Config, name: str, constrained: bool = False, examples: ShownExamples = ()) -> Decoding:
@@ -99,7 +102,8 @@ def _from_file(name: str) -> Sequence[Example]:
         lines = file.read_text(encoding="utf-8").splitlines()
         return [Example.model_validate(json.loads(line)) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
+        said = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise UserError(
-            f"Cannot read the examples in {file}: {str(error).splitlines()[0]}.",
+            f"Cannot read the examples in {file}: {said}.",
             'Name JSON lines of {"text": ..., "answer": ...} in prompt.examples.',
         ) from None

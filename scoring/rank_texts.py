@@ -96,7 +96,7 @@ def sampled_rows(
     """The sampling part of the pipeline: a lazy Ray dataset of rows of schema SAMPLED, not scored yet."""
     rows = texts_to_answer(texts, config, [decoding.name for decoding in decodings])
     arguments: dict[str, Any] = {"config": config, "model": model, "tally": tally}
-    if config.sampling.engine == "replay":
+    if any(decoding.replay for decoding in decodings):
         return rows.map_batches(Replay, fn_constructor_kwargs=arguments, **_sampler_pool(config))
     arguments |= {"decodings": decodings, "suspects": Suspects()}
     return rows.map_batches(actor, fn_constructor_kwargs=arguments, **_sampler_pool(config))
@@ -189,7 +189,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
 
 
 def _plan(config: Config, model: str, decoding: Decoding) -> str:
-    if config.sampling.engine == "replay":
+    if decoding.replay:
         return f"reading candidates from column '{config.sampling.candidates}'"
     how = f", after {len(decoding.examples)} examples" if decoding.examples else ", by the plain prompt"
     grammar = ", within the grammar" if decoding.pattern else ""

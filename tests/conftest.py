@@ -1,19 +1,25 @@
 """Shared by the tests that run the real stack: one tiny run of the whole job, made once."""
 
+import atexit
+import functools
 import io
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import settings
 
+from benchmarks.small_models import SMALL, build_tokenizer, save_random_llama, save_small
 from cluster.session import LOOPBACK
 from configs.load import load_config
+from configs.schema import Arm
+from generation.prompts import build_messages
 
 ROOT = Path(__file__).parent.parent
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", **LOOPBACK}
@@ -22,24 +28,23 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_U
 settings.register_profile("semtag", deadline=None)
 settings.load_profile("semtag")
 
-# A model that learns to answer more or less in a few seconds, on few texts: the parts are real, the quality is not.
+# A whole job in two rounds on few texts: the parts are real, the quality is not. A model of random weights is well
+# formed within the grammar alone, so no round gains anything by the plain prompt, and none may stop for it.
 TINY = [
+    *SMALL,
     "data.limit=60",
     "data.held_out=0.3",
-    "model.demo.steps=120",
-    "model.demo.batch_size=8",
-    "model.demo.answers=4",
-    "model.demo.learning_rate=5e-3",
-    "model.demo.width=192",
-    "model.demo.layers=2",
-    "model.demo.vocabulary=1000",
+    "prompt.examples=[{text: A mill grinds grain., answer: '[mill][grain]'}, {text: Bees fly., answer: '[bees]'}]",
     "sampling.samples=3",
-    "sampling.max_tokens=24",
-    "training.epochs=1",
-    "training.batch_size=8",
+    "rounds.count=2",
+    "rounds.least_gain=0",
+    "training.max_steps=null",
+    "training.batch_size=4",
     "training.save_steps=2",
+    "training.dtype=float32",
     "pairs.format_share=0.5",
     "evaluation.resamples=200",
+    f"evaluation.arms=[{', '.join(get_args(Arm))}]",
 ]
 
 
@@ -57,9 +62,17 @@ def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
 
+@functools.cache
+def tiny_model() -> str:
+    """The folder of a random model that answers within the grammar; it is gone when the tests are over."""
+    folder = Path(tempfile.mkdtemp(prefix="semtag-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return save_small(folder)
+
+
 def tiny_demo(root: Path, *overrides: str) -> list[str]:
     """Arguments of a tiny demo run below `root`."""
-    return ["configs/demo.yaml", f"run.root={root}", *TINY, *overrides]
+    return ["configs/demo.yaml", f"run.root={root}", f"model.base={tiny_model()}", *TINY, *overrides]
 
 
 @pytest.fixture(scope="session")
@@ -73,29 +86,14 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    """A small tokenizer of the demo's kind."""
-    from training.demo_model import build_tokenizer
-
-    return build_tokenizer(TEXTS * 4, load_config(ROOT / "configs" / "demo.yaml", ["model.demo.vocabulary=400"]))
-
-
-def tiny_llama(tokenizer: Any, folder: Path) -> str:
-    """Save a tiny Llama with random weights and its tokenizer; returns the folder."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    """A small tokenizer that knows the words of `TEXTS`."""
+    return build_tokenizer(TEXTS, vocabulary=400)
 
 
 @pytest.fixture(scope="session")
 def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny Llama with random weights, for training alone."""
-    return tiny_llama(tokenizer, tmp_path_factory.mktemp("model"))
+    return save_random_llama(tmp_path_factory.mktemp("model"), tokenizer)
 
 
 @pytest.fixture(scope="module")  # its event loop runs as long as it does, and other tests have loops of their own
@@ -113,23 +111,28 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
+def asked(text: str) -> list[dict[str, str]]:
+    """The demo's plain prompt."""
+    return build_messages(text, load_config(ROOT / "configs" / "demo.yaml").prompt, True)
+
+
+def said(text: str) -> list[dict[str, str]]:
+    """A completion as a chat message."""
+    return [{"role": "assistant", "content": text}]
+
+
 @pytest.fixture(scope="session")
 def pairs() -> Any:
-    """A pair for each of `TEXTS`, as pairs/ has them but for their references."""
+    """A pair for each of `TEXTS`, as pairs/ has them where no reference is known."""
     from datasets import Dataset
 
-    from generation.prompts import build_messages
-
-    prompt = load_config(ROOT / "configs" / "demo.yaml").prompt
-
-    def said(text: str) -> list[dict[str, str]]:
-        return [{"role": "assistant", "content": text}]
-
+    unknown = dict.fromkeys(("ref_chosen_logprob", "ref_rejected_logprob", "chosen_ids", "rejected_ids"))
     return Dataset.from_list(
         [
-            {
+            unknown
+            | {
                 "text_id": place,
-                "prompt": build_messages(text, prompt, True),
+                "prompt": asked(text),
                 "chosen": said(f"[{text.split()[1]}][{text.split()[-1]}]"),
                 "rejected": said("[thing]" * (1 + place % 3)),
                 "margin": place % 7 / 10 if place % 5 else None,
@@ -139,9 +142,26 @@ def pairs() -> Any:
     )
 
 
+@pytest.fixture(scope="session")
+def lists() -> Any:
+    """Three answers, or two, to some of `TEXTS`, as lists/ has them where no reference is known."""
+    from datasets import Dataset
+
+    def row(place: int, text: str) -> dict[str, Any]:
+        words = text.split()
+        answers = [f"[{words[1]}][{words[-1]}]", f"[{words[3]}]", "[thing][place]"][: 2 if place % 4 == 3 else 3]
+        unknown = [None] * len(answers)
+        scores = [0.9 - 0.2 * rank - 0.01 * place for rank in range(len(answers))]
+        known = {"text_id": place, "prompt": asked(text), "completions": [said(one) for one in answers]}
+        return known | {"scores": scores, "ref_logprobs": unknown, "sampled_ids": unknown}
+
+    return Dataset.from_list([row(place, text) for place, text in enumerate(TEXTS[::4])])
+
+
 @pytest.fixture
 def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
     """Trains on `pairs` in the run `demo` below `tmp_path`; takes overrides, returns the counts and what was said."""
+    from cluster.layout import Step
     from cluster.parquet import RowWriter
     from cluster.progress import Progress
     from cluster.run_dir import RunDir
@@ -149,17 +169,23 @@ def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
     from training.launch import train
 
     def start(*overrides: str) -> tuple[dict[str, Any], str]:
-        settings = [f"run.root={tmp_path}", f"model.base={model_path}", "training.batch_size=8", "training.epochs=1"]
-        config = load_config(ROOT / "configs" / "demo.yaml", [*settings, "training.report_to=[]", *overrides])
-        run, said = RunDir.of(config), io.StringIO()
+        settings = [
+            f"run.root={tmp_path}",
+            f"model.base={model_path}",
+            "training.batch_size=8",
+            "training.report_to=[]",
+        ]
+        settings += ["training.max_steps=null", "training.dtype=float32"]
+        config = load_config(ROOT / "configs" / "demo.yaml", [*settings, *overrides])
+        run, told = RunDir.of(config), io.StringIO()
         run.create()
         run.start(config)
-        if not (run.path / "pairs").exists():
-            with run.writing("pairs") as folder, RowWriter(folder / "part.parquet", PAIR) as out:
+        if not run.layout.round(1).pairs.exists():
+            with run.writing(run.layout.round(1).pairs) as folder, RowWriter(folder / "part.parquet", PAIR) as out:
                 for pair in pairs:
                     out.write(dict.fromkeys(PAIR.names) | {"chosen_sample": 0, "rejected_sample": 1} | pair)
-        with Progress("train", "steps", said) as progress:
-            run.begin("train", config)
-            return train(run, config, progress), said.getvalue()
+        with Progress("train", "steps", told) as progress:
+            run.begin(Step("train", 1), config)
+            return train(run, config, progress, 1), told.getvalue()
 
     return start

@@ -9,7 +9,7 @@ from tests.test_gates import judged
 
 ATTACK = "<script>alert(1)</script>"
 ESCAPES = f"{ATTACK}</script><!--<img src=x onerror=alert(2)>&amp;\u2028"  # what would end a script of data
-OTHERS = ("base_greedy", "base_constrained", "base_few_shot", "base_vote", "tuned_greedy", "tuned_vote", "keybert")
+OTHERS = ("base_plain", "base_vote", "round_1", "tuned_constrained", "tuned_vote", "yake", "keybert")
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
 
@@ -108,6 +108,15 @@ def some_uses() -> dict[str, Any]:
     }
 
 
+def some_rounds() -> list[dict[str, Any]]:
+    """A warm start, and a preference round that was not validated."""
+    gained = {"texts": 9, "well_formed": 0.75, "mean_score": 0.4375, "gain": interval(0.2)}
+    first = {"round": 1, "loss": "likelihood", "beta": 1.0, "learns_from": "20 lists", "steps": 5}
+    second = first | {"round": 2, "loss": "ipo", "learns_from": "1,234 pairs", "steps": 7}
+    references = {"from_sampling": 2468, "recomputed": 17}
+    return [first | {"references": {}, "validation": gained}, second | {"references": references, "validation": None}]
+
+
 def some_report() -> dict[str, Any]:
     answers = some_answers()
     figures = compare(answers, 200, 0)
@@ -115,25 +124,26 @@ def some_report() -> dict[str, Any]:
     curve = [{"loss": 1.0, **{f"nats_per_token/{n}": 0.1 for n in ("chosen", "rejected", "margin", "target")}}] * 3
     config = load_config(CONFIG, [f"prompt.system={ATTACK}"])
     return {
-        "schema": 6,
+        "schema": 7,
         "run": f"demo {ATTACK}",
         "held_out_texts": 4,
-        "headline": "sampled",
+        "headline": "greedy",
         **{key: figures[key] for key in ("format_rate", "similarity")},
         "reference_arm": "base",
         "arms": some_arms(),
         **judged(answers, 200),
         "downstream": some_uses(),
-        "decodings": {"sampled": figures, "greedy": figures},
+        "decodings": {"greedy": figures},
         "differences": [0.1, -0.2, 0.6, 0.3],
         "examples": examples(answers, 4, shown),
         "curve": curve,
         "margins": {"edges": [0.0, 0.1, 0.2], "counts": [3, 1], "format": 2},
-        "ledger": {"rank": {"texts": {"in": 5, "out": 4, "dropped": {"too_long": 1}}}},
+        "rounds": some_rounds(),
+        "ledger": {"rank-1": {"texts": {"in": 5, "out": 4, "dropped": {"too_long": 1}}}},
         "config": config.model_dump(mode="json"),
         "stages": {
-            "rank": {"config": {"model.base": "SmolLM2-135M-Instruct", "model.weights": "blake2b:0ba7"}},
-            "train": {"config": {}, "counts": {"references": {"from_sampling": 3, "recomputed": 1}}},
+            "rank-1": {"config": {"model.base": "SmolLM2-135M-Instruct", "model.weights": "blake2b:0ba7"}},
+            "train-1": {"config": {}, "counts": {"steps": 3}},
         },
         "versions": {"ray": "1"},
     }

@@ -1,8 +1,10 @@
 """Arms: how each is asked, what it delivers, and how it is compared with the base model."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -11,20 +13,24 @@ import pytest
 from cluster.parquet import RowWriter, read_rows
 from configs.errors import UserError
 from configs.load import load_config
+from configs.schema import Arm as ArmName
 from configs.schema import Evaluation
 from evaluation.agreement import agreement
 from evaluation.arms import compare_arms
-from evaluation.corpus import ANSWERED, ARMS, Arm, Corpus, arms_of, best_examples, read_corpus, write_corpus
+from evaluation.corpus import ANSWERED, KEYPHRASES, Arm, Corpus, arms_of, read_corpus, write_corpus
 from evaluation.gates import measure
 from evaluation.statistics import sign_flip
+from generation.decoding import Decoding, read_examples
 from generation.prompts import build_messages
 from generation.records import SAMPLED, candidate_row
 from scoring.keyphrases import KeyphraseScorer, first_words
-from scoring.records import RANKED
 from scoring.similarity import Embed
 from tests.conftest import ROOT, TEXTS
 
-CONFIG = load_config(ROOT / "configs" / "demo.yaml")
+DEMO = ROOT / "configs" / "demo.yaml"
+CONFIG = load_config(DEMO)
+ARMS = get_args(ArmName)
+EXTRACTORS = ("first_words", "yake", "keybert", "keybert_mmr")
 
 
 def letters(strings: list[str]) -> np.ndarray:
@@ -63,27 +69,18 @@ def test_examples_are_turns_before_the_text() -> None:
     assert shown[2]["content"] == "[a]" and shown[-1]["content"].endswith("the text")
     merged = build_messages("the text", CONFIG.prompt, False, [("one", "[a]")])
     assert [message["role"] for message in merged] == ["user", "assistant", "user"]
-    assert merged[0]["content"].startswith(CONFIG.prompt.system) and merged[0]["content"].endswith("one")
-    assert CONFIG.prompt.system not in merged[2]["content"]
-
-
-def test_the_best_scored_valid_answers_are_the_examples(tmp_path: Path) -> None:
-    rows = [("low", "[a]", 0.1), ("w " * 90, "[b]", 0.9), ("malformed", "[c", 0.95), ("high", "[d]", 0.8)]
-    with RowWriter(tmp_path / "part.parquet", RANKED) as out:
-        for place, (text, completion, score) in enumerate(rows):
-            out.write({"text_id": place, "text": text, "candidates": [answer(completion, score)]})
-        out.write({"text_id": 9, "text": "none", "candidates": []})
-    found = best_examples(tmp_path, 2)
-    assert [(len(text.split()), said) for text, said in found] == [(60, "[b]"), (1, "[d]")]
+    system = shown[0]["content"]
+    assert "a maximum of 3 short labels" in system
+    assert merged[0]["content"].startswith(system) and merged[0]["content"].endswith("one")
+    assert system not in merged[2]["content"]
 
 
 def keyphrases(texts: list[str]) -> list[dict[str, Any]]:
     class Tally:
         def add(self, by: Any) -> None:
-            assert by.texts == 3 * len(texts)
+            assert by.texts == len(EXTRACTORS) * len(texts)
 
-    rows = [{"text_id": i, "text": text, "decoding": d} for i, text in enumerate(texts) for d in
-            ("first_words", "yake", "keybert")]  # fmt: skip
+    rows = [{"text_id": i, "text": text, "decoding": d} for i, text in enumerate(texts) for d in EXTRACTORS]
     done = KeyphraseScorer(CONFIG, Tally())(pa.Table.from_pylist(rows, SAMPLED))  # type: ignore[arg-type]
     found: list[dict[str, Any]] = done.to_pylist()
     return found
@@ -94,7 +91,7 @@ def test_keyphrases_are_rows_like_those_of_a_model() -> None:
     rows = keyphrases([*TEXTS[:2], "of the"])
     tags = {(row["text_id"], row["decoding"]): row["candidates"][0] for row in rows}
     assert tags[0, "first_words"]["answer"] == "[The bridge][of Lyon][was built]"
-    for decoding in ("yake", "keybert"):
+    for decoding in EXTRACTORS[1:]:
         said = " ".join(tags[0, decoding]["tags"]).casefold()
         assert "lyon" in said or "bridge" in said
         assert tags[0, decoding]["format"] == "valid" and tags[0, decoding]["score"] > 0.3
@@ -107,6 +104,10 @@ def corpus_of(**answers: list[dict[str, Any]]) -> Corpus:
     return Corpus(list(range(count)), texts, [{"keys": [f"word{place}"]} for place in range(count)], answers)
 
 
+def arms_named(names: Iterable[str]) -> list[Arm]:
+    return [Arm(name, name, f"what {name} means") for name in names]
+
+
 def compared(corpus: Corpus, arms: list[Arm], resamples: int, second: Embed | None = None) -> list[dict[str, Any]]:
     measured = {arm.name: measure(corpus.texts, corpus.answers[arm.name], second) for arm in arms}
     return compare_arms(corpus, arms, measured, Evaluation(resamples=resamples), 0, letters)
@@ -116,8 +117,8 @@ def test_arms_are_compared_with_the_base_model_on_the_same_texts() -> None:
     count = 30
     base = [answer("[number]" if place % 3 else "[number") for place in range(count)]
     better = [answer(f"[word{place}]", 0.7) for place in range(count)]
-    corpus = corpus_of(base=base, tuned=better, base_greedy=base, tuned_greedy=base)
-    arms = [arm for arm in ARMS if arm.name in corpus.answers]
+    corpus = corpus_of(base=base, tuned=better, base_plain=base, round_1=base)
+    arms = arms_named(corpus.answers)
     rows = {row["name"]: row for row in compared(corpus, arms, 500)}
     assert rows["base"]["against"] is None and rows["base"]["well_formed"]["value"] == pytest.approx(2 / 3)
     assert rows["base"]["similarity"]["value"] == pytest.approx(0.5 * 2 / 3)
@@ -129,7 +130,7 @@ def test_arms_are_compared_with_the_base_model_on_the_same_texts() -> None:
     assert against["well_formed"]["p_holm"] == pytest.approx(3 * 2 / 2**10)  # the other two arms have p = 1
     assert against["similarity"]["p_holm"] < 0.05 and against["stemmed_f1"]["difference"]["value"] == 1
     assert rows["tuned"]["measures"]["found_by_words"]["value"] == 1
-    assert {one["p_holm"] for one in rows["base_greedy"]["against"].values()} == {1.0}
+    assert {one["p_holm"] for one in rows["base_plain"]["against"].values()} == {1.0}
     assert rows["tuned"]["agreement"]["exact_f1"]["value"] == 1
     nothing = [meta.clear() for meta in corpus.metas]
     assert nothing and compared(corpus, arms, 500)[0]["agreement"] is None
@@ -139,7 +140,7 @@ def test_arms_are_compared_with_the_base_model_on_the_same_texts() -> None:
 def test_a_second_model_is_asked_for_every_arm() -> None:
     base = [answer("[number]") for _ in range(5)]
     corpus = corpus_of(base=base, tuned=[answer(f"[word{place} number{place} text of]") for place in range(5)])
-    arms = [arm for arm in ARMS if arm.name in corpus.answers]
+    arms = arms_named(corpus.answers)
     rows = compared(corpus, arms, 500, letters)
     assert all("found_by_meaning" in row["measures"] for row in rows)
 
@@ -153,20 +154,49 @@ def sampled(folder: Path, rows: list[tuple[int, str, dict[str, Any] | None]]) ->
 
 
 def test_answers_are_read_for_the_texts_that_both_models_answered(tmp_path: Path) -> None:
-    arms = arms_of(Evaluation(arms=["base_few_shot"]))
-    plain = [(id_, decoding, answer("[a]")) for id_ in (1, 2) for decoding in ("sampled", "greedy")]
-    sampled(tmp_path / "base", [*plain, (1, "few_shot", None), (2, "few_shot", answer("[b]"))])
-    sampled(tmp_path / "tuned", [*plain[:3], (2, "greedy", None)])
+    arms = arms_of(load_config(DEMO, ["evaluation.arms=[base_plain]"]), [])
+    assert [(arm.name, arm.model) for arm in arms] == [("base", "base"), ("base_plain", "base"), ("tuned", "tuned")]
+    given = [(id_, "base", answer("[a]")) for id_ in (1, 2)]
+    sampled(tmp_path / "base", [*given, (1, "base_plain", None), (2, "base_plain", answer("[b]"))])
+    sampled(tmp_path / "tuned", [(1, "tuned", answer("[a]")), (2, "tuned", None)])
     corpus = read_corpus(tmp_path, arms)
     assert (corpus.ids, corpus.texts) == ([1], ["text 1"])
-    assert corpus.answers["base_few_shot"][0]["reason"] == "too_long" and not corpus.valid("base_few_shot")[0]
-    [row] = compared(corpus, arms, 100)[2:3]
-    assert (row["name"], row["missing"], row["defects"]) == ("base_few_shot", 1, {"too_long": 1})
+    assert corpus.answers["base_plain"][0]["reason"] == "too_long" and not corpus.valid("base_plain")[0]
+    row = compared(corpus, arms, 100)[1]
+    assert (row["name"], row["missing"], row["defects"]) == ("base_plain", 1, {"too_long": 1})
     write_corpus(corpus, tmp_path / "answers.parquet")
     [row] = read_rows(tmp_path / "answers.parquet")
     assert row.keys() == set(ANSWERED.names)
     assert {one["arm"]: one["tags"] for one in row["answers"]}["base"] == ["a"]
-    sampled(tmp_path / "nobody", [(1, "sampled", None)])
     with pytest.raises(UserError, match="No held-out text"):
         (tmp_path / "tuned" / "part.parquet").unlink()
         read_corpus(tmp_path, arms)
+
+
+def decodings(*overrides: str) -> dict[str, Decoding]:
+    arms = arms_of(load_config(DEMO, overrides), [1, 3])
+    return {arm.name: arm.decoding for arm in arms if arm.decoding}
+
+
+def test_every_arm_says_how_its_model_is_asked() -> None:
+    everything = f"evaluation.arms=[{', '.join(ARMS)}]"
+    arms = {arm.name: arm for arm in arms_of(load_config(DEMO, [everything]), [1, 3])}
+    others = {name: arm.model for name, arm in arms.items() if arm.model not in ("base", "tuned")}
+    assert others == {"round_1": "round_1", "round_3": "round_3"} | dict.fromkeys(EXTRACTORS, KEYPHRASES)
+    asked = decodings(everything)
+    assert all(decoding.name == name for name, decoding in asked.items())
+    shown = read_examples(CONFIG.prompt)
+    helped = {name for name, decoding in asked.items() if decoding.examples}
+    assert len(shown) == 3 and helped == {"base", "base_vote"} and asked["base"].examples == shown
+    assert {name for name, one in asked.items() if one.pattern} == {*helped, "tuned_constrained"}
+    votes = {name: (one.samples, one.temperature) for name, one in asked.items() if one.vote}
+    assert votes == dict.fromkeys(("base_vote", "tuned_vote"), (5, 0.8))
+    assert {one.temperature for name, one in asked.items() if name not in votes} == {0.0}
+    assert asked["tuned"] == replace(asked["base_plain"], name="tuned") == replace(asked["round_3"], name="tuned")
+
+
+def test_a_base_without_examples_is_asked_as_the_tagger_is() -> None:
+    asked = decodings("prompt.examples=[]", "evaluation.arms=[base_vote, tuned_vote]")
+    assert list(asked) == ["base", "base_vote", "tuned", "tuned_vote"]
+    assert asked["base"] == replace(asked["tuned"], name="base")
+    assert asked["base_vote"] == replace(asked["tuned_vote"], name="base_vote")

@@ -10,38 +10,73 @@ from typing import Any
 import pytest
 
 from benchmarks import chaos, poison, scale, training
+from benchmarks.contest import demo_texts, markdown, median_ratio, order
 from benchmarks.generation import Finished, check_same_work, steady, summary
 from benchmarks.generation import table as generation_table
-from benchmarks.rounds import demo_texts, markdown, median_ratio, order
 from benchmarks.scoring import batches, check_agreement, make_rows, pairs_of
 from benchmarks.scoring import table as scoring_table
+from benchmarks.small_models import SMALL
 from benchmarks.trainers import as_pairs, make_lists, run_contender
 from cluster.parquet import RowWriter
+from cluster.run_dir import RunDir
 from configs.errors import UserError
 from generation.parse import parse
 from scoring.records import RANKED
-from tests.conftest import ROOT
+from tests.conftest import ROOT, tiny_model
 
-NAMES = [
-    "chaos",
-    "demo_seeds",
-    "generation",
-    "many_pairs",
-    "poison",
-    "recipes",
-    "results",
-    "scale",
-    "scoring",
-    "training",
-]
+SCRIPTS = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
+SCRIPTS.remove("contenders")  # a part of `generation`
+RANDOM = ["rounds.least_gain=0", "evaluation.arms=[yake]", "evaluation.resamples=100", *SMALL]
+# The arguments of each script at its smallest size; {root} is a folder of its own.
+SMALLEST = {
+    "chaos": ["--root", "{root}/runs", "--texts", "120", "--kills", "2", "--pause", "1", "--json", "{root}/out.json"],
+    "generation": ["--model", "random", "--texts", "340", "--max-tokens", "4", "--rounds", "1", "prompt.examples=[]"],
+    "many_pairs": ["{root}/runs/scale-2000"],
+    "poison": ["--root", "{root}/runs", "--rows", "200", "--deadly", "1"],
+    "recipes": ["--root", "{root}/runs", "--seeds", "0", "--json", "{root}/out.json", "--recipes", "ipo, lists"],
+    "results": ["--root", "{root}/runs", "--seeds", "0", "--json", "{root}/out.json"],
+    "scale": ["--root", "{root}/runs", "--small", "1000", "--texts", "2000"],
+    "scoring": ["--texts", "64", "--rounds", "1"],
+    "training": ["--shape", "tiny", "--k", "2", "--prompt-tokens", "20", "--steps", "2", "--rounds", "1"],
+}
+OF_THE_DEMO = {"recipes", "results"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_help_teaches_and_starts_nothing(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
     assert f"python -m benchmarks.{name}" in shown
     assert "--json" in shown
+
+
+def test_every_script_has_a_smallest_size() -> None:
+    assert set(SCRIPTS) == SMALLEST.keys()
+
+
+def run_smallest(name: str, root: Path) -> str:
+    """What a script prints that ends well."""
+    arguments = [one.format(root=root) for one in SMALLEST[name]]
+    if name in OF_THE_DEMO:
+        arguments += [*RANDOM, "data.limit=60", "training.dtype=float32", "training.max_steps=2"]
+        arguments += [f"model.base={tiny_model()}"]
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", [name for name in SMALLEST if name not in ("many_pairs", "scale")])
+def test_it_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
+    assert "| --- |" in run_smallest(name, tmp_path)
+
+
+@pytest.mark.cluster
+def test_many_pairs_are_those_that_scale_leaves(tmp_path: Path) -> None:
+    assert "speed ratio" in run_smallest("scale", tmp_path)
+    assert "| again, to the next step |" in run_smallest("many_pairs", tmp_path)
 
 
 def test_every_contender_goes_first_in_turn() -> None:
@@ -162,8 +197,9 @@ def test_made_up_words_differ_and_rows_repeat() -> None:
 
 def test_chaos_sees_what_was_lost_doubled_or_changed(tmp_path: Path) -> None:
     def run(name: str, rows: list[tuple[int, str, float]]) -> Path:
-        (tmp_path / name / "ranked").mkdir(parents=True)
-        with RowWriter(tmp_path / name / "ranked" / "rows.parquet", RANKED) as out:
+        ranked = RunDir(tmp_path / name).layout.round(1).ranked
+        ranked.mkdir(parents=True)
+        with RowWriter(ranked / "rows.parquet", RANKED) as out:
             for id_, completion, score in rows:
                 out.write({"text_id": id_, "candidates": [{"completion": completion, "score": score}]})
         return tmp_path / name

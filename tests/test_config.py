@@ -57,6 +57,8 @@ def test_overrides_and_round_trip(tmp_path: Path) -> None:
         ("run.name=..", "'..' is not a run name"),
         ("run.name=", "is not a run name"),
         ("prompt.user=hello", "must contain {text}"),
+        ("prompt.examples=[{text: x, answer: '[a]', more: 1}]", "Unknown config key prompt.examples.0.more"),
+        ("rounds.validation=0.9", "rounds.validation: Input should be less than or equal to 0.5 (got 0.9)"),
         ("training=3", "training"),
         ("run.name.x=3", "run.name"),
         ("nonsense", "'nonsense' is not an override"),

@@ -33,19 +33,20 @@ def chat(tokenizer: Any, content: str, **known: Any) -> dict[str, Any]:
 
 
 def test_sampled_tokens_are_trained_as_they_are(tokenizer: Any) -> None:
-    rendered = chat(tokenizer, "[ab]")
+    rendered = chat(tokenizer, "[bridge]")
     assert rendered["completion_ids"][0][-1] == tokenizer.eos_token_id
-    one_by_one = [*tokenizer.convert_tokens_to_ids(["[", "a", "##b", "]"]), tokenizer.eos_token_id]
-    kept = chat(tokenizer, "[ab]", sampled_ids=[one_by_one, None], ref_logprobs=[-3.0, None])
+    one_by_one = [*tokenizer.convert_tokens_to_ids([*"[bridge]"]), tokenizer.eos_token_id]
+    assert len(one_by_one) > len(rendered["completion_ids"][0])
+    kept = chat(tokenizer, "[bridge]", sampled_ids=[one_by_one, None], ref_logprobs=[-3.0, None])
     assert kept["completion_ids"] == [one_by_one, rendered["completion_ids"][1]]
     assert (kept["reference"][0], math.isnan(kept["reference"][1])) == (-3.0, True)
-    cut_short = chat(tokenizer, "[ab", sampled_ids=[one_by_one[:3], None], ref_logprobs=[-2.0, None])
-    assert cut_short["completion_ids"][0] == one_by_one[:3]
+    cut_short = chat(tokenizer, "[bri", sampled_ids=[one_by_one[:4], None], ref_logprobs=[-2.0, None])
+    assert cut_short["completion_ids"][0] == one_by_one[:4]
 
 
 def test_tokens_that_say_something_else_are_not_trained(tokenizer: Any) -> None:
-    rendered = chat(tokenizer, "[ab]")
-    others = chat(tokenizer, "[ab]", sampled_ids=[[5, 6, 7], None], ref_logprobs=[-3.0, None])
+    rendered = chat(tokenizer, "[bridge]")
+    others = chat(tokenizer, "[bridge]", sampled_ids=[[5, 6, 7], None], ref_logprobs=[-3.0, None])
     assert others["completion_ids"] == rendered["completion_ids"]
     assert math.isnan(others["reference"][0])
 
@@ -53,14 +54,13 @@ def test_tokens_that_say_something_else_are_not_trained(tokenizer: Any) -> None:
 def test_what_a_template_puts_behind_the_end_token_is_not_trained(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = chat(tokenizer, "[ab]")
+    plain = chat(tokenizer, "[bridge]")
     monkeypatch.setattr(
         tokenizer, "chat_template", tokenizer.chat_template + "{{ 'x' }}"
     )  # white space is no token here
-    assert chat(tokenizer, "[ab]")["completion_ids"] == plain["completion_ids"]
+    assert chat(tokenizer, "[bridge]")["completion_ids"] == plain["completion_ids"]
 
 
 def test_many_processes_tokenise_as_one(tokenizer: Any, pairs: Dataset) -> None:
-    known = pairs.map(lambda row: dict.fromkeys(REFERENCES))
-    alone, together = (tokenized(known, tokenizer, processes).to_list() for processes in (1, 2))
+    alone, together = (tokenized(pairs, tokenizer, processes).to_list() for processes in (1, 2))
     assert repr(together) == repr(alone)  # NaN, where a reference is not known, is not equal to itself

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from benchmarks.small_models import build_tokenizer, save_random_llama
+from benchmarks.trainers import small_tokenizer
 from cluster.parquet import RowWriter
 from cluster.run_dir import RunDir
 from configs.errors import UserError
@@ -26,7 +27,7 @@ from evaluation.judgement import (
     tally,
 )
 from generation.texts import text_id
-from tests.conftest import ROOT, TEXTS, semtag, tiny_llama
+from tests.conftest import ROOT, TEXTS, semtag
 from tests.test_cli import fails
 
 ATTACK = "<script>alert(1)</script>"
@@ -41,13 +42,13 @@ def judged_run(root: Path, texts: list[str], *overrides: str) -> Path:
     run = RunDir.of(config)
     run.create()
     run.start(config)
-    with run.writing("evaluation") as folder, RowWriter(folder / "answers.parquet", ANSWERED) as out:
+    with run.writing(run.layout.evaluation) as folder, RowWriter(folder / "answers.parquet", ANSWERED) as out:
         for place, text in enumerate(texts):
             base, tuned = [f"plain {place}", text.split()[-1]], [f"fine {place}", text.split()[1]]
             if place % 10 == 3:
                 tuned = [base[1].upper(), base[0]]
             answers = [("base", base, "valid"), ("tuned", tuned, "invalid" if place % 10 == 7 else "valid")]
-            answers.append(("base_greedy", base, "valid"))
+            answers.append(("base_plain", base, "valid"))
             rows = [{"arm": arm, "tags": tags, "format": form, "score": 0.875} for arm, tags, form in answers]
             out.write({"text_id": text_id(text), "text": text, "meta": "{}", "answers": rows})
     return Path(str(run.path))
@@ -60,12 +61,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 @pytest.fixture(scope="module")
 def judge_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny Llama with random weights whose tokenizer, other than that of the fixtures, has an A and a B."""
-    from training.demo_model import build_tokenizer
-
-    config = load_config(ROOT / "configs" / "demo.yaml", ["model.demo.vocabulary=400"])
-    tokenizer = build_tokenizer([f"Answer A: {text} Answer B: A or B" for text in TEXTS], config)
-    return tiny_llama(tokenizer, tmp_path_factory.mktemp("judge"))
+    """A tiny Llama with random weights whose tokenizer knows A and B."""
+    folder, texts = tmp_path_factory.mktemp("judge"), [f"Answer A: {text} Answer B: A or B" for text in TEXTS]
+    return save_random_llama(folder, build_tokenizer(texts, vocabulary=400))
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +97,8 @@ def test_what_nobody_can_judge_is_left_out_and_counted(run: RunDir) -> None:
     assert (everything.texts, everything.malformed, everything.equal) == (64, 6, 7)
     assert len(everything.items) == 64 - 6 - 7
     with pytest.raises(UserError, match=r"nothing to judge: of 64 texts, 0 have a malformed .* 64 the same"):
-        select(run, "base", "base_greedy", 5)
-    with pytest.raises(UserError, match=r"no arm 'tunde'(.|\n)*base, tuned, base_greedy"):
+        select(run, "base", "base_plain", 5)
+    with pytest.raises(UserError, match=r"no arm 'tunde'(.|\n)*base, tuned, base_plain"):
         select(run, "base", "tunde", 5)
     with pytest.raises(UserError, match="against itself"):
         select(run, "base", "base", 5)
@@ -115,7 +113,7 @@ def test_another_seed_shuffles_anew(selection: Selection, tmp_path: Path) -> Non
 
 def test_the_page_tells_neither_arm_nor_score(selection: Selection) -> None:
     page = render(selection)
-    assert not [word for word in ("base_greedy", "tuned", "0.875", '"base', "first_is_left") if word in page]
+    assert not [word for word in ("base_plain", "tuned", "0.875", '"base', "first_is_left") if word in page]
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert data.keys() == {"page", "items"}
     assert all(item.keys() == {"item", "text", "left", "right"} for item in data["items"])
@@ -214,7 +212,7 @@ def test_the_command_makes_a_page_and_analyses_its_results(run: RunDir, tmp_path
     assert "judged 10 of 20 texts." in done.stdout
     written = json.loads((tmp_path / "judgement.json").read_text())
     assert (written["judges"][1]["wins"], written["judges"][1]["sign_p"]) == (9, 0.021484375)
-    other = ["--first", "tuned", "--second", "base_greedy"]
+    other = ["--first", "tuned", "--second", "base_plain"]
     assert "is of another page" in fails("judge", str(run.path), *other, "--results", str(files[0]))
 
 
@@ -227,7 +225,7 @@ def test_wrong_commands_get_the_cure(run: RunDir, tmp_path: Path) -> None:
     assert "No such file" in fails("judge", str(run.path), "--results", str(tmp_path / "nothing.json"))
 
 
-def test_a_models_answers_by_hand(selection: Selection, judge_path: str, tokenizer: Any) -> None:
+def test_a_models_answers_by_hand(selection: Selection, judge_path: str) -> None:
     from transformers import AutoTokenizer
 
     assert [outcome_of(*pair) for pair in ("AA", "AB", "BA", "BB")] == ["tie", "first", "second", "tie"]
@@ -242,9 +240,9 @@ def test_a_models_answers_by_hand(selection: Selection, judge_path: str, tokeniz
     assert found["position"]["share"] == (2 + 6 + 14) / 32
     assert found["position"]["p"] == pytest.approx(2 * (1 + 8) / 256)  # 7 times twice A against once twice B
     judging = AutoTokenizer.from_pretrained(judge_path)
-    assert [judging.decode([id_]) for id_ in letters(judging)] == ["A", "B"]
+    assert {judging.decode([id_]) for id_ in letters(judging)} == {"A", "B", " A", " B"}
     with pytest.raises(UserError, match="no token for A and B"):
-        letters(tokenizer)
+        letters(small_tokenizer())
 
 
 def test_a_real_model_is_asked_in_both_orders(judge_path: str, tmp_path: Path) -> None:

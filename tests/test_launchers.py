@@ -15,7 +15,9 @@ import psutil
 import pytest
 import torch
 
+from cluster.layout import RoundLayout
 from cluster.progress import Progress
+from cluster.run_dir import RunDir
 from configs.errors import UserError
 from tests.conftest import ROOT
 from training.relay import Listener, Teller
@@ -27,8 +29,12 @@ SHORT = [f"training.max_steps={STEPS}", "training.learning_rate=1e-2", "training
 TWO = ["training.workers=2", "training.batch_size=4"]
 
 
+def layout_of(root: Path) -> RoundLayout:
+    return RunDir(root / "demo").layout.round(1)
+
+
 def curve(root: Path, entry: str = "loss") -> list[float]:
-    return [step[entry] for step in json.loads((root / "demo" / "model" / "curve.json").read_text())]
+    return [step[entry] for step in json.loads((layout_of(root).adapter / "curve.json").read_text())]
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def test_two_processes_learn_as_one(launcher: str, alone: Any, work: Any, tmp_pa
     assert counts["steps"] == STEPS
     assert counts["references"] == {"from_sampling": 0, "recomputed": 128}
     assert said.count("the first loss must be") == 1  # one process speaks
-    assert (tmp_path / "demo" / "model" / "adapter_model.safetensors").stat().st_size > 0
+    assert (layout_of(tmp_path).adapter / "adapter_model.safetensors").stat().st_size > 0
 
 
 @pytest.mark.parametrize("parallel", ["zero2", "zero3"])
@@ -116,7 +122,7 @@ def test_a_worker_that_dies_on_ray_changes_nothing(work: Any, tmp_path: Path) ->
         assert len(workers) == 2
         workers[-1].send_signal(signal.SIGKILL)
 
-    checkpoint = tmp_path / "demo" / "checkpoints" / "checkpoint-20" / "trainer_state.json"
+    checkpoint = layout_of(tmp_path).checkpoints / "checkpoint-20" / "trainer_state.json"
     with once(checkpoint.exists, kill_one):
         _, said = work(*long, *TWO, "training.launcher=ray")
     assert "resuming from" in said
@@ -130,10 +136,10 @@ def test_processes_do_not_outlive_the_stage(work: Any, tmp_path: Path) -> None:
     run = tmp_path / "demo"
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("max_length: 1\n", "max_length: 1024\n"))
-    stage = subprocess.Popen([sys.executable, "-m", "training.launch", str(run)], cwd=ROOT)
+    stage = subprocess.Popen([sys.executable, "-m", "training.launch", str(run), "--round", "1"], cwd=ROOT)
     try:
         deadline = time.monotonic() + 300
-        while not (found := ranks(run)) or not (run / "checkpoints").exists():
+        while not (found := ranks(run)) or not layout_of(tmp_path).checkpoints.exists():
             assert stage.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)

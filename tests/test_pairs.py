@@ -3,14 +3,12 @@
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema import Pairs
 from generation.parse import parse, same_answer_key
-from scoring.build_pairs import kept_lists, kept_pairs
 from scoring.pairs import (
     cap_thresholds,
     even_cap,
@@ -23,7 +21,6 @@ from scoring.pairs import (
     pair_row,
     quotas,
 )
-from scoring.records import LIST, MATCHED, PAIR
 
 
 def candidate(sample: int, completion: str, score: float | None = None) -> dict[str, Any]:
@@ -196,9 +193,10 @@ def test_a_pair_is_a_preference(drawn: list[Any], strategy: Any, min_margin: flo
 
 
 def test_rows_say_what_was_sampled() -> None:
-    row = {"text_id": 1, "prompt": [{"role": "user", "content": "?"}], "candidates": FIVE}
+    row = {"text_id": 1, "prompt": [{"role": "user", "content": "?"}], "prompt_ids": [5], "candidates": FIVE}
     pair = pair_row(row, (FIVE[1], FIVE[3]))
     assert pair["chosen"] == [{"role": "assistant", "content": "[c]"}]
+    assert pair["prompt_ids"] == [5]
     assert pair["margin"] == pytest.approx(0.8)
     assert (pair["ref_chosen_logprob"], pair["ref_rejected_logprob"]) == (-1.0, -3.0)
     assert (pair["chosen_ids"], pair["rejected_ids"]) == ([1, 2], [3, 2])
@@ -213,7 +211,7 @@ def test_rows_say_what_was_sampled() -> None:
 
 
 def test_lists_have_enough_answers_some_range_and_not_too_many() -> None:
-    row = {"text_id": 1, "prompt": [], "candidates": FIVE}
+    row = {"text_id": 1, "prompt": [], "prompt_ids": [], "candidates": FIVE}
     assert list_row(row | {"candidates": FIVE[:1]}, Pairs()) == (None, "too_few_answers")
     assert list_row(row, Pairs(list_least=5)) == (None, "too_few_answers")
     assert list_row(row, Pairs(list_min_range=0.86)) == (None, "range_too_small")
@@ -229,38 +227,3 @@ def test_hash_depends_on_text_and_samples() -> None:
         pair_hash(seed, text, (FIVE[i], FIVE[j])) for seed in (0, 1) for text in (1, 2) for i, j in ((0, 1), (1, 0))
     }
     assert len(hashes) == 8
-
-
-def pair(text_id: int, kind: str) -> dict[str, Any]:
-    return dict.fromkeys(PAIR.names) | {"text_id": text_id, "kind": kind}
-
-
-def test_kept_pairs_are_those_up_to_the_threshold_of_their_group() -> None:
-    rows = [
-        {
-            "pairs": [pair(1, "similarity"), pair(1, "format"), pair(2, "format")],
-            "groups": [1, 0, 0],
-            "hashes": [9, 5, -7],
-        },
-        {"pairs": [pair(3, "format")], "groups": [0], "hashes": [6]},
-    ]
-    batch = pa.Table.from_pylist(rows, MATCHED)
-
-    def kept(*thresholds: int | None) -> list[tuple[int, str]]:
-        table = kept_pairs(batch, pa.array(thresholds, pa.int64()))
-        assert table.schema.equals(PAIR)
-        return [(row["text_id"], row["kind"]) for row in table.to_pylist()]
-
-    assert kept(5, 9) == [(1, "similarity"), (1, "format"), (2, "format")]
-    assert kept(-7, 9) == [(1, "similarity"), (2, "format")]
-    assert kept(None, 9) == [(1, "similarity")]
-    assert kept(6, 8) == [(1, "format"), (2, "format"), (3, "format")]
-
-
-@pytest.mark.parametrize("threshold", [None, 0])
-def test_texts_that_yield_nothing_give_empty_tables(threshold: int | None) -> None:
-    nothing: dict[str, Any] = {"pairs": [], "groups": [], "hashes": [], "dropped": []}
-    for rows in ([], [nothing | {"list": None}]):
-        batch = pa.Table.from_pylist(rows, MATCHED)
-        assert kept_pairs(batch, pa.array([threshold] * 2, pa.int64())).equals(PAIR.empty_table())
-        assert kept_lists(batch).equals(LIST.empty_table())

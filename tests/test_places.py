@@ -66,6 +66,8 @@ def arguments(server: ThreadedMotoServer, tmp_path_factory: pytest.TempPathFacto
         "sampling.engine=replay",
         "sampling.candidates=completions",
         "sampling.batch_size=5",
+        "prompt.examples=[]",
+        "rounds.count=1",
     ]
 
 
@@ -86,10 +88,13 @@ def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
+def stored(name: str) -> RunDir:
+    return RunDir(f"s3://runs/all/{name}")
+
+
 def some_are_done(name: str) -> bool:
     """Whether the ranking of that run has begun to write."""
-    ids = place_at(f"s3://runs/all/{name}/.rank.unfinished/ids")
-    return any(not str(file).endswith(".pending.parquet") for file in ids.glob("*.parquet"))
+    return count_finished(stored(name).layout.round(1).sampled_ids) > 0
 
 
 @pytest.mark.cluster
@@ -99,7 +104,7 @@ def test_a_killed_run_goes_on_where_it_was_and_verifies(arguments: list[str]) ->
     wait_for(lambda: some_are_done(name))
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
-    kept = count_finished(place_at(f"s3://runs/all/{name}/.rank.unfinished/ids"))
+    kept = count_finished(stored(name).layout.round(1).sampled_ids)
     assert 0 < kept < TEXTS * 0.9
     done = semtag("rank", *arguments, f"run.name={name}")
     assert done.returncode == 0, done.stdout
@@ -107,11 +112,12 @@ def test_a_killed_run_goes_on_where_it_was_and_verifies(arguments: list[str]) ->
     assert semtag("pairs", *arguments, f"run.name={name}").returncode == 0
     found = semtag("verify", f"s3://runs/all/{name}")
     assert found.returncode == 0, found.stdout
-    run = RunDir(f"s3://runs/all/{name}")
-    ids = [row["text_id"] for row in read_rows(run.path / "ranked", ["text_id"])]
-    assert len(ids) == len(set(ids)) == run.ledger()["rank"]["texts"]["out"]
-    assert count_rows(run.path / "pairs") == run.ledger()["pairs"]["pairs"]["out"] > 0
-    assert (run.path / "logs" / "rank.log").exists()
+    run = stored(name)
+    layout, ledger = run.layout.round(1), run.ledger()
+    ids = [row["text_id"] for row in read_rows(layout.ranked, ["text_id"])]
+    assert len(ids) == len(set(ids)) == ledger["rank-1"]["texts"]["out"]
+    assert count_rows(layout.pairs) == ledger["pairs-1"]["pairs"]["out"] > 0
+    assert (run.path / "logs" / "rank-1.log").exists()
     everything = [file for file in run.path.rglob("*") if file.is_file()]
     assert not [str(file) for file in everything if ".unfinished" in str(file) or ".partial" in str(file)]
     assert not [str(file) for file in everything if b"test-secret" in file.read_bytes()]
@@ -152,15 +158,20 @@ def test_a_bucket_that_is_not_there_is_named(arguments: list[str]) -> None:
 def test_folders_of_a_run_in_a_store(server: ThreadedMotoServer) -> None:
     run = RunDir("s3://runs/all/folders")
     run.create()
+    model = run.layout.round(2).adapter
     for content in ("one", "two"):
-        with run.writing("model") as folder:
+        with run.writing(model) as folder:
             (folder / "sub").mkdir()
             (folder / "sub" / content).write_text(content)
-    assert [file.name for file in (run.path / "model").rglob("*") if file.is_file()] == ["two"]
-    with pytest.raises(ZeroDivisionError), run.writing("model") as folder:
+    assert [file.name for file in model.rglob("*") if file.is_file()] == ["two"]
+    with pytest.raises(ZeroDivisionError), run.writing(model) as folder:
         (folder / "three").write_text("three")
         raise ZeroDivisionError
-    assert [file.name for file in (run.path / "model").rglob("*") if file.is_file()] == ["two"]
+    assert [file.name for file in model.rglob("*") if file.is_file()] == ["two"]
+    with run.sharing(model) as shared:
+        (shared / "four").write_text("four")
+    assert [file.name for file in model.rglob("*") if file.is_file()] == ["four"]
+    assert not list(run.here.rglob("sub"))  # nothing of it stays on this machine
     with run.shared_scratch("x") as shared:
         (shared / "file").write_text("x")
     assert not shared.exists()

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load
 
-from tests.conftest import semtag
+from cluster.layout import Step
+from cluster.rounds import delivered_round
+from cluster.run_dir import RunDir
+from configs.load import load_config
+from tests.conftest import ROOT, semtag
 
 TOKEN = "hf_of_the_test"
 
@@ -73,26 +76,49 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_an_adapter_of_a_local_base_is_pushed_merged_alone(hub: Any, finished_run: Path) -> None:
     refused = semtag("push", str(finished_run), "me/tagger")
-    assert refused.returncode == 2 and "semtag merge" in refused.stderr
+    assert refused.returncode == 2 and "--merged" in refused.stderr
     assert not hub.made
-    semtag("merge", str(finished_run))
     done = semtag("push", str(finished_run), "me/tagger", "--merged")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{hub.url}/me/tagger/commit/abc"
     assert (hub.made[0]["organization"], hub.made[0]["name"], hub.made[0]["visibility"]) == ("me", "tagger", "private")
-    sent = {str(file.relative_to(finished_run / "merged")) for file in (finished_run / "merged").rglob("*.*")}
+    run = RunDir(finished_run)
+    merged = run.layout.round(delivered_round(run)).merged
+    sent = {str(file.relative_to(merged)) for file in merged.rglob("*.*")}
     assert hub.files.keys() == sent >= {"README.md", "model.safetensors", "tokenizer.json"}
-    assert load(hub.files["model.safetensors"])
+    assert hub.files["model.safetensors"] == (merged / "model.safetensors").read_bytes()
     assert b"library_name: transformers" in hub.files["README.md"]
-    assert b"base_model:" not in hub.files["README.md"], "no hub knows a base that was built on the spot"
+    assert b"base_model:" not in hub.files["README.md"], "no hub knows a base of this machine"
 
 
 def test_who_may_not_write_gets_an_error_without_the_token(
     hub: Any, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_another")
-    semtag("merge", str(finished_run))
     done = semtag("push", str(finished_run), "me/tagger", "--merged")
     assert done.returncode == 2 and not hub.files
     assert hub.url in done.stderr and "HF_TOKEN" in done.stderr
     assert "hf_of_another" not in done.stdout + done.stderr
+
+
+def adapter_run(root: Path, base: str, round_: int) -> RunDir:
+    """A run that delivers the adapter of that round."""
+    config = load_config(ROOT / "configs" / "demo.yaml", [f"run.root={root}", f"model.base={base}", "rounds.count=2"])
+    run = RunDir.of(config)
+    run.create()
+    run.start(config)
+    run.begin(Step("train", round_), config)
+    run.finish(Step("train", round_), {}, {})
+    with run.writing(run.layout.round(round_).adapter) as folder:
+        (folder / "README.md").write_text("---\nlibrary_name: peft\n---\n")
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return run
+
+
+def test_an_adapter_is_pushed_where_others_can_have_its_start(hub: Any, tmp_path: Path) -> None:
+    done = semtag("push", str(adapter_run(tmp_path / "first", "owner/base", 1).path), "me/tagger", "--public")
+    assert done.returncode == 0, done.stderr
+    assert hub.files.keys() == {"README.md", "adapter_model.safetensors"} and hub.made[0]["visibility"] == "public"
+    # That of a later round starts from weights that no hub has.
+    done = semtag("push", str(adapter_run(tmp_path / "second", "owner/base", 2).path), "me/tagger")
+    assert done.returncode == 2 and "round-1/merged, which is not on a hub" in done.stderr

@@ -1,7 +1,6 @@
 """Reference log-probabilities: which of those from sampling are believed, and what is computed in their place."""
 
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,28 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from cluster.layout import Step
 from cluster.progress import Progress
+from cluster.run_dir import RunDir
 from configs.schema import Model
 from generation.prompts import load_tokenizer
 from tests.test_training import losses, trainer_for
-from training.data import load_rows, tokenized
+from training.data import tokenized
 from training.reference import audited, settle
 from training.trainer import PreferenceTrainer
 
 
 @pytest.fixture(scope="module")
-def base(finished_run: Path) -> str:
-    return str(finished_run / "base")
+def base(model_path: str) -> str:
+    return model_path
 
 
 @pytest.fixture(scope="module")
-def rows(finished_run: Path, base: str, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The tiny run's ranked lists, of which some completions are as they were sampled and some are mended."""
-    lists = load_rows(finished_run / "lists", "lists", tmp_path_factory.mktemp("cache"))
-    return tokenized(lists, load_tokenizer(base, Model(base=base)))
+def rows(base: str, lists: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Lists of which all completions but the last have the log-probability that the model gives them."""
+    unknown = tokenized(lists, load_tokenizer(base, Model(base=base)))
+    trainer = trainer_for(base, unknown, tmp_path_factory.mktemp("trainer"))
+    return unknown.map(lambda row: {"reference": [*trainer.reference([row])[0][:-1], math.nan]})
 
 
 def unknown(rows: Dataset) -> Dataset:
@@ -111,8 +113,8 @@ def test_what_was_computed_is_not_computed_again(base: str, rows: Dataset, tmp_p
 
 
 def test_log_and_manifest_say_how_many_came_from_where(finished_run: Path) -> None:
-    counts = json.loads((finished_run / "manifest.json").read_text())["stages"]["train"]["counts"]["references"]
-    report = (finished_run / "evaluation" / "report.html").read_text()
-    assert counts["from_sampling"] > 0
-    assert f"{counts['from_sampling']} from sampling" in report
-    assert f"{counts['recomputed']} recomputed" in report
+    run = RunDir(finished_run)
+    for number in (1, 2):  # drawn within the grammar, so that none can come from sampling
+        counts = run.counts(Step("train", number))
+        assert counts["references"] == {"from_sampling": 0, "recomputed": 2 * counts["pairs"]}
+        assert f"0 from sampling, {2 * counts['pairs']} recomputed" in run.layout.page.read_text()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.parquet import read_rows
+from cluster.run_dir import RunDir
 from configs.load import load_config
 from configs.schema import Config
 from generation.replay import read_candidates
@@ -38,21 +39,23 @@ def test_what_is_no_list_of_completions_is_refused(given: Any, config: Config) -
 
 def test_an_older_run_is_ranked_anew_without_an_engine(finished_run: Path, tmp_path: Path) -> None:
     replay = [
-        f"data.path={finished_run / 'ranked'}",
+        f"data.path={RunDir(finished_run).layout.round(1).ranked}",
         "data.format=parquet",
         "data.held_out=0",
-        f"model.base={finished_run / 'base'}",
+        "rounds.count=1",
+        "rounds.validation=0",
         "sampling.engine=replay",
         "sampling.candidates=candidates",
     ]
     done = semtag("rank", *tiny_demo(tmp_path, *replay))
     assert done.returncode == 0, done.stdout + done.stderr
-    old = {row["text_id"]: row["candidates"] for row in read_rows(finished_run / "ranked")}
-    new = {row["text_id"]: row["candidates"] for row in read_rows(tmp_path / "demo" / "ranked")}
+    layout = RunDir(tmp_path / "demo").layout.round(1)
+    old = {row["text_id"]: row["candidates"] for row in read_rows(RunDir(finished_run).layout.round(1).ranked)}
+    new = {row["text_id"]: row["candidates"] for row in read_rows(layout.ranked)}
     assert new == old
     done = semtag("pairs", *tiny_demo(tmp_path, *replay, "pairs.strategy=margin_bins", "pairs.margin_bin=0.05"))
     assert done.returncode == 0, done.stdout + done.stderr
-    margins = [row["margin"] for row in read_rows(tmp_path / "demo" / "pairs") if row["kind"] == "similarity"]
+    margins = [row["margin"] for row in read_rows(layout.pairs) if row["kind"] == "similarity"]
     bins = Counter(int(margin / 0.05) for margin in margins)
     assert len(bins) > 1 and bins.total() <= max(len(new), len(bins))
     assert semtag("verify", str(tmp_path / "demo")).returncode == 0

@@ -13,6 +13,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.chaos import Family, compare, kind_of, torment
 from cluster.parquet import count_rows
+from cluster.run_dir import RunDir
 from scoring.rank_texts import count_finished
 from tests.conftest import ROOT, semtag, tiny_demo
 
@@ -20,17 +21,18 @@ OFTEN = ["sampling.batch_size=4", "sampling.in_flight=1"]
 
 
 def check_nothing_lost(calm: Path, run: Path) -> None:
-    assert compare(calm, run) == {"texts": count_rows(calm / "ranked"), "lost": 0, "twice": 0, "different": 0}
+    texts = count_rows(RunDir(calm).layout.round(1).ranked)
+    assert compare(calm, run) == {"texts": texts, "lost": 0, "twice": 0, "different": 0}
     assert semtag("verify", str(run)).returncode == 0
 
 
 def test_a_tormented_ranking_equals_a_quiet_one(finished_run: Path, tmp_path: Path) -> None:
-    arguments = tiny_demo(tmp_path, f"model.base={finished_run / 'base'}", *OFTEN)
-    run = tmp_path / "demo"
-    story = torment(arguments, run / ".rank.unfinished" / "ids", ["engine", "driver"], random.Random(0), pause=0)
+    arguments, run = tiny_demo(tmp_path, *OFTEN), tmp_path / "demo"
+    finished = RunDir(run).layout.round(1).sampled_ids
+    story = torment(arguments, finished, ["engine", "driver"], random.Random(0), pause=0)
     assert story == {"killed": {"engine": 1, "driver": 1}, "starts": 2}
     check_nothing_lost(finished_run, run)
-    assert not list(run.glob(".*.unfinished"))
+    assert not list(run.rglob(".*.unfinished"))
 
 
 @pytest.mark.cluster
@@ -40,18 +42,18 @@ def test_a_lost_node_costs_nothing(finished_run: Path, tmp_path: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0})
     try:
         workers = [cluster.add_node(num_cpus=4, **node) for _ in range(2)]
-        base, address = f"model.base={finished_run / 'base'}", f"cluster.address={cluster.address}"
-        arguments = tiny_demo(tmp_path, base, address, *OFTEN)
+        arguments = tiny_demo(tmp_path, f"cluster.address={cluster.address}", *OFTEN)
         run = tmp_path / "demo"
+        finished = RunDir(run).layout.round(1).sampled_ids
         job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments], cwd=ROOT)
         deadline = time.monotonic() + 300
-        while not count_finished(run / ".rank.unfinished" / "ids"):
+        while not count_finished(finished):
             assert job.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         lost, engine = next((worker, engine) for worker in workers for engine in engines_of(worker))
         engine_and_workers = [engine, *engine.children(recursive=True)]
         cluster.remove_node(lost, allow_graceful=False)
-        assert (run / ".rank.unfinished").exists(), "the ranking was over before the node was lost"
+        assert finished.exists(), "the ranking was over before the node was lost"
         cluster.add_node(num_cpus=4, **node)
         assert job.wait(timeout=400) == 0
         check_nothing_lost(finished_run, run)

@@ -1,12 +1,13 @@
 """The run directory: whole files or none, one writer, and no mixing of configs."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cluster.layout import Step
 from cluster.run_dir import RunDir, shaping_values
 from configs.errors import UserError
 from configs.load import load_config
@@ -19,45 +20,63 @@ def demo(tmp_path: Path, *overrides: str) -> Config:
     return load_config(DEMO, [f"run.root={tmp_path}", *overrides])
 
 
-def begun(tmp_path: Path, stage: str = "rank") -> RunDir:
+RANK = Step("rank", 1)
+
+
+def begun(tmp_path: Path) -> RunDir:
     config = demo(tmp_path)
     run = RunDir.of(config)
     run.create()
     run.start(config)
-    run.begin(stage, config)
+    run.begin(RANK, config)
     return run
 
 
-def test_a_begun_stage_pins_what_shaped_it(tmp_path: Path) -> None:
+def test_a_begun_step_pins_what_shaped_it(tmp_path: Path) -> None:
     run = begun(tmp_path)
     run.start(demo(tmp_path, "training.beta=0.7", "sampling.batch_size=3"))
-    with pytest.raises(UserError, match=r"sampling\.samples: 6 when the rank stage ran, 3 now"):
+    with pytest.raises(UserError, match=r"sampling\.samples: 8 when rank-1 ran, 3 now"):
         run.start(demo(tmp_path, "sampling.samples=3"))
     assert run.config().training.beta == 0.7
 
 
-def test_the_demo_builder_shapes_only_the_demo(tmp_path: Path) -> None:
-    assert "model.demo.steps" in shaping_values(demo(tmp_path), "base")
-    assert "model.demo.steps" not in shaping_values(demo(tmp_path, "model.base=x"), "base")
-
-
-def test_stages_go_from_running_to_done(tmp_path: Path) -> None:
+def test_each_round_is_pinned_by_its_own_keys(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    assert not run.is_done("rank")
-    run.finish("rank", {"texts": 1}, {"ray": "2"})
-    assert run.is_done("rank")
-    assert run.manifest()["stages"]["rank"]["counts"] == {"texts": 1}
+    later = ["rounds.count=2", "rounds.each=[{}, {sampling: {samples: 3}}]", "rounds.texts=reuse"]
+    run.start(demo(tmp_path, *later))
+    with pytest.raises(UserError, match=r"sampling\.samples: 8 when rank-1 ran, 3 now"):
+        run.start(demo(tmp_path, *later, "rounds.each=[{sampling: {samples: 3}}]"))
+
+
+def test_how_texts_are_dealt_is_pinned_and_a_round_more_of_the_same_texts_is_not(tmp_path: Path) -> None:
+    def dealt(*overrides: str) -> dict[str, Any]:
+        return shaping_values(demo(tmp_path, *overrides), Step("texts"))
+
+    assert dealt("rounds.count=1") != dealt("rounds.count=2")
+    assert dealt("rounds.texts=reuse", "rounds.count=1") == dealt("rounds.texts=reuse", "rounds.count=2")
+    assert dealt("rounds.validation=0.1") != dealt("rounds.validation=0.2")
+    assert dealt("rounds.least_gain=0.1") == dealt("rounds.least_gain=0.2")
+
+
+def test_steps_go_from_running_to_done(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    assert not run.is_done(RANK) and run.counts(RANK) == {}
+    run.finish(RANK, {"texts": 1}, {"ray": "2"})
+    assert run.done() == [RANK] and not run.is_done(Step("rank", 2))
+    assert run.counts(RANK) == run.manifest()["steps"]["rank-1"]["counts"] == {"texts": 1}
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    with run.writing("ranked") as folder:
+    ranked = run.layout.round(1).ranked
+    with run.writing(ranked) as folder:
         (folder / "a").write_text("first")
-    with pytest.raises(ZeroDivisionError), run.writing("ranked") as folder:
+    with pytest.raises(ZeroDivisionError), run.writing(ranked) as folder:
         (folder / "a").write_text("half")
         raise ZeroDivisionError
-    assert (run.path / "ranked" / "a").read_text() == "first"
-    run.begin("rank", run.config())
+    assert (ranked / "a").read_text() == "first"
+    assert list(run.path.rglob(".*.partial"))
+    run.begin(RANK, run.config())
     assert not list(run.path.rglob(".*.partial"))
     with run.scratch("x") as folder:
         assert folder.is_dir()
@@ -66,10 +85,24 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_the_ledger_must_balance(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    run.record("rank", "texts", 5, 3, {"too_long": 2})
-    assert run.ledger() == {"rank": {"texts": {"in": 5, "out": 3, "dropped": {"too_long": 2}}}}
+    run.record(RANK, "texts", 5, 3, {"too_long": 2})
+    assert run.ledger() == {"rank-1": {"texts": {"in": 5, "out": 3, "dropped": {"too_long": 2}}}}
     with pytest.raises(ValueError, match="5 in, 3 out"):
-        run.record("rank", "texts", 5, 3, {})
+        run.record(RANK, "texts", 5, 3, {})
+
+
+def test_what_a_killed_step_left_goes_when_it_is_done(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    ours, other = (run.layout.round(number).sampled for number in (1, 2))
+    for folder in (ours, other):
+        folder.mkdir(parents=True)
+    run.begin(RANK, run.config())
+    assert ours.exists()  # what it has so far outlives a kill
+    run.finish(RANK, {}, {})
+    assert not ours.parent.exists() and other.exists()
+    ours.mkdir(parents=True)  # as if killed between the step's end and its clearing up
+    run.start(run.config())
+    assert not ours.parent.exists() and other.exists()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -84,8 +117,7 @@ def test_what_is_no_run_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run directory"):
         RunDir(tmp_path).config()
     run = begun(tmp_path)
-    manifest = json.loads((run.path / "manifest.json").read_text())
-    (run.path / "manifest.json").write_text(json.dumps(manifest | {"schema": 99}))
+    run.write_json(run.layout.manifest, run.manifest() | {"schema": 99})
     with pytest.raises(UserError, match="schema 99"):
         run.manifest()
     with pytest.raises(UserError, match="cannot be reached"):

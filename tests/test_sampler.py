@@ -1,6 +1,9 @@
-"""The real engine against transformers: log-probabilities, seeds, adapters, odd templates."""
+"""The real engine against transformers: log-probabilities, seeds, examples, the grammar, odd templates."""
 
 import asyncio
+import io
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,15 +11,25 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 
+from cluster.progress import Counts, Progress
 from configs.load import load_config
 from configs.schema import Config, Model, Prompt
-from generation.prompts import PLAIN_TEMPLATE, build_messages, load_tokenizer, prompt_ids, takes_system_role
+from generation.decoding import Decoding, greedy, sampled
+from generation.parse import answer_pattern
+from generation.prompts import PLAIN_TEMPLATE, build_messages, load_tokenizer, takes_system_role
 from generation.records import TEXT
 from generation.sampler import Sampler, engine_arguments, seed_of
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, tiny_model
+from tests.test_training import losses, trainer_for
+from training.data import tokenized
+from training.reference import settle
 
 TEXTS = ["The governor holds the speed of a steam engine.", "Bees make honey in a hive.", "Glass is sand and ash."]
+
+
+SHOWN = (("A mill grinds grain.", "[mill][grain]"), ("Bees fly.", "[bees]"))
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +38,24 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="module")
-def base(finished_run: Path) -> str:
-    return str(finished_run / "base")
+def base() -> str:
+    return tiny_model()
 
 
-def table(texts: list[str], decoding: str = "sampled") -> pa.Table:
+def decodings(config: Config) -> list[Decoding]:
+    """Every way to ask that a test needs, by the names above."""
+    return [
+        sampled(config, "plain", 3),
+        sampled(config, "shown", 3, examples=SHOWN),
+        greedy(config, "greedy"),
+        sampled(config, "fenced", 3, constrained=True),
+        greedy(config, "fenced_greedy", constrained=True, examples=SHOWN),
+        sampled(config, "fenced_vote", 5, constrained=True, vote=True),
+        sampled(config, "vote", 5, vote=True),
+    ]
+
+
+def table(texts: list[str], decoding: str = "plain") -> pa.Table:
     rows = [
         {"text_id": i, "text": text, "article": None, "meta": "{}", "decoding": decoding}
         for i, text in enumerate(texts)
@@ -39,34 +65,32 @@ def table(texts: list[str], decoding: str = "sampled") -> pa.Table:
 
 def test_an_engine_over_several_gpus_keeps_to_its_actor() -> None:
     several = ["sampling.gpus_per_actor=1", "sampling.tensor_parallel=2"]
-    arguments = engine_arguments(load_config(ROOT / "configs" / "demo.yaml", several), "model", None)
+    arguments = engine_arguments(load_config(ROOT / "configs" / "demo.yaml", several), "model")
     assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (2, "mp")
 
 
-class Recorder(Sampler):
-    """Keeps what the engine gave; a candidate's text may encode to other tokens than were drawn."""
+class Added:
+    """A tally in this process; the real one lives in a Ray actor."""
 
-    def __init__(self, config: Config, model: str, adapter: str | None = None) -> None:
-        super().__init__(config, model, adapter)
-        self.drawn: list[tuple[dict[str, Any], list[int]]] = []
+    def __init__(self) -> None:
+        self.total = Counts()
 
-    def _candidate(self, output: Any) -> dict[str, Any]:
-        candidate = super()._candidate(output)
-        self.drawn.append((candidate, list(output.token_ids)))
-        return candidate
+    def add(self, by: Counts, at_once: bool = False) -> None:
+        self.total += by
 
 
 class Engine:
     """A sampler with an event loop of its own, as an actor has one."""
 
-    def __init__(self, config: Config, model: str, adapter: str | None = None) -> None:
+    def __init__(self, config: Config, model: str) -> None:
         self.loop = asyncio.new_event_loop()
-        self.sampler = self.loop.run_until_complete(self._start(config, model, adapter))
+        self.sampler = self.loop.run_until_complete(self._start(config, model))
 
-    async def _start(self, config: Config, model: str, adapter: str | None) -> Recorder:
-        return Recorder(config, model, adapter)
+    async def _start(self, config: Config, model: str) -> Sampler:
+        self.tally = Added()
+        return Sampler(config, model, decodings(config), self.tally)
 
-    def __call__(self, texts: list[str], decoding: str = "sampled") -> list[dict[str, Any]]:
+    def __call__(self, texts: list[str], decoding: str = "plain") -> list[dict[str, Any]]:
         result: pa.Table = self.loop.run_until_complete(self.sampler(table(texts, decoding)))
         rows: list[dict[str, Any]] = result.to_pylist()
         return rows
@@ -86,46 +110,57 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def tuned(config: Config, base: str, finished_run: Path) -> Iterator[Engine]:
-    """Serves the adapter."""
-    engine = Engine(config, base, str(finished_run / "model"))
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
 def plain(config: Config, base: str) -> Iterator[Engine]:
-    """Serves the base model."""
+    """Serves a small random model."""
     engine = Engine(config, base)
     yield engine
     engine.close()
 
 
-def compare(engine: Engine, model: Any) -> None:
-    """Hold the candidates' log-probabilities against those of transformers, the end token included."""
-    for text in TEXTS:
-        engine.sampler.drawn.clear()
-        [row] = engine([text])
-        prompt = prompt_ids(engine.sampler.tokenizer, row["prompt"])
-        assert len(engine.sampler.drawn) == 3
-        for candidate, tokens in engine.sampler.drawn:
-            ids = torch.tensor([[*prompt, *tokens]])
-            with torch.no_grad():
-                logits = model(ids).logits[0, len(prompt) - 1 : -1]
-            expected = torch.log_softmax(logits, -1).gather(-1, torch.tensor(tokens)[:, None]).sum().item()
-            assert candidate["num_tokens"] == len(tokens)
-            assert candidate["logprob"] == pytest.approx(expected, abs=1e-3 * len(tokens))
+def logprob_of(model: Any, prompt: list[int], tokens: list[int]) -> float:
+    """What transformers makes of a completion, the end token included."""
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+    return float(torch.log_softmax(logits, -1).gather(-1, torch.tensor(tokens)[:, None]).sum())
 
 
-def test_base_and_adapter_give_transformers_log_probabilities(
-    plain: Engine, tuned: Engine, base: str, finished_run: Path
-) -> None:
-    from peft import PeftModel
+def test_log_probabilities_are_those_of_transformers_at_temperature_1(plain: Engine, base: str) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    compare(plain, model)
-    compare(tuned, PeftModel.from_pretrained(model, str(finished_run / "model")).eval())
+    for decoding in ("plain", "shown", "fenced"):
+        for row in plain(TEXTS, decoding):
+            assert len(row["candidates"]) == 3
+            for candidate in row["candidates"]:
+                tokens = candidate["token_ids"]
+                expected = logprob_of(model, row["sampled_prompt_ids"], tokens)
+                assert candidate["num_tokens"] == len(tokens)
+                if decoding == "fenced":  # of what the grammar allows, so that it is no reference
+                    assert candidate["logprob"] > expected + 1
+                else:
+                    assert candidate["logprob"] == pytest.approx(expected, abs=1e-3 * len(tokens))
+
+
+def test_what_was_sampled_serves_as_reference_in_training(plain: Engine, base: str, tmp_path: Path) -> None:
+    rows = [
+        {
+            "text_id": row["text_id"],
+            "prompt": row["prompt"],
+            "completions": [[{"role": "assistant", "content": c["completion"]}] for c in row["candidates"]],
+            "scores": [0.5, 0.25, 0.0],
+            "ref_logprobs": [c["logprob"] for c in row["candidates"]],
+            "sampled_ids": [c["token_ids"] for c in row["candidates"]],
+        }
+        for row in plain(TEXTS)
+    ]
+    lists = tokenized(Dataset.from_list(rows), plain.sampler.tokenizer)
+    known = sum(not math.isnan(value) for row in lists["reference"] for value in row)
+    assert known > 4  # a random model breaks characters off, and such a completion is not trusted
+    said = io.StringIO()
+    trainer = trainer_for(base, lists, tmp_path, beta=0.5)
+    trainer.references, counts = settle(trainer, lists, 1e-3, tmp_path / "kept.npy", Progress("x", "steps", said))
+    assert counts == {"from_sampling": known, "recomputed": 9 - known} and "they serve" in said.getvalue()
+    assert losses(trainer)[0] == pytest.approx(1.0, rel=1e-3)
 
 
 def test_a_text_draws_the_same_candidates_alone_and_in_a_batch(plain: Engine) -> None:
@@ -141,30 +176,39 @@ def test_greedy_gives_one_candidate(plain: Engine) -> None:
     assert first == second
 
 
-def test_answers_within_their_form_are_well_formed_or_repeat_themselves(plain: Engine) -> None:
-    for decoding in ("constrained", "constrained_greedy", "constrained_vote"):
-        rows = plain([f"{text} {place}" for place in range(4) for text in TEXTS], decoding)
-        found = [candidate for row in rows for candidate in row["candidates"]]
-        count = {"constrained": 3, "constrained_greedy": 1, "constrained_vote": 5}[decoding]
-        assert len(found) == 12 * count
-        whole = [candidate for candidate in found if candidate["finish_reason"] == "stop"]
-        assert whole and {candidate["reason"] for candidate in whole} <= {None, "repeated", "empty"}
+@pytest.mark.parametrize(("decoding", "count"), [("fenced", 3), ("fenced_greedy", 1), ("fenced_vote", 1)])
+def test_constrained_answers_keep_to_the_grammar(plain: Engine, config: Config, decoding: str, count: int) -> None:
+    rows = plain([f"{text} {place}" for place in range(4) for text in TEXTS], decoding)
+    found = [candidate for row in rows for candidate in row["candidates"]]
+    assert len(found) == 12 * count
+    pattern = re.compile(answer_pattern(config.prompt.max_tags, config.prompt.max_tag_words))
+    whole = [candidate for candidate in found if candidate.get("finish_reason") != "length"]
+    assert len(whole) > 6 * count
+    assert all(pattern.fullmatch(candidate["completion"]) for candidate in whole if candidate["format"] == "valid")
+    assert {candidate["reason"] for candidate in whole} <= {None, "repeated", "empty"}
+    assert "valid" in {candidate["format"] for candidate in whole}
 
 
-def test_a_text_is_asked_about_after_the_examples(plain: Engine) -> None:
-    plain.sampler.examples = [("A mill grinds grain.", "[mill][grain]")]
-    asked = {decoding: plain(TEXTS[:1], decoding)[0] for decoding in ("few_shot", "sampled", "vote")}
-    plain.sampler.examples = ()
-    assert [message["role"] for message in asked["few_shot"]["prompt"]] == ["system", "user", "assistant", "user"]
-    assert len(asked["sampled"]["prompt"]) == 2
-    counts = {decoding: len(row["candidates"]) for decoding, row in asked.items()}
-    assert counts == {"few_shot": 3, "sampled": 3, "vote": 5}
+def test_a_text_is_sampled_after_the_examples_and_kept_with_its_plain_prompt(plain: Engine) -> None:
+    [shown], [alone] = plain(TEXTS[:1], "shown"), plain(TEXTS[:1])
+    assert shown["prompt"] == alone["prompt"] and [turn["role"] for turn in shown["prompt"]] == ["system", "user"]
+    assert shown["prompt_ids"] == alone["prompt_ids"] == alone["sampled_prompt_ids"]
+    ids = plain.sampler.tokenizer.decode(shown["sampled_prompt_ids"])
+    assert ids.count("[mill][grain]</s>") == ids.count("[bees]</s>") == 1 and ids.index("mill") < ids.index(TEXTS[0])
+    assert shown["candidates"] != alone["candidates"]
+
+
+def test_a_vote_is_one_answer_of_what_its_samples_name(plain: Engine) -> None:
+    for row in plain(TEXTS, "fenced_vote"):
+        [elected] = row["candidates"]
+        assert elected["format"] in ("valid", "invalid") and elected["token_ids"] is None
+        assert len(elected["tags"]) <= 2
 
 
 def test_a_text_over_the_context_costs_no_other(plain: Engine) -> None:
     rows = plain([TEXTS[0], "word " * 2000, TEXTS[1]])
     assert [row["reason"] for row in rows] == [None, "too_long", None]
-    assert "room for 488" in rows[1]["detail"]
+    assert "room for 2008" in rows[1]["detail"]
     assert [len(row["candidates"]) for row in rows] == [3, 0, 3]
 
 

@@ -9,7 +9,8 @@ from cluster.places import local_folder
 from cluster.progress import Counts
 from configs.errors import UserError
 from configs.schema import Scoring
-from scoring.embedder import Embedder, counts_of
+from generation.records import sampled_counts
+from scoring.embedder import Embedder
 from scoring.similarity import cosine, rank_candidates, score_rows, tag_string
 
 
@@ -32,7 +33,7 @@ def test_what_a_batch_adds_to_the_progress() -> None:
 
     first = [candidate("valid", 7, 0.5), candidate("repaired", None, 0.25), candidate("invalid", 9, None)]
     rows = [{"candidates": first}, {"candidates": [candidate("valid", 4, -0.5)]}, {"candidates": []}]
-    assert counts_of(rows) == Counts(texts=3, candidates=4, valid=2, tokens=20, scored=3, score_sum=0.25)
+    assert sampled_counts(rows) == Counts(texts=3, candidates=4, valid=2, tokens=20)
 
 
 def test_each_distinct_string_is_embedded_once() -> None:

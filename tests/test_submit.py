@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from cluster.parquet import read_rows
+from cluster.run_dir import RunDir
 from cluster.session import LOOPBACK
 from cluster.submit import entrypoint
 from configs.errors import UserError
@@ -106,7 +107,7 @@ def head() -> Iterator[Head]:
 
 @pytest.mark.cluster
 def test_ray_s_own_command_does_the_demo_s_ranking(head: Head, finished_run: Path, tmp_path: Path) -> None:
-    arguments = ["rank", *tiny_demo(tmp_path, f"model.base={finished_run / 'base'}", "cluster.address=auto")]
+    arguments = ["rank", *tiny_demo(tmp_path, "cluster.address=auto")]
     job = ["job", "submit", "--address", head.url, "--working-dir", ".", "--", "python", "-m", "cluster.cli"]
     with (tmp_path / "job.log").open("w") as log:
         submitted = subprocess.Popen([str(BIN / "ray"), *job, *arguments], cwd=ROOT, env=head.environment, stdout=log)
@@ -120,7 +121,7 @@ def test_ray_s_own_command_does_the_demo_s_ranking(head: Head, finished_run: Pat
     assert listened and listened <= LOCAL
     mine, theirs = (
         {row["text_id"]: [candidate["completion"] for candidate in row["candidates"]] for row in read_rows(run)}
-        for run in (tmp_path / "demo" / "ranked", finished_run / "ranked")
+        for run in (RunDir(folder).layout.round(1).ranked for folder in (tmp_path / "demo", finished_run))
     )
     assert mine.keys() == theirs.keys()
     assert semtag("verify", str(tmp_path / "demo")).returncode == 0
@@ -128,9 +129,8 @@ def test_ray_s_own_command_does_the_demo_s_ranking(head: Head, finished_run: Pat
 
 def replay(finished_run: Path, root: Path) -> list[str]:
     """Arguments that rank a finished run anew without an engine."""
-    data = [f"data.path={finished_run / 'ranked'}", "data.format=parquet", "data.held_out=0"]
-    source = ["sampling.engine=replay", "sampling.candidates=candidates", f"model.base={finished_run / 'base'}"]
-    return tiny_demo(root, *data, *source)
+    data = [f"data.path={RunDir(finished_run).layout.round(1).ranked}", "data.format=parquet", "data.held_out=0"]
+    return tiny_demo(root, *data, "sampling.engine=replay", "sampling.candidates=candidates")
 
 
 @pytest.mark.cluster
@@ -139,7 +139,7 @@ def test_semtag_submit_follows_a_job_to_its_end(head: Head, finished_run: Path, 
     done = head.submit(*replay(finished_run, tmp_path), *placed, "--stage", "rank")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCEEDED" in done.stdout
-    assert "rank  done: " in done.stdout  # the job's own words
+    assert "rank-1  done: " in done.stdout  # the job's own words
     assert head.environment["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr
     assert semtag("verify", str(tmp_path / "demo")).returncode == 0
 

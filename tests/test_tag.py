@@ -23,7 +23,7 @@ from cluster.run_dir import RunDir
 from configs.errors import UserError
 from generation.vote import elect
 from scoring.tag_texts import FORMATS, ROW, _joined
-from tests.conftest import ROOT, TEXTS, semtag
+from tests.conftest import ROOT, TEXTS, semtag, tiny_model
 from tests.test_cli import fails
 
 WORDS = ["red", "Red", "blue", "green", "grey", "white"]
@@ -63,7 +63,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("corpus") / "news.jsonl"
     texts = [f"{text} It was painted {place} times." for place in range(5) for text in TEXTS[:30]]
     rows: list[Any] = [{"body": text, "number": place, "by": {"name": "é"}} for place, text in enumerate(texts)]
-    rows[40:40] = [{"body": None, "number": -1}, {"body": " \t", "number": -2}, {"body": "word " * 900, "number": -3}]
+    rows[40:40] = [{"body": None, "number": -1}, {"body": " \t", "number": -2}, {"body": "word " * 3000, "number": -3}]
     lines = [json.dumps(row) for row in [*rows, rows[7]]]
     file.write_text("\n".join([*lines[:60], "{broken", *lines[60:]]) + "\n", encoding="utf-8")
     return file
@@ -77,7 +77,8 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     finished_run: Path, corpus: Path, tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "tags.jsonl", tmp_path / "whole.jsonl"
-    options = ["--data", str(corpus), "data.column=body", "sampling.batch_size=10", "sampling.in_flight=1"]
+    options = ["--data", str(corpus), "--constrained", "data.column=body"]
+    options += ["sampling.batch_size=10", "sampling.in_flight=1"]
     command = [sys.executable, "-m", "cluster.cli", "tag", str(finished_run), *options, "--out", str(out)]
     job = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     finished = tmp_path / "tags.jsonl.unfinished" / "finished"
@@ -97,7 +98,7 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     rows = tagged(out)
     assert [row["number"] for row in rows] == [*range(150), 7]
     assert rows[7] | {"tags": 0} == rows[-1] | {"tags": 0} and rows[7]["tags"] == rows[-1]["tags"]
-    assert {row["tags_format"] for row in rows} <= {"valid", "repaired", "invalid"}
+    assert "valid" in {row["tags_format"] for row in rows} <= {"valid", "repaired", "invalid"}
     assert all(row["by"] == {"name": "é"} and (row["tags"] or row["tags_format"] == "invalid") for row in rows)
     rejects = tagged(tmp_path / "tags.jsonl.rejects.jsonl")
     assert [row["reason"] for row in rejects] == ["null_text", "empty_text", "too_long", "broken_line"]
@@ -108,11 +109,12 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     assert "is there already" in fails("tag", str(finished_run), *options, "--out", str(out))
 
 
-def test_votes_scores_and_files_that_others_read(finished_run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_votes_scores_and_files_that_others_read(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "tags.parquet"
     options = ["--votes", "3", "--score", "--constrained", "data.column=body", "data.limit=30"]
-    options += ["scoring.model=all-MiniLM-L6-v2"]  # a model alone comes without a run's settings
-    done = semtag("tag", str(finished_run / "base"), "--data", str(corpus), "--out", str(out), *options)
+    # A model alone comes without a run's settings.
+    options += ["scoring.model=all-MiniLM-L6-v2", "prompt.max_tags=2", "prompt.max_tag_words=1"]
+    done = semtag("tag", tiny_model(), "--data", str(corpus), "--out", str(out), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     frame = pd.read_parquet(out)
     assert list(frame.columns) == ["body", "number", "by", "tags", "tags_format", "tags_score"]

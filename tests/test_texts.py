@@ -16,10 +16,25 @@ from cluster.parquet import read_rows as read_parquet
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from configs.errors import UserError
-from configs.load import validate
+from configs.load import load_config, validate
+from configs.rounds import Rounds
 from configs.schema import Config, Data
 from generation.readers import detect_format, read_rows
-from generation.texts import IdSet, hold_out, normalise, prepare, preview, text_id
+from generation.texts import (
+    HELD_OUT,
+    VALIDATION,
+    IdSet,
+    assign,
+    hold_out,
+    normalise,
+    prepare,
+    preview,
+    split_key,
+    text_id,
+)
+from tests.conftest import ROOT
+
+DEMO = ROOT / "configs" / "demo.yaml"
 
 
 def config_for(path: Path, tmp_path: Path, **data: Any) -> Config:
@@ -27,7 +42,8 @@ def config_for(path: Path, tmp_path: Path, **data: Any) -> Config:
         {
             "run": {"name": "t", "root": str(tmp_path / "runs")},
             "data": {"path": str(path), **data},
-            "model": {"base": "demo"},
+            "model": {"base": "none"},
+            "rounds": {"validation": 0.0},
         }
     )
 
@@ -89,7 +105,7 @@ def test_bad_rows_are_rejected_with_their_reason_and_cost_no_other(tmp_path: Pat
     run.create()
     with pytest.raises(UserError, match=r"72.7% of 11 rows are rejected, more than run.max_rejected=0.5"):
         prepare(run, strict, Progress("texts", "rows"))
-    assert len(list(read_parquet(run.path / "rejects" / "texts"))) == 9  # to look at
+    assert len(list(read_parquet(run.layout.rejects))) == 9  # to look at
     config = strict.model_copy(update={"run": strict.run.model_copy(update={"max_rejected": 0.8})})
     counts = prepare(run, config, Progress("texts", "rows"))
     assert counts["rows"] == 11
@@ -102,10 +118,10 @@ def test_bad_rows_are_rejected_with_their_reason_and_cost_no_other(tmp_path: Pat
         "invalid_utf8": 2,
         "duplicate": 1,
     }
-    train = list(read_parquet(run.path / "texts" / "train.parquet"))
+    train = list(read_parquet(run.layout.train_texts(1, reuse=False)))
     assert [row["text"] for row in train] == ["good one", "good two"]
     assert json.loads(train[0]["meta"]) == {"id": 1}
-    rejects = list(read_parquet(run.path / "rejects" / "texts"))
+    rejects = list(read_parquet(run.layout.rejects))
     assert Counter(row["reason"] for row in rejects) == Counter(counts["dropped"])
     assert run.ledger()["texts"]["rows"] == {"in": 11, "out": 2, "dropped": counts["dropped"]}
 
@@ -160,6 +176,78 @@ def test_a_set_of_ids_is_a_set(ids: list[int]) -> None:
         sets.add(id_)
 
 
+def dealt(ids: np.ndarray, held_out: float = 0.25, **rounds: Any) -> np.ndarray:
+    """The part of each text, by `rounds` and a share to hold out."""
+    config = load_config(DEMO, ["rounds.validation=0.1", "data.held_out_by=text", f"data.held_out={held_out}"])
+    config = config.model_copy(update={"rounds": config.rounds.model_copy(update=rounds)})
+    keys = [split_key({"text_id": id_, "article": None}, config) for id_ in ids.tolist()]
+    return assign(np.array(keys), ids, config)
+
+
+IDS = np.array([text_id(str(number)) for number in range(1000)])
+
+
+def test_texts_are_dealt_to_parts_of_even_size() -> None:
+    parts = dealt(IDS, count=3)
+    sizes = Counter(parts.tolist())
+    train = len(IDS) - sizes[HELD_OUT]
+    assert 200 < sizes[HELD_OUT] < 300
+    assert sizes[VALIDATION] == int(0.1 * train)
+    assert sizes.keys() == {HELD_OUT, VALIDATION, 1, 2, 3}  # each text has one of these
+    rounds = [sizes[number] for number in (1, 2, 3)]
+    assert max(rounds) - min(rounds) <= 1
+    assert Counter(dealt(IDS, count=3, max_validation=20).tolist())[VALIDATION] == 20
+    assert VALIDATION not in dealt(IDS, count=3, validation=0.0)
+
+
+def test_parts_go_by_hash_and_not_by_order() -> None:
+    parts = dict(zip(IDS.tolist(), dealt(IDS, count=2).tolist(), strict=True))
+    backwards = IDS[::-1]
+    assert parts == dict(zip(backwards.tolist(), dealt(backwards, count=2).tolist(), strict=True))
+    neighbours = dealt(IDS, count=2, validation=0.0, held_out=0.0)
+    assert 300 < (neighbours[1:] == neighbours[:-1]).sum() < 700  # texts that follow one another are not dealt in turn
+
+
+def test_how_many_rounds_there_are_changes_neither_held_out_nor_validation_texts() -> None:
+    one, three = dealt(IDS, count=1), dealt(IDS, count=3)
+    for part in (HELD_OUT, VALIDATION):
+        assert ((one == part) == (three == part)).all()
+
+
+def test_rounds_that_reuse_texts_have_all_of_them() -> None:
+    split, reuse = dealt(IDS, count=3), dealt(IDS, count=3, texts="reuse")
+    assert set(reuse.tolist()) == {HELD_OUT, VALIDATION, 1}
+    assert ((reuse > 0) == (split > 0)).all()
+
+
+def test_rounds_get_files_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(100)))
+    plain = config_for(tmp_path / "a.jsonl", tmp_path, held_out=0.2)
+    for texts in ("split", "reuse"):
+        config = validate(plain.model_dump() | {"rounds": {"count": 2, "texts": texts, "validation": 0.1}})
+        run = RunDir.of(config)
+        run.create()
+        counts = prepare(run, config, Progress("texts", "rows"))
+        layout = run.layout
+        files = [*(layout.train_texts(n, texts == "reuse") for n in (1, 2)), layout.validation_texts, layout.held_out]
+        ids = [{row["text_id"] for row in read_parquet(file)} for file in files]
+        assert abs(len(ids[0]) - len(ids[1])) <= 1
+        assert (counts["validation"], counts["held_out"]) == (len(ids[2]), len(ids[3]))
+        assert len(set.union(*ids)) == 100 == sum(counts[name] for name in ("train", "validation", "held_out"))
+        assert sum(map(len, ids)) == 100 + (counts["train"] if texts == "reuse" else 0)
+        assert run.ledger()["texts"]["rows"] == {"in": 100, "out": 100, "dropped": {}}
+
+
+def test_a_round_without_a_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": "y"}\n')
+    config = config_for(tmp_path / "a.jsonl", tmp_path, held_out=0.0)
+    config = config.model_copy(update={"rounds": Rounds(count=3, validation=0.0)})
+    run = RunDir.of(config)
+    run.create()
+    with pytest.raises(UserError, match=r"No text is left to train on in round 3(.|\n)*rounds.texts=reuse"):
+        prepare(run, config, Progress("texts", "rows"))
+
+
 def test_articles_are_held_out_whole(tmp_path: Path) -> None:
     rows = [{"text": f"text {i} of {i % 10}", "title": f"article {i % 10}"} for i in range(200)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -167,9 +255,8 @@ def test_articles_are_held_out_whole(tmp_path: Path) -> None:
     run = RunDir.of(config)
     run.create()
     counts = prepare(run, config, Progress("texts", "rows"))
-    sides = [
-        {row["article"] for row in read_parquet(run.path / "texts" / f"{s}.parquet")} for s in ("train", "held_out")
-    ]
+    files = (run.layout.train_texts(1, reuse=False), run.layout.held_out)
+    sides = [{row["article"] for row in read_parquet(file)} for file in files]
     assert not sides[0] & sides[1]
     assert counts["held_out"] == 60
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from cluster.run_dir import RunDir
 from configs.errors import UserError
 from training.data import TOKENIZED, split
 from training.lists import ListCollator
@@ -33,7 +34,8 @@ def test_a_text_is_trained_on_or_held_out_whole() -> None:
 def test_training_stops_when_the_held_out_loss_does_and_keeps_the_best(work: Any, tmp_path: Path) -> None:
     ruinous = ["training.learning_rate=0.5", "training.schedule=constant", "training.warmup=0", "training.epochs=20"]
     counts, said = work("training.held_out=0.25", "training.patience=2", "training.save_steps=2", *ruinous)
-    last = tmp_path / "demo" / "checkpoints" / f"checkpoint-{counts['steps']}" / "trainer_state.json"
+    layout = RunDir(tmp_path / "demo").layout.round(1)
+    last = layout.checkpoints / f"checkpoint-{counts['steps']}" / "trainer_state.json"
     measured = {
         entry["step"]: entry["eval_loss"]
         for entry in json.loads(last.read_text())["log_history"]
@@ -46,8 +48,8 @@ def test_training_stops_when_the_held_out_loss_does_and_keeps_the_best(work: Any
     assert counts["pairs"] < 64
     assert said.count("held-out loss") == len(measured)
     kept, best = (
-        (tmp_path / "demo" / folder / "adapter_model.safetensors").read_bytes()
-        for folder in ("model", f"checkpoints/checkpoint-{counts['best_step']}")
+        (folder / "adapter_model.safetensors").read_bytes()
+        for folder in (layout.adapter, layout.checkpoints / f"checkpoint-{counts['best_step']}")
     )
     assert kept == best
 
@@ -56,7 +58,7 @@ def test_a_second_start_reads_no_pairs_again(work: Any, tmp_path: Path) -> None:
     first, said = work("training.save_steps=4")
     assert "computing reference log-probabilities of 64 of 64" in said
     assert first["references"] == {"from_sampling": 0, "recomputed": 128}
-    for file in (tmp_path / "demo" / "pairs").iterdir():
+    for file in RunDir(tmp_path / "demo").layout.round(1).pairs.iterdir():
         file.write_bytes(b"")
     again, said = work("training.save_steps=4")
     assert "resuming from" in said
@@ -86,7 +88,7 @@ def test_easy_pairs_come_first(work: Any, tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(ListCollator, "__call__", watched)
     work("training.order=easy_first")
-    rows = Dataset.load_from_disk(tmp_path / "demo" / ".train.unfinished" / "rows")
+    rows = Dataset.load_from_disk(RunDir(tmp_path / "demo").layout.round(1).training / "rows")
     assert rows["gap"][:13] == [math.inf] * 13  # every fifth of 64 is a format pair
     assert rows["gap"][13:] == sorted(rows["gap"][13:], reverse=True)
     assert seen[-64:] == rows["prompt_ids"][:]

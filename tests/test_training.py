@@ -1,4 +1,4 @@
-"""Training on the real TRL: the first loss, parity, lengths, resuming, and the demo's builder."""
+"""Training on the real TRL: the first loss, parity, lengths, resuming, and merging."""
 
 import json
 import os
@@ -13,38 +13,32 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cluster.parquet import RowWriter
+from cluster.rounds import start_of
+from cluster.run_dir import RunDir
 from configs.errors import UserError
-from configs.load import load_config
 from configs.schema import Model
-from configs.training import Training
-from generation.prompts import build_messages, load_tokenizer, prompt_ids
+from configs.training import Lora, Training
+from generation.prompts import load_tokenizer, prompt_ids
 from scoring.records import PAIR
-from tests.conftest import ROOT, TINY, semtag, tiny_demo
+from tests.conftest import ROOT, asked, said, semtag, tiny_demo
 from training.cpu_head import kernels, lean_head_on_cpus, utils
 from training.data import load_rows
-from training.demo_answers import Salience, draw_answer
+from training.merge import merge
 from training.ranks import last_checkpoint, load_base, lora_config
 from training.trainer import PreferenceTrainer, trainer_arguments
 
 
 @pytest.fixture(scope="module")
-def base(finished_run: Path) -> str:
-    return str(finished_run / "base")
-
-
-@pytest.fixture(scope="module")
-def pairs(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return load_rows(finished_run / "pairs", "pairs", tmp_path_factory.mktemp("cache"))
+def base(model_path: str) -> str:
+    return model_path
 
 
 def test_pairs_come_in_one_order_whatever_the_files(tmp_path: Path) -> None:
-    def said(text: str) -> list[dict[str, str]]:
-        return [{"role": "assistant", "content": text}]
-
     def row(id_: int, chosen: int, rejected: int) -> dict[str, Any]:
         keys = {"text_id": id_, "chosen_sample": chosen, "rejected_sample": rejected}
         sides = {"prompt": said(f"p{id_}"), "chosen": said(f"c{chosen}"), "rejected": said(f"r{rejected}")}
@@ -100,9 +94,7 @@ def test_the_likelihood_term_adds_to_the_loss_but_not_to_the_check(base: str, pa
 
 
 @pytest.mark.parametrize("loss", ["ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce"])
-def test_whole_lists_train(loss: str, base: str, finished_run: Path, tmp_path: Path) -> None:
-    lists = load_rows(finished_run / "lists", "lists", tmp_path / "cache")
-    assert max(map(len, lists["completions"])) == 3
+def test_whole_lists_train(loss: str, base: str, lists: Dataset, tmp_path: Path) -> None:
     found = losses(trainer_for(base, lists, tmp_path, loss=loss, beta=0.5))
     assert len(found) == 3
     assert all(loss > 0 for loss in found)
@@ -171,26 +163,31 @@ def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
-def test_a_killed_training_resumes_and_ends_as_if_undisturbed(finished_run: Path, tmp_path: Path) -> None:
-    root = tmp_path / "runs"
-    shutil.copytree(finished_run, root / "demo", ignore=shutil.ignore_patterns("checkpoints", "model", "evaluation"))
-    run = root / "demo"
-    manifest = json.loads((run / "manifest.json").read_text())
-    for stage in ("train", "evaluate"):
-        del manifest["stages"][stage]
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    command = [sys.executable, "-m", "cluster.cli", "train", *tiny_demo(root)]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while last_checkpoint(run / "checkpoints") is None and time.monotonic() < deadline and process.poll() is None:
+def test_a_killed_training_of_round_two_resumes_and_ends_as_if_undisturbed(finished_run: Path, tmp_path: Path) -> None:
+    run, whole = (RunDir(folder) for folder in (tmp_path / "demo", finished_run))
+    shutil.copytree(finished_run, tmp_path / "demo")
+    layout, done = run.layout.round(2), whole.layout.round(2)
+    for folder in (layout.adapter, layout.merged, layout.checkpoints, layout.validation, run.layout.evaluation):
+        shutil.rmtree(folder)
+    manifest = run.manifest()
+    for step in ("train-2", "validate-2", "evaluate"):
+        del manifest["steps"][step]
+    run.write_json(run.layout.manifest, manifest)
+    command = ["train", *tiny_demo(tmp_path), "--round", "2"]
+    job = subprocess.Popen([sys.executable, "-m", "cluster.cli", *command], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while last_checkpoint(layout.checkpoints) is None and time.monotonic() < deadline and job.poll() is None:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = semtag("train", *tiny_demo(root))
-    assert done.returncode == 0, done.stdout
-    assert "resuming from" in done.stdout
-    curves = [json.loads((path / "model" / "curve.json").read_text()) for path in (run, finished_run)]
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    again = semtag(*command)
+    assert again.returncode == 0, again.stdout
+    assert "resuming from" in again.stdout
+    curves = [json.loads((one.adapter / "curve.json").read_text()) for one in (layout, done)]
     assert [entry["loss"] for entry in curves[0]] == pytest.approx([entry["loss"] for entry in curves[1]], abs=1e-4)
+    merged = [load_file(one.merged / "model.safetensors") for one in (layout, done)]
+    assert all(torch.allclose(merged[0][name], merged[1][name], atol=1e-5) for name in merged[1])
+    assert not layout.training.exists()
 
 
 def test_four_bit_gradients_are_those_of_the_dequantised_weights(base: str) -> None:
@@ -217,52 +214,59 @@ def test_four_bit_gradients_are_those_of_the_dequantised_weights(base: str) -> N
     assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-3
 
 
-def test_the_merged_model_is_base_and_adapter_in_one(finished_run: Path, base: str) -> None:
-    done = semtag("merge", str(finished_run))
-    assert done.returncode == 0, done.stderr
-    merged = AutoModelForCausalLM.from_pretrained(done.stdout.strip())
-    plain = AutoModelForCausalLM.from_pretrained(base)
-    ids = torch.randint(10, 200, (2, 20), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        untouched = plain(ids).logits
-        adapted = PeftModel.from_pretrained(plain, finished_run / "model").eval()(ids).logits
-        assert torch.allclose(merged(ids).logits, adapted, atol=1e-4)
-        assert not torch.allclose(untouched, adapted, atol=1e-3)
-    tokenizer = load_tokenizer(done.stdout.strip(), Model(base=base))
-    assert tokenizer.chat_template == load_tokenizer(base, Model(base=base)).chat_template
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_merged_in_float32_and_rounded_once(dtype: torch.dtype, base: str, tmp_path: Path) -> None:
+    start, adapter, merged = (tmp_path / name for name in ("start", "adapter", "merged"))
+    AutoModelForCausalLM.from_pretrained(base).to(dtype).save_pretrained(start)
+    shutil.copy(Path(base) / "tokenizer.json", start)
+    training = Training(lora=Lora(rank=4, alpha=12))
+    model = get_peft_model(load_base(str(start), training), lora_config(training))
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(adapter)
+    (adapter / "README.md").write_text("---\nlibrary_name: peft\n---\nA card.\n")
+    load_tokenizer(base, Model(base=base)).save_pretrained(adapter)
+    merge(str(start), str(adapter), merged)
+    plain, found = load_file(start / "model.safetensors"), load_file(merged / "model.safetensors")
+    low_rank = load_file(adapter / "adapter_model.safetensors")
+    changed = 0
+    assert found.keys() == plain.keys()
+    for name, weight in plain.items():
+        left = low_rank.get(f"base_model.model.{name.removesuffix('weight')}lora_B.weight")
+        assert found[name].dtype == dtype
+        if left is not None:
+            right = low_rank[f"base_model.model.{name.removesuffix('weight')}lora_A.weight"]
+            changed += 1
+            weight = (weight.float() + left.float() @ right.float() * (12 / 4)).to(dtype)
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-6 if dtype == torch.float32 else 0)
+    assert changed == 2 * 7  # layers, each with as many linear maps
+    assert "library_name: transformers" in (merged / "README.md").read_text()
 
 
-def test_nothing_is_merged_before_there_is_an_adapter(tmp_path: Path) -> None:
-    done = semtag("merge", str(tmp_path))
-    assert done.returncode == 2
-    assert "is not a run directory" in done.stderr
+def test_a_round_s_merged_model_is_its_start_and_its_adapter_in_one(finished_run: Path) -> None:
+    run = RunDir(finished_run)
+    config, ids = run.config(), torch.randint(10, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    for number in (1, 2):
+        layout, start = run.layout.round(number), start_of(run, config, number)
+        plain, merged = (AutoModelForCausalLM.from_pretrained(folder) for folder in (start, layout.merged))
+        with torch.no_grad():
+            untouched = plain(ids).logits
+            adapted = PeftModel.from_pretrained(plain, layout.adapter).eval()(ids).logits
+            torch.testing.assert_close(merged(ids).logits, adapted, rtol=0, atol=1e-4)
+        assert (untouched - adapted).abs().max() > 1e-3
+        templates = {load_tokenizer(folder, config.model).chat_template for folder in (start, layout.merged)}
+        assert len(templates) == 1
 
 
-def test_labels_are_salient_words_of_the_opening() -> None:
-    texts = ["The governor keeps an engine steady."] + [f"The filler words of text {i} are plain." for i in range(60)]
-    assert Salience(texts).labels(texts[0], opening=14)[0] in ("governor", "engine", "keeps", "steady")
-
-
-def test_drawn_answers_are_malformed_as_often_as_asked() -> None:
-    import random
-
-    from generation.parse import parse
-
-    rng = random.Random(0)
-    answers = [draw_answer(["governor", "engine", "Watt"], rng, 3, malformed=0.2, generic=0.3) for _ in range(4000)]
-    share = sum(parse(answer).format != "valid" for answer in answers) / 4000
-    assert share == pytest.approx(0.2, abs=0.04)
-
-
-def test_the_demos_tokenizer_reads_back_what_it_writes_and_opens_with_the_prompt(base: str) -> None:
-    config = load_config(ROOT / "configs" / "demo.yaml", TINY)
-    tokenizer = load_tokenizer(base, config.model)
-    answer = "[steam engine][governor][James Watt]"
+def test_a_small_models_tokenizer_reads_back_what_it_writes_and_opens_with_the_prompt(base: str) -> None:
+    tokenizer = load_tokenizer(base, Model(base=base))
+    answer = "[steam engine][governor][Élan]"
     assert tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"]) == answer
-    messages = build_messages("A text about engines.", config.prompt, True)
-    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], return_dict=False)
+    messages = asked("A text about engines.")
+    whole = tokenizer.apply_chat_template([*messages, *said(answer)], return_dict=False)
     prompt = prompt_ids(tokenizer, messages)
     assert whole[: len(prompt)] == prompt
     assert whole.count(tokenizer.eos_token_id) == 3
     assert whole[-1] == tokenizer.eos_token_id
-    assert len(tokenizer) <= 1000

@@ -3,96 +3,175 @@
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonschema
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cluster.parquet import RowWriter, read_rows
+from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir
-from evaluation.corpus import ARMS
+from evaluation.corpus import arms_of
+from generation.records import SAMPLED
 from scoring.records import PAIR, RANKED
+from scoring.verify import verify
 from tests.conftest import ROOT, semtag, tiny_demo
 from training.data import PAIR_KEYS
 
 
 def test_the_layout_of_a_finished_run(finished_run: Path) -> None:
-    present = {path.name for path in finished_run.iterdir()}
-    assert present >= {"config.yaml", "manifest.json", "ledger.json", "texts", "ranked", "rejects", "pairs", "lists"}
-    assert {path.name for path in (finished_run / "evaluation").iterdir()} >= {"report.html", "report.json"}
-    model = {path.name for path in (finished_run / "model").iterdir()}
-    assert model >= {"adapter_model.safetensors", "adapter_config.json", "README.md"}
-    assert not {name for name in model if name.endswith((".bin", ".pt", ".pkl", ".pickle"))}
-    assert pq.read_schema(finished_run / "ranked" / "part-00000.parquet").equals(RANKED)
+    layout = RunDir(finished_run).layout
+    whole = {"config.yaml", "manifest.json", "ledger.json", "texts", "rejects", "evaluation", "logs"}
+    assert {path.name for path in finished_run.iterdir()} == whole | {".lock", "round-0", "round-1", "round-2"}
+    assert {path.name for path in layout.evaluation.iterdir()} >= {"report.html", "report.json", "answers.parquet"}
+    for number in (1, 2):
+        own = layout.round(number)
+        model, merged = ({path.name for path in folder.iterdir()} for folder in (own.adapter, own.merged))
+        assert model >= {"adapter_model.safetensors", "adapter_config.json", "curve.json", "README.md"}
+        assert merged >= {"model.safetensors", "config.json", "tokenizer.json", "README.md"}
+        assert not {name for name in model | merged if name.endswith((".bin", ".pt", ".pkl", ".pickle"))}
+        assert pq.read_schema(own.ranked / "part-00000.parquet").equals(RANKED)
+        assert not own.training.exists() and not own.sampled.parent.exists()
 
 
 def test_the_report_holds_what_it_promises(finished_run: Path) -> None:
-    report = json.loads((finished_run / "evaluation" / "report.json").read_text())
+    run = RunDir(finished_run)
+    report = json.loads(run.layout.report.read_text())
     jsonschema.validate(report, json.loads((ROOT / "evaluation" / "report_schema.json").read_text()))
-    assert {arm["name"] for arm in report["arms"]} == {arm.name for arm in ARMS}
-    held_out = pq.read_metadata(finished_run / "texts" / "held_out.parquet").num_rows
-    assert {row["text_id"] for row in read_rows(finished_run / "evaluation" / "answers.parquet")} <= {
-        row["text_id"] for row in read_rows(finished_run / "texts" / "held_out.parquet")
-    }
-    assert report["held_out_texts"] == held_out
+    delivered = delivered_round(run)
+    assert [arm["name"] for arm in report["arms"]] == [arm.name for arm in arms_of(run.config(), [3 - delivered])]
+    assert f"round_{3 - delivered}" in {arm["name"] for arm in report["arms"]}
+    held_out, answered = (
+        {row["text_id"] for row in read_rows(file)} for file in (run.layout.held_out, run.layout.answers)
+    )
+    assert answered == held_out and report["held_out_texts"] == len(held_out)
     for arm in ("base", "tuned"):
         assert 0 <= report["format_rate"][arm]["value"] <= 1
     for kind in ("both_valid", "all_texts"):
         assert report["similarity"][kind]["difference"].keys() == {"value", "low", "high"}
+    assert [line["round"] for line in report["rounds"]] == [1, 2]
+    assert all(line["validation"]["texts"] == 4 for line in report["rounds"])
+    assert "round-1/" not in json.dumps(report["arms"])
 
 
 def test_every_candidate_is_there_with_its_log_probability(finished_run: Path) -> None:
-    rows = list(read_rows(finished_run / "ranked"))
-    assert len(rows) == pq.read_metadata(finished_run / "texts" / "train.parquet").num_rows
-    for row in rows:
-        assert sorted(c["sample"] for c in row["candidates"]) == [0, 1, 2]
-        assert all(c["logprob"] < 0 and c["num_tokens"] <= 24 for c in row["candidates"])
-        assert [message["role"] for message in row["prompt"]] == ["system", "user"]
-    assert len({tuple(c["completion"] for c in row["candidates"]) for row in rows}) > len(rows) / 2
+    layout, learned = RunDir(finished_run).layout, list[set[int]]()
+    for number in (1, 2):
+        rows = list(read_rows(layout.round(number).ranked))
+        learned.append({row["text_id"] for row in rows})
+        assert learned[-1] == {row["text_id"] for row in read_rows(layout.train_texts(number, reuse=False))}
+        for row in rows:
+            assert sorted(c["sample"] for c in row["candidates"]) == [0, 1, 2]
+            assert all(c["logprob"] < 0 and c["num_tokens"] == len(c["token_ids"]) <= 40 for c in row["candidates"])
+            assert [message["role"] for message in row["prompt"]] == ["system", "user"]
+            # The first round alone is shown examples.
+            assert (row["sampled_prompt_ids"] == row["prompt_ids"]) == (number == 2)
+            assert len(row["sampled_prompt_ids"]) >= len(row["prompt_ids"])
+        assert len({tuple(c["completion"] for c in row["candidates"]) for row in rows}) > len(rows) / 2
+        assert sum(c["format"] == "valid" for row in rows for c in row["candidates"]) > len(rows)
+    assert not learned[0] & learned[1]
 
 
 def test_the_first_loss_and_the_curve(finished_run: Path) -> None:
     beta = 1.0  # of configs/demo.yaml
-    curve = json.loads((finished_run / "model" / "curve.json").read_text())
-    assert curve[0]["loss"] > (1 / (2 * beta)) ** 2  # the likelihood term lies on top
-    assert curve[0]["nats_per_token/margin"] == pytest.approx(0, abs=1e-4)  # the references are the engine's own
-    assert {entry["nats_per_token/target"] for entry in curve} == {1 / (2 * beta)}
+    for number in (1, 2):
+        curve = json.loads((RunDir(finished_run).layout.round(number).adapter / "curve.json").read_text())
+        assert curve[0]["loss"] > (1 / (2 * beta)) ** 2  # the likelihood term lies on top
+        assert curve[0]["nats_per_token/margin"] == pytest.approx(0, abs=1e-4)
+        assert {entry["nats_per_token/target"] for entry in curve} == {1 / (2 * beta)}
 
 
 def test_the_same_command_again_is_done_at_once(finished_run: Path) -> None:
     start = time.monotonic()
     again = semtag("run", *tiny_demo(finished_run.parent))
     assert again.returncode == 0
-    assert "All is done" in again.stdout
+    assert "All is done already" in again.stdout and "validate-2, evaluate." in again.stdout
+    assert "round 2: " in again.stdout and "on 4 validation texts" in again.stdout
     assert time.monotonic() - start < 10
 
 
 def test_another_config_is_refused_by_key(finished_run: Path) -> None:
     other = semtag("run", *tiny_demo(finished_run.parent, "sampling.samples=5"))
     assert other.returncode == 2
-    assert "sampling.samples: 3 when the rank stage ran, 5 now" in other.stderr
+    assert "sampling.samples: 3 when rank-1 ran, 5 now" in other.stderr
+    second = semtag("run", *tiny_demo(finished_run.parent, "rounds.each=[{}, {training: {beta: 2}}]"))
+    assert second.returncode == 2
+    assert "training.beta: 1.0 when train-2 ran, 2.0 now" in second.stderr and "train-1" not in second.stderr
 
 
-def test_verify_holds_and_finds_what_was_tampered_with(finished_run: Path, tmp_path: Path) -> None:
-    assert semtag("verify", str(finished_run)).returncode == 0
-    copy = tmp_path / "copy"
-    shutil.copytree(finished_run, copy)
-    rows = list(read_rows(copy / "ranked"))
-    with RowWriter(copy / "ranked" / "part-00000.parquet", RANKED) as out:
-        for row in [*rows[1:], rows[1]]:
+@pytest.fixture
+def copy(finished_run: Path, tmp_path: Path) -> RunDir:
+    """A run to tamper with."""
+    shutil.copytree(finished_run, tmp_path / "copy")
+    return RunDir(tmp_path / "copy")
+
+
+def rewrite(folder: Path, schema: pa.Schema, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """Put changed rows in place of a folder's."""
+    rows = change(list(read_rows(folder)))
+    for file in folder.glob("*.parquet"):
+        file.unlink()
+    with RowWriter(folder / "part-00000.parquet", schema) as out:
+        for row in rows:
             out.write(row)
-    pairs = list(read_rows(copy / "pairs"))
-    pairs[0] |= {"chosen_sample": pairs[0]["rejected_sample"], "rejected_sample": pairs[0]["chosen_sample"]}
-    (file,) = (copy / "pairs").glob("*.parquet")
-    with RowWriter(file, PAIR) as out:
-        for row in pairs:
-            out.write(row)
-    (copy / ".lists.partial").mkdir()
-    bad = semtag("verify", str(copy))
+
+
+def problems(run: RunDir) -> dict[str, list[str]]:
+    """What `semtag verify` finds wrong, by check."""
+    return {check: wrong for check, wrong in verify(run).items() if wrong}
+
+
+def test_verify_holds_and_finds_what_was_tampered_with(finished_run: Path, copy: RunDir) -> None:
+    done = semtag("verify", str(finished_run))
+    assert done.returncode == 0, done.stdout
+    assert "round 2: every train text exactly once, ranked or rejected" in done.stdout
+    rewrite(copy.layout.round(1).ranked, RANKED, lambda rows: [*rows[1:], rows[1]])
+    copy.layout.round(1).lists.with_name(".lists.partial").mkdir()
+    bad = semtag("verify", str(copy.path))
     assert bad.returncode == 1
     for problem in ("is ranked twice", "neither ranked nor rejected", "left half-written", "pair "):
         assert problem in bad.stdout
+
+
+def swapped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first = rows[0]
+    return [first | {"chosen_sample": first["rejected_sample"], "rejected_sample": first["chosen_sample"]}, *rows[1:]]
+
+
+def scored_otherwise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    [answer] = rows[0]["candidates"]
+    return [rows[0] | {"candidates": [answer | {"format": "valid", "score": 0.75}]}, *rows[1:]]
+
+
+def test_a_tampered_pair_of_round_two_is_named(copy: RunDir) -> None:
+    rewrite(copy.layout.round(2).pairs, PAIR, swapped)
+    [(check, [problem])] = problems(copy).items()
+    assert check == "round 2: every pair is a preference between two of its text's candidates"
+    assert problem.startswith("pair ")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_tampered_merged_weights_are_named(number: int, copy: RunDir) -> None:
+    folder = copy.layout.round(number).merged
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    [(check, [problem])] = problems(copy).items()
+    assert check == f"round {number}: adapter and merged weights are those that training left"
+    assert problem.startswith(f"the weights in {folder} have the hash ")
+
+
+def test_tampered_validation_answers_are_named(copy: RunDir) -> None:
+    rewrite(copy.layout.round(2).validation, SAMPLED, scored_otherwise)
+    [(check, said)] = problems(copy).items()
+    assert check == "round 2: every validation text is answered once, with the figures of the manifest"
+    assert [problem.split(" is ")[0] for problem in said] == ["manifest.json: well_formed", "manifest.json: mean_score"]
+    rewrite(copy.layout.round(2).validation, SAMPLED, lambda rows: rows[1:])
+    assert "does not hold each validation text once" in problems(copy)[check][0]
 
 
 def test_verify_leaves_a_run_at_work_alone(finished_run: Path) -> None:
@@ -103,28 +182,29 @@ def test_verify_leaves_a_run_at_work_alone(finished_run: Path) -> None:
 
 
 def test_the_report_can_be_written_anew(finished_run: Path) -> None:
-    page = finished_run / "evaluation" / "report.html"
+    page = RunDir(finished_run).layout.page
     before = page.read_text()
     page.unlink()
     assert semtag("report", str(finished_run)).returncode == 0
     assert page.read_text() == before
 
 
-def test_a_killed_stage_starts_anew_and_pairs_do_not_depend_on_it(finished_run: Path, tmp_path: Path) -> None:
-    root = tmp_path / "runs"
-    shutil.copytree(finished_run, root / "demo")
-    manifest = json.loads((root / "demo" / "manifest.json").read_text())
-    manifest["stages"]["pairs"]["state"] = "running"  # as a kill leaves it
-    for later in ("train", "evaluate"):
-        del manifest["stages"][later]
-    (root / "demo" / "manifest.json").write_text(json.dumps(manifest))
-    shutil.rmtree(root / "demo" / "pairs")
-    (root / "demo" / ".pairs.partial").mkdir()
-    done = semtag("pairs", *tiny_demo(root))
+def test_a_killed_stage_starts_anew_and_pairs_do_not_depend_on_it(
+    finished_run: Path, copy: RunDir, tmp_path: Path
+) -> None:
+    manifest, layout = copy.manifest(), copy.layout.round(2)
+    manifest["steps"]["pairs-2"]["state"] = "running"  # as a kill leaves it
+    for later in ("train-2", "validate-2", "evaluate"):
+        del manifest["steps"][later]
+    copy.write_json(copy.layout.manifest, manifest)
+    shutil.rmtree(layout.pairs)
+    partial = layout.pairs.with_name(".pairs.partial")
+    partial.mkdir()
+    done = semtag("pairs", *tiny_demo(tmp_path, "run.name=copy"), "--round", "2")
     assert done.returncode == 0, done.stdout
-    assert not (root / "demo" / ".pairs.partial").exists()
+    assert not partial.exists()
     again, before = (
-        sorted(read_rows(run / "pairs"), key=lambda row: [row[key] for key in PAIR_KEYS])
-        for run in (root / "demo", finished_run)
+        sorted(read_rows(run.layout.round(2).pairs), key=lambda row: [row[key] for key in PAIR_KEYS])
+        for run in (copy, RunDir(finished_run))
     )
     assert again == before

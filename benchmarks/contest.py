@@ -14,9 +14,6 @@ from configs.schema import Data
 from generation.readers import read_rows
 
 TEXTS = "configs/demo/texts.jsonl"
-# Overrides for a ranking whose model only has to answer, not well.
-SMALL = ["model.demo.steps=120", "model.demo.width=192", "model.demo.layers=2", "model.demo.vocabulary=1000",
-         "sampling.samples=2", "sampling.max_tokens=16", "data.held_out=0"]  # fmt: skip
 
 
 def order(contenders: Sequence[str], round_: int) -> list[str]:
