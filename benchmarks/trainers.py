@@ -59,7 +59,7 @@ def run_contender(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     """Train one contender for `WARM_UP` and `steps` steps; returns seconds of each step, peak memory in MB."""
     import torch
 
-    from training.cpu_head import lean_head_on_cpus
+    from training.cpu_kernels import lean_head_on_cpus
     from training.ranks import lora_config
     from training.trainer import trainer_arguments
 

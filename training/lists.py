@@ -89,6 +89,15 @@ def dense_mask(lists: Tensor, completions: Tensor) -> Tensor:
     return may_see(lists, completions)(rows[:, None, None], 0, places[:, None], places).unsqueeze(1)
 
 
+def packed_mask(lists: Tensor, completions: Tensor) -> Tensor:
+    """Mask to add to scores, [R, 1, L, L], of rows that stand one behind another without their padding.
+
+    It is 0 where `may_see` allows it and -inf elsewhere, on the diagonal of padding too: there it ends a row.
+    """
+    seen = dense_mask(lists, completions) & (lists >= 0)[:, None, :, None]
+    return torch.zeros(seen.shape, device=lists.device).masked_fill_(~seen, -torch.inf)
+
+
 def block_mask(lists: Tensor, completions: Tensor) -> BlockMask:
     """The same for flex attention, which leaves out the blocks that nobody sees."""
     rows, length = lists.shape

@@ -32,7 +32,7 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
     from accelerate import PartialState
     from datasets import Dataset
 
-    from training.cpu_head import lean_head_on_cpus
+    from training.cpu_kernels import lean_head_on_cpus
     from training.data import split
     from training.reference import settle
     from training.trainer import BeforeFirstStep, ShowProgress, trainer_arguments

@@ -21,8 +21,9 @@ from trl.trainer.utils import add_fused_lm_head
 from cluster.progress import Progress
 from configs.errors import UserError
 from configs.training import Training
+from training.cpu_kernels import lean_layers_on_cpus
 from training.data import tokenized
-from training.lists import ListCollator, block_mask, dense_mask, sum_by_slot
+from training.lists import ListCollator, block_mask, dense_mask, packed_mask, sum_by_slot
 from training.losses import LOSSES
 
 PARALLEL = Path(__file__).parent.parent / "configs" / "parallel"
@@ -54,6 +55,11 @@ class PreferenceTrainer(DPOTrainer):
         super().__init__(data_collator=ListCollator(filling, training.row_tokens), **arguments)
         # TRL's own head measures entropy and more at each token, which nobody reads here.
         add_fused_lm_head(self._plain_model(), outputs=("log_probs",))
+        self.packed = False
+        if self.args.device.type == "cpu":
+            self.packed = lean_layers_on_cpus(self._plain_model(), whole=training.parallel != "zero3")
+        if self.packed:
+            self.data_collator.budget = 1  # a list a row
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset if "prompt_ids" in dataset.column_names else tokenized(dataset, processing_class)
@@ -63,14 +69,20 @@ class PreferenceTrainer(DPOTrainer):
 
     def log_probs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """Log-probabilities [B, K] of the completions, summed over their tokens."""
-        rows: dict[str, Any] = {name: inputs[name] for name in ("input_ids", "shift_labels")}
-        if self.data_collator.shared:
-            rows["attention_mask"] = MASKS[self.training.attention](inputs["lists"], inputs["completions"])
-            rows["position_ids"] = inputs["position_ids"]
+        lists, completions = inputs["lists"], inputs["completions"]
+        rows: dict[str, Any] = {name: inputs[name] for name in ("input_ids", "shift_labels", "position_ids", "slots")}
+        if not self.data_collator.shared:
+            del rows["position_ids"]
+            rows["attention_mask"] = (lists >= 0).long()
+        elif self.packed:
+            # Nothing is computed for padding, and attention costs the square of a list's length, not of a row's.
+            rows = {name: values[lists >= 0].unsqueeze(0) for name, values in rows.items()}
+            rows["attention_mask"] = packed_mask(lists, completions)
         else:
-            rows["attention_mask"] = (inputs["lists"] >= 0).long()
+            rows["attention_mask"] = MASKS[self.training.attention](lists, completions)
+        slots = rows.pop("slots")
         found = model(**rows, use_cache=False, fused_lm_head=True).log_probs
-        return sum_by_slot(found, inputs["slots"], inputs["scores"].shape)
+        return sum_by_slot(found, slots, inputs["scores"].shape)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         policy = self.log_probs(model, inputs)
