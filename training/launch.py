@@ -33,7 +33,7 @@ def train(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
         tokenizer.save_pretrained(str(folder))
         (folder / "curve.json").write_text(json.dumps(curve))
-        (folder / "README.md").write_text(model_card(config, counts[config.training.data], curve), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(config, counts[config.training.rows], curve), encoding="utf-8")
     _warn_if_falling(curve, progress)
     return counts | tail_means(curve)
 
@@ -46,31 +46,32 @@ def _keep_tokenized_rows(run: RunDir, config: Config, tokenizer: Any, progress: 
     """
     from training.data import fit_length, in_order, load_rows, tokenized
 
-    kind, longest, kept = config.training.data, config.training.max_length, unfinished(run) / "rows"
-    if kept.exists():
+    training, done = config.training, unfinished(run) / "rows"
+    kind, longest = training.rows, training.max_length
+    if done.exists():
         return
     with run.scratch("rows") as scratch:
         loaded = load_rows(Path(local_folder(uri(run.path / kind))), kind, scratch)
         progress.say(f"tokenising {len(loaded):,} {kind}")
         processes = min(os.cpu_count() or 1, 1 + len(loaded) // ROWS_PER_PROCESS)
-        fitting, dropped = fit_length(tokenized(loaded, tokenizer, processes), longest)
+        fitting, dropped = fit_length(tokenized(loaded, tokenizer, training.kept, processes), longest)
         run.record("train", kind, len(loaded), len(fitting), dict(dropped))
         if not len(fitting):
             raise UserError(f"All {kind} are longer than {longest} tokens.", "Raise training.max_length.")
-        in_order(fitting, config.training.order).save_to_disk(scratch / "whole")
-        kept.parent.mkdir(exist_ok=True)
-        (scratch / "whole").rename(kept)
+        in_order(fitting, training.order).save_to_disk(scratch / "whole")
+        done.parent.mkdir(exist_ok=True)
+        (scratch / "whole").rename(done)
 
 
 def tail_means(curve: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the last tenth of the steps: loss and nats per token."""
+    """Means over the last tenth of the steps: loss, and nats per token where the loss compares with a reference."""
     tail = curve[-max(1, len(curve) // 10) :]
-    keys = ("loss", "nats_per_token/chosen", "nats_per_token/rejected")
+    keys = [key for key in ("loss", "nats_per_token/chosen", "nats_per_token/rejected") if key in tail[0]]
     return {key: round(statistics.fmean(entry[key] for entry in tail), 5) for key in keys}
 
 
 def _warn_if_falling(curve: list[dict[str, float]], progress: Progress) -> None:
-    chosen = tail_means(curve)["nats_per_token/chosen"]
+    chosen = tail_means(curve).get("nats_per_token/chosen", 0.0)
     if chosen < -0.02:
         progress.say(
             f"warning: the chosen answers lost probability ({chosen:+.3f} nats a token). Look at the format rate; "
@@ -78,21 +79,24 @@ def _warn_if_falling(curve: list[dict[str, float]], progress: Progress) -> None:
         )
 
 
-def model_card(config: Config, pairs: int, curve: list[dict[str, float]]) -> str:
+def model_card(config: Config, rows: int, curve: list[dict[str, float]]) -> str:
     """The README.md of the adapter: what it is, how it was made, how to use it."""
     training = config.training
     base = "a small model built from the texts themselves" if config.model.base == "demo" else config.model.base
     front = f"base_model: {base}\n" if is_hub_name(config.model.base) else ""
+    averaged = "averaged per token" if training.per_token else "summed"
+    how = f"beta {training.beta:g}, log-ratios {averaged}, likelihood weight {training.likelihood_weight:g}"
+    if training.kept:
+        how = f"the {training.kept} best answers of each list, rejection-sampling fine-tuning"
     return f"""---
 library_name: peft
-{front}tags: [semtag, ipo, tagging]
+{front}tags: [semtag, {training.loss}, tagging]
 ---
 # {config.run.name}: a tagger tuned by Semtag
 
 A LoRA adapter (rank {training.lora.rank}) for {base}. It answers a text with up to {config.prompt.max_tags} tags,
-`[tag1][tag2]`, and was tuned without human labels: {pairs:,} {training.data} of the base model's own answers,
-scored by {config.scoring.model}, trained with the loss `{training.loss}` (beta {training.beta:g}, log-ratios
-{"averaged per token" if training.per_token else "summed"}, likelihood weight {training.likelihood_weight:g}).
+`[tag1][tag2]`, and was tuned without human labels: {rows:,} {training.rows} of the base model's own answers,
+scored by {config.scoring.model}, trained with the loss `{training.loss}` ({how}).
 
 | | |
 | --- | --- |
