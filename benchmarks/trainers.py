@@ -39,6 +39,7 @@ def make_lists(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "completion_ids": [tokens(arguments.completion_tokens) for _ in range(arguments.k)],
             "scores": [1 - rank / arguments.k for rank in range(arguments.k)],
             "gap": 1.0,
+            "sampled": [True] * arguments.k,
             "reference": [0.0] * arguments.k,
         }
         for place in range(arguments.lists * (WARM_UP + arguments.steps))

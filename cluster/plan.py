@@ -43,8 +43,7 @@ def _training_plan(training: Training) -> str:
     first = f": the first loss must be {training.first_loss:g}" if training.first_loss else ""
     precision = "4-bit NF4" if training.four_bit else training.dtype
     return (
-        f"{training.learns_from}, {training.loss}, beta {training.beta:g}{first}; LoRA rank {training.lora.rank}, "
-        f"{precision}"
+        f"{training.rows}, {training.loss}, beta {training.beta:g}{first}; LoRA rank {training.lora.rank}, {precision}"
     )
 
 

@@ -20,9 +20,10 @@ class Training(Section):
     """Preference fine-tuning."""
 
     data: Literal["pairs", "lists"] = Field("pairs", description="Train on pairs, or on whole ranked lists.")
-    loss: Literal["ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce"] = Field(
-        "ipo", description="Preference loss; of a list, IPO and sigmoid (DPO) are means over all its pairs."
+    loss: Literal["ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce", "likelihood"] = Field(
+        "ipo", description="Preference loss, of a list over all its pairs; or likelihood, of its best answers alone."
     )
+    best: Positive = Field(2, description="Answers of a list that the loss likelihood learns from.")
     beta: float = Field(0.1, gt=0, le=100, description="IPO's tau; the target is 1/(2 beta) nats per token.")
     order: Literal["shuffled", "easy_first"] = Field("shuffled", description="Easy first: from large gaps to small.")
     per_token: bool = Field(True, description="Log-ratios as means a token (TRL's IPO); false sums them (TRL's DPO).")
@@ -61,9 +62,14 @@ class Training(Section):
     restarts: int = operational(3, "Times that ray starts again from the last checkpoint when a process dies.", ge=0)
 
     @property
-    def learns_from(self) -> Literal["pairs", "lists"]:
-        """The rows that it reads."""
-        return self.data
+    def rows(self) -> Literal["pairs", "lists"]:
+        """What is trained on: pairs have no best of many, so the loss likelihood takes lists whatever `data` says."""
+        return "lists" if self.loss == "likelihood" else self.data
+
+    @property
+    def kept(self) -> int | None:
+        """How many answers of each list are read, the best ones; None: all."""
+        return self.best if self.loss == "likelihood" else None
 
     @property
     def first_loss(self) -> float | None:

@@ -121,7 +121,7 @@ def _rounds(run: RunDir, config: Config) -> list[dict[str, Any]]:
                 "round": number,
                 "loss": training.loss,
                 "beta": training.beta,
-                "learns_from": f"{counts[training.learns_from]:,} {training.learns_from}",
+                "learns_from": f"{counts[training.rows]:,} {training.rows}",
                 "steps": counts["steps"],
                 "references": counts.get("references", {}),
                 "validation": validation(run, number) or None,

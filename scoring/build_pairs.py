@@ -50,8 +50,8 @@ def build(run: RunDir, config: Config, progress: Progress, number: int) -> dict[
     dropped += over  # which leaves out what is 0
     run.record(step, "pairs", met, made, dict(dropped))
     run.record(step, "lists", texts, listed, dict(unlisted))
-    if not (listed if config.training.learns_from == "lists" else made):
-        raise _nothing(config.training.learns_from, dropped, unlisted, run.counts(Step("rank", number)))
+    if not (listed if config.training.rows == "lists" else made):
+        raise _nothing(config.training.rows, dropped, unlisted, run.counts(Step("rank", number)))
     return {
         "pairs": made,
         "format": made - similarity,

@@ -1,12 +1,13 @@
 """Completions as tokens: those that were sampled where they are known, in full, or counted."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 
-from training.data import REFERENCES, fit_length, tokenized
+from training.data import REFERENCES, fit_length, load_rows, tokenized
 
 
 def test_a_pair_over_the_length_is_counted_not_cut(tokenizer: Any) -> None:
@@ -51,6 +52,59 @@ def test_tokens_that_say_something_else_are_not_trained(tokenizer: Any) -> None:
     assert math.isnan(others["reference"][0])
 
 
+def spelled(tokenizer: Any, *words: str) -> list[int]:
+    return [*tokenizer.convert_tokens_to_ids(list(words)), tokenizer.eos_token_id]
+
+
+def test_tokens_drawn_under_another_prompt_are_trained_behind_the_plain_one(tokenizer: Any) -> None:
+    rendered, drawn = chat(tokenizer, "[ab]"), spelled(tokenizer, "[", "a", "##b", "]")
+    plain = [7, 8, *rendered["prompt_ids"]]
+    both = [drawn, spelled(tokenizer, "[", "b", "]")]
+    row = chat(tokenizer, "[ab]", prompt_ids=plain, sampled_ids=both)
+    assert (row["prompt_ids"], row["completion_ids"]) == (plain, both)
+    assert row["sampled"] == [True, True]
+    assert all(map(math.isnan, row["reference"]))
+    mixed = chat(tokenizer, "[ab]", prompt_ids=plain, sampled_ids=[drawn, None], ref_logprobs=[-3.0, None])
+    assert (mixed["prompt_ids"], mixed["completion_ids"]) == (plain, [drawn, rendered["completion_ids"][1]])
+    assert (mixed["sampled"], mixed["reference"][0]) == ([True, False], -3.0)
+    assert repr(chat(tokenizer, "[ab]", prompt_ids=None)) == repr(rendered)  # NaN is not equal to itself
+
+
+def test_a_prompt_that_completions_change_is_cut_unless_all_were_sampled(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, drawn = chat(tokenizer, "[ab]")["prompt_ids"], spelled(tokenizer, "[", "a", "##b", "]")
+    # A template that opens the answer in another way than it writes one.
+    opened = "{% if add_generation_prompt %}a{% else %}b{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0]['content'] }}" + opened + "{{ eos_token }}")
+    cut = chat(tokenizer, "[ab]", prompt_ids=plain, sampled_ids=[drawn, None])
+    assert cut["sampled"] == [False, False]
+    assert len(cut["prompt_ids"]) < len(plain)
+    kept = chat(tokenizer, "[ab]", prompt_ids=plain, sampled_ids=[drawn, spelled(tokenizer, "[", "b", "]")])
+    assert (kept["prompt_ids"], kept["sampled"]) == (plain, [True, True])
+
+
+def test_columns_that_a_run_has_not_are_not_asked_for(tmp_path: Path) -> None:
+    for name, column in (("without", []), ("with", ["prompt_ids"])):
+        (tmp_path / name).mkdir()
+        columns = ["text_id", "prompt", "completions", "scores", "ref_logprobs", "sampled_ids", "samples", *column]
+        Dataset.from_list([dict.fromkeys(columns, 1)]).to_parquet(tmp_path / name / "part.parquet")
+        found = load_rows(tmp_path / name, "lists", tmp_path / "cache").column_names
+        assert sorted(found) == sorted(set(columns) - {"samples"})
+
+
+def test_the_best_of_a_list_stay(tokenizer: Any) -> None:
+    completions = [[{"role": "assistant", "content": f"[{word}]"}] for word in "abcd"]
+    row = {"text_id": 1, "prompt": [{"role": "user", "content": "?"}], "completions": completions,
+           "scores": [0.2, 0.9, 0.4, 0.4], "sampled_ids": [None] * 4, "ref_logprobs": [None] * 4}  # fmt: skip
+    whole, best = (tokenized(Dataset.from_list([row]), tokenizer, kept)[0] for kept in (None, 2))
+    assert whole["scores"] == row["scores"]
+    assert best["scores"] == [0.9, 0.4]
+    assert best["completion_ids"] == whole["completion_ids"][1:3]
+    assert best["gap"] == whole["gap"] == pytest.approx(0.7)
+    assert len(tokenized(Dataset.from_list([row]), tokenizer, 9)[0]["scores"]) == 4
+
+
 def test_what_a_template_puts_behind_the_end_token_is_not_trained(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,5 +116,6 @@ def test_what_a_template_puts_behind_the_end_token_is_not_trained(
 
 
 def test_many_processes_tokenise_as_one(tokenizer: Any, pairs: Dataset) -> None:
-    alone, together = (tokenized(pairs, tokenizer, processes).to_list() for processes in (1, 2))
+    known = pairs.map(lambda row: dict.fromkeys(REFERENCES))
+    alone, together = (tokenized(known, tokenizer, processes=processes).to_list() for processes in (1, 2))
     assert repr(together) == repr(alone)  # NaN, where a reference is not known, is not equal to itself

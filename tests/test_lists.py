@@ -122,6 +122,26 @@ def list_trainer(model_path: str, tokenizer: Any, pairs: Dataset, out: Path, tra
     return PreferenceTrainer(training, train_dataset=rows, **parts(model_path, tokenizer, out, training))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.01)])
+def test_likelihood_is_the_cross_entropy_of_transformers(
+    model_path: str, tokenizer: Any, pairs: Dataset, dtype: Any, tolerance: float, tmp_path: Path
+) -> None:
+    training = Training(loss="likelihood", batch_size=4, max_steps=1, report_to=[], dtype=dtype)
+    trainer = list_trainer(model_path, tokenizer, pairs, tmp_path, training)
+    batch = trainer.data_collator([trainer.train_dataset[place] for place in range(4)])
+    found = trainer.compute_loss(trainer.model, batch)
+    plain, loss, tokens = load_base(model_path, Training()), 0.0, 0
+    with torch.no_grad():
+        for example in list(trainer.train_dataset)[:4]:
+            for completion in example["completion_ids"]:
+                ids = torch.tensor([example["prompt_ids"] + completion])
+                labels = ids.clone()
+                labels[:, : len(example["prompt_ids"])] = -100
+                loss += len(completion) * plain(ids, labels=labels).loss.item()
+                tokens += len(completion)
+    assert found.item() == pytest.approx(loss / tokens, rel=tolerance)
+
+
 def test_a_model_with_a_convolution_trains_on_separate_sequences_as_in_trl(
     tokenizer: Any, pairs: Dataset, tmp_path: Path
 ) -> None:

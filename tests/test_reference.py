@@ -54,10 +54,16 @@ def test_what_was_sampled_passes_the_audit_and_trains_alike(base: str, rows: Dat
     sampled, recomputed = (trainer_for(base, data, tmp_path, beta=0.5) for data in (rows, unknown(rows)))
     (tmp_path / "one").mkdir()
     counts, references, said = settled(sampled, tmp_path)
-    assert counts == {"from_sampling": int((~np.isnan(known)).sum()), "recomputed": int(np.isnan(known).sum())}
+    drawn, repaired = int((~np.isnan(known)).sum()), int(np.isnan(known).sum())
+    assert counts == {"from_sampling": drawn, "recomputed_as_not_sampled_by_this_model": repaired}
     assert "they serve" in said
     counts, expected, said = settled(recomputed, tmp_path / "one")
-    assert counts == {"from_sampling": 0, "recomputed": len(known)}
+    assert counts == {
+        "from_sampling": 0,
+        "recomputed_for_another_prompt_or_grammar": drawn,
+        "recomputed_as_not_sampled_by_this_model": repaired,
+    }
+    assert f"{drawn} recomputed for another prompt or grammar, {repaired} recomputed as not sampled by this" in said
     assert "audit" not in said
     assert np.concatenate(references) == pytest.approx(np.concatenate(expected), abs=1e-3)
     assert losses(sampled) == pytest.approx(losses(recomputed), abs=1e-3)
@@ -75,7 +81,8 @@ def test_log_probabilities_of_other_weights_do_not_serve(base: str, rows: Datase
     trainer = trainer_for(base, wrong, tmp_path)
     counts, references, said = settled(trainer, tmp_path)
     assert "they do not serve" in said
-    assert counts["from_sampling"] == 0
+    known = ~np.isnan(np.concatenate(rows["reference"][:]))
+    assert (counts["from_sampling"], counts["recomputed_after_the_audit"]) == (0, known.sum())
     (tmp_path / "one").mkdir()
     _, expected, _ = settled(trainer_for(base, unknown(rows), tmp_path), tmp_path / "one")
     assert references == expected
@@ -116,5 +123,6 @@ def test_log_and_manifest_say_how_many_came_from_where(finished_run: Path) -> No
     run = RunDir(finished_run)
     for number in (1, 2):  # drawn within the grammar, so that none can come from sampling
         counts = run.counts(Step("train", number))
-        assert counts["references"] == {"from_sampling": 0, "recomputed": 2 * counts["pairs"]}
-        assert f"0 from sampling, {2 * counts['pairs']} recomputed" in run.layout.page.read_text()
+        everything = 2 * counts["pairs"]
+        assert counts["references"] == {"from_sampling": 0, "recomputed_as_another_prompt_or_grammar": everything}
+        assert f"{everything} recomputed as another prompt or grammar" in run.layout.page.read_text()

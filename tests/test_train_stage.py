@@ -1,5 +1,6 @@
 """The train stage by itself, on a tiny model: held-out loss, early stop, and what a second start finds done."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,14 +10,19 @@ import pytest
 import torch
 from datasets import Dataset
 
+from cluster.parquet import RowWriter
+from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from configs.errors import UserError
+from scoring.records import LIST
 from training.data import TOKENIZED, split
 from training.lists import ListCollator
+from training.trainer import ShowProgress
 
 
 def lists(texts: int) -> Dataset:
-    row = {"prompt_ids": [1], "completion_ids": [[2], [3]], "scores": [1.0, 0.0], "gap": 0.5, "reference": [0.0, 0.0]}
+    row = {"prompt_ids": [1], "completion_ids": [[2], [3]], "scores": [1.0, 0.0], "gap": 0.5}
+    row |= {"sampled": [True, True], "reference": [0.0, 0.0]}
     ids = [{"row": place, "text_id": place // 2} for place in range(2 * texts)]
     return Dataset.from_list([id_ | row for id_ in ids], features=TOKENIZED)
 
@@ -57,7 +63,7 @@ def test_training_stops_when_the_held_out_loss_does_and_keeps_the_best(work: Any
 def test_a_second_start_reads_no_pairs_again(work: Any, tmp_path: Path) -> None:
     first, said = work("training.save_steps=4")
     assert "computing reference log-probabilities of 64 of 64" in said
-    assert first["references"] == {"from_sampling": 0, "recomputed": 128}
+    assert first["references"] == {"from_sampling": 0, "recomputed_as_not_sampled_by_this_model": 128}
     for file in RunDir(tmp_path / "demo").layout.round(1).pairs.iterdir():
         file.write_bytes(b"")
     again, said = work("training.save_steps=4")
@@ -65,6 +71,56 @@ def test_a_second_start_reads_no_pairs_again(work: Any, tmp_path: Path) -> None:
     assert {key: again[key] for key in ("pairs", "steps", "loss")} == {
         key: first[key] for key in ("pairs", "steps", "loss")
     }
+
+
+@pytest.fixture
+def with_lists(pairs: Any, tmp_path: Path) -> None:
+    """Lists of three completions in the run that `work` trains; the second is the best, the first the worst."""
+    rows = []
+    for pair in pairs:
+        completions = [pair["rejected"], pair["chosen"], [{"role": "assistant", "content": "[other]"}]]
+        row = {"text_id": pair["text_id"], "prompt": pair["prompt"], "completions": completions}
+        rows.append(row | {"scores": [0.1, 0.8, 0.5], "samples": [0, 1, 2]})
+    (tmp_path / "demo" / "lists").mkdir(parents=True)
+    with RowWriter(tmp_path / "demo" / "lists" / "part.parquet", LIST) as out:
+        for row in rows:
+            out.write(dict.fromkeys(LIST.names) | row | {name: [None] * 3 for name in ("ref_logprobs", "sampled_ids")})
+
+
+LIKELIHOOD = ["training.loss=likelihood", "training.learning_rate=1e-2", "training.save_steps=4", "training.epochs=3"]
+
+
+def test_likelihood_learns_the_best_answers_without_a_reference(work: Any, with_lists: None, tmp_path: Path) -> None:
+    counts, said = work(*LIKELIHOOD)
+    assert (counts["lists"], counts["references"]) == (64, {"needed": 0})
+    assert not any(word in said for word in ("audit", "reference", "first loss"))
+    model = tmp_path / "demo" / "model"
+    curve = [entry["loss"] for entry in json.loads((model / "curve.json").read_text())]
+    assert curve[-1] < curve[0] - 0.5
+    assert counts["loss"] == pytest.approx(sum(curve[-2:]) / 2, abs=1e-5)
+    assert "`likelihood` (the 2 best answers of each list" in (model / "README.md").read_text()
+    rows = Dataset.load_from_disk(tmp_path / "demo" / ".train.unfinished" / "rows")
+    assert {tuple(scores) for scores in rows["scores"]} == {(0.8, 0.5)}
+
+    again, said = work(*LIKELIHOOD)
+    assert "resuming from" in said
+    assert again["loss"] == counts["loss"]
+
+
+def test_progress_shows_nats_a_token() -> None:
+    shown = ShowProgress(Progress("train", "steps", io.StringIO()))
+    for logs, note in (
+        ({"loss": 1.234567}, "loss 1.235 nats/token"),
+        ({"loss": 25.0, "nats_per_token/margin": 0.5, "nats_per_token/target": 5.0}, "loss 25, margin 0.500 of 5 "),
+    ):
+        shown.on_log(None, None, None, logs)  # type: ignore[arg-type]
+        assert shown.note.startswith(note)
+
+
+def test_one_best_answer_stops_early_by_its_likelihood(work: Any, with_lists: None) -> None:
+    counts, said = work(*LIKELIHOOD, "training.best=1", "training.held_out=0.25", "training.patience=1")
+    assert counts["held_out_loss"] > 0
+    assert "held-out loss" in said
 
 
 def test_nothing_left_to_learn_from_is_said(work: Any) -> None:

@@ -2,10 +2,12 @@
 
 import math
 from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
 from generation.texts import hash64
@@ -14,8 +16,8 @@ PAIR_KEYS = ["text_id", "chosen_sample", "rejected_sample"]
 LIST_KEYS = ["text_id"]
 REFERENCES = ["ref_chosen_logprob", "ref_rejected_logprob", "chosen_ids", "rejected_ids"]
 COLUMNS = {
-    "pairs": [*PAIR_KEYS, "prompt", "chosen", "rejected", "margin", *REFERENCES],
-    "lists": [*LIST_KEYS, "prompt", "completions", "scores", "ref_logprobs", "sampled_ids"],
+    "pairs": {*PAIR_KEYS, "prompt", "prompt_ids", "chosen", "rejected", "margin", *REFERENCES},
+    "lists": {*LIST_KEYS, "prompt", "prompt_ids", "completions", "scores", "ref_logprobs", "sampled_ids"},
 }
 TOKENIZED = Features(
     {
@@ -25,6 +27,7 @@ TOKENIZED = Features(
         "completion_ids": List(List(Value("int32"))),
         "scores": List(Value("float64")),
         "gap": Value("float64"),
+        "sampled": List(Value("bool")),
         "reference": List(Value("float64")),
     }
 )
@@ -36,55 +39,77 @@ def load_rows(folder: Path, kind: Literal["pairs", "lists"], cache: Path) -> Dat
     They come in order of their keys: ranking ends texts in any order, and what a model learns must not depend on it.
     """
     files = sorted(map(str, folder.glob("*.parquet")))
-    rows = Dataset.from_parquet(files, cache_dir=str(cache), columns=COLUMNS[kind])
+    columns = [name for name in pq.read_schema(files[0]).names if name in COLUMNS[kind]]
+    rows = Dataset.from_parquet(files, cache_dir=str(cache), columns=columns)
     return rows.sort(PAIR_KEYS if kind == "pairs" else LIST_KEYS)
 
 
-def tokenized(rows: Dataset, tokenizer: Any, processes: int = 1) -> Dataset:
-    """Pairs or lists in chat form -> rows of TOKENIZED, with K completions, scores and references each.
+def tokenized(rows: Dataset, tokenizer: Any, kept: int | None = None, processes: int = 1) -> Dataset:
+    """Turn pairs or lists in chat form into rows of TOKENIZED, with K completions, scores and references each.
 
     `row` numbers them from 0, and stays theirs when some are dropped and the order changes.
     A pair is a list of two with the scores 1 and 0. Its `gap` is its margin, infinite for a format pair; that of a list
-    is the gap between its best and its worst score. A completion is the tokens that were sampled, so that the model
-    learns from what it does, not from another spelling of it; its reference is the log-probability that they were
-    sampled with, summed. Where they are not known, or say something else, the completion is rendered by the chat
-    template: it starts where prompt and completion together part from the prompt alone, and ends with its end token.
-    Its reference is then NaN.
+    is the gap between its best and its worst score. Of a list only the `kept` best completions stay; None keeps all.
+    A completion is the tokens that were `sampled`, so that the model learns from what it does, not from another
+    spelling of it. Its reference is the log-probability that they were sampled with, summed; NaN where that is null.
+    Where the tokens are not known, or say something else, the chat template renders the completion: it starts where
+    prompt and completion together part from the prompt alone, and ends with its end token. Its reference is NaN.
+    A prompt is its `prompt_ids` where the row has some, else the template renders it.
     """
-
-    def lists(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        completions, scores, gaps, logprobs, sampled = _sides(batch)
-        whole = [prompt + one for prompt, own in zip(batch["prompt"], completions, strict=True) for one in own]
-        prompts = _ids(tokenizer, batch["prompt"], add_generation_prompt=True)
-        ids = iter(_ids(tokenizer, whole))
-        trusted = iter(_trusted(tokenizer, [one for own in sampled for one in own], whole))
-        made: dict[str, list[Any]] = {name: [] for name in TOKENIZED}
-        for number, prompt in enumerate(prompts):
-            together = [next(ids) for _ in completions[number]]
-            start = min(_common(prompt, one) for one in together)
-            own, references = [_up_to_end(tokenizer, one[start:]) for one in together], [math.nan] * len(together)
-            for place, (drawn, logprob) in enumerate(zip(sampled[number], logprobs[number], strict=True)):
-                # A prompt that is read otherwise before its completions is not the one that they were drawn under.
-                if next(trusted) and start == len(prompt):
-                    own[place], references[place] = drawn, math.nan if logprob is None else logprob
-            made["row"].append(numbers[number])
-            made["text_id"].append(batch["text_id"][number])
-            made["prompt_ids"].append(prompt[:start])
-            made["completion_ids"].append(own)
-            made["scores"].append(scores[number])
-            made["gap"].append(gaps[number])
-            made["reference"].append(references)
-        return made
-
     return rows.map(
-        lists,
+        _tokenized,
         batched=True,
         with_indices=True,
+        fn_kwargs={"tokenizer": tokenizer, "kept": kept},
         num_proc=processes if processes > 1 else None,  # 1 would start one
         remove_columns=rows.column_names,
         features=TOKENIZED,
         desc="Tokenizing",
     )
+
+
+def _tokenized(batch: dict[str, list[Any]], numbers: list[int], tokenizer: Any, kept: int | None) -> dict[str, Any]:
+    completions, scores, gaps, logprobs, sampled = _sides(batch, kept)
+    whole = [prompt + one for prompt, own in zip(batch["prompt"], completions, strict=True) for one in own]
+    prompts = _ids(tokenizer, batch["prompt"], add_generation_prompt=True)
+    rendered = iter(_ids(tokenizer, whole))
+    drawn = iter(_trusted(tokenizer, [ids for own in sampled for ids in own], whole))
+    given = batch.get("prompt_ids") or [None] * len(prompts)
+    made = []
+    for place, prompt in enumerate(prompts):
+        own = [(next(rendered), next(drawn)) for _ in completions[place]]
+        prompt_ids, completion_ids, right = _spelled(tokenizer, prompt, given[place], own)
+        known = [logprob if ok else None for ok, logprob in zip(right, logprobs[place], strict=True)]
+        made.append(
+            {
+                "row": numbers[place],
+                "text_id": batch["text_id"][place],
+                "prompt_ids": prompt_ids,
+                "completion_ids": completion_ids,
+                "scores": scores[place],
+                "gap": gaps[place],
+                "sampled": right,
+                "reference": [math.nan if logprob is None else logprob for logprob in known],
+            }
+        )
+    return {name: list(map(itemgetter(name), made)) for name in TOKENIZED}
+
+
+def _spelled(
+    tokenizer: Any, prompt: list[int], given: list[int] | None, completions: list[tuple[list[int], list[int] | None]]
+) -> tuple[list[int], list[list[int]], list[bool]]:
+    """Token ids of a prompt and of its completions, and which of these are as sampled.
+
+    `prompt` is as the template renders it, `given` as the row has it, if it does. Completions come as the rendered ids
+    of prompt and completion together, and as the sampled ids, None where those are not to be trusted.
+    """
+    rendered = [together for together, drawn in completions if drawn is None or given is None]
+    start = min((_common(prompt, together) for together in rendered), default=len(prompt))
+    if start < len(prompt):
+        # A prompt that is read otherwise before its completions is not the one that they were drawn under.
+        given, completions = None, [(together, None) for together, _ in completions]
+    spelled = [drawn or _up_to_end(tokenizer, together[start:]) for together, drawn in completions]
+    return given or prompt[:start], spelled, [drawn is not None for _, drawn in completions]
 
 
 def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
@@ -109,17 +134,29 @@ def split(lists: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     return lists.select(np.flatnonzero(~held_out)), lists.select(np.flatnonzero(held_out))
 
 
-def _sides(batch: dict[str, list[Any]]) -> tuple[list[Any], ...]:
+def _sides(batch: dict[str, list[Any]], kept: int | None) -> tuple[list[Any], ...]:
     """Completions, scores, gap, and log-probabilities and tokens when sampled, of each row."""
     if "completions" in batch:
         gaps = [max(scores) - min(scores) for scores in batch["scores"]]
-        return batch["completions"], batch["scores"], gaps, batch["ref_logprobs"], batch["sampled_ids"]
+        columns = (batch[name] for name in ("completions", "scores", "ref_logprobs", "sampled_ids"))
+        best = [_best(scores, kept) for scores in batch["scores"]]
+        completions, scores, logprobs, sampled = (list(map(_taken, column, best)) for column in columns)
+        return completions, scores, gaps, logprobs, sampled
     completions, logprobs, sampled = (
         [list(both) for both in zip(batch[chosen], batch[rejected], strict=True)]
         for chosen, rejected in (("chosen", "rejected"), REFERENCES[:2], REFERENCES[2:])
     )
     gaps = [math.inf if margin is None else margin for margin in batch["margin"]]
     return completions, [[1.0, 0.0]] * len(completions), gaps, logprobs, sampled
+
+
+def _best(scores: list[float], kept: int | None) -> list[int]:
+    """The places of the `kept` best scores in their order in the list; of equal ones the first. All for None."""
+    return sorted(sorted(range(len(scores)), key=lambda place: -scores[place])[:kept])
+
+
+def _taken(values: list[Any], places: list[int]) -> list[Any]:
+    return [values[place] for place in places]
 
 
 def in_order(lists: Dataset, order: Literal["shuffled", "easy_first"]) -> Dataset:
@@ -136,11 +173,11 @@ def _ids(tokenizer: Any, conversations: list[Any], **how: Any) -> list[list[int]
     return [ids[text] for text in texts]
 
 
-def _trusted(tokenizer: Any, sampled: list[list[int] | None], conversations: list[Any]) -> list[bool]:
-    """Whether sampled tokens are known and say what stands last in the conversation: another tokenizer's do not."""
+def _trusted(tokenizer: Any, sampled: list[list[int] | None], conversations: list[Any]) -> list[list[int] | None]:
+    """Sampled tokens where they are known and say what stands last in the conversation: another tokenizer's do not."""
     said = tokenizer.batch_decode([ids or [] for ids in sampled], skip_special_tokens=True)
     return [
-        bool(ids) and own.strip() == conversation[-1]["content"].strip()
+        ids if ids and own.strip() == conversation[-1]["content"].strip() else None
         for ids, own, conversation in zip(sampled, said, conversations, strict=True)
     ]
 

@@ -37,7 +37,7 @@ def train(run: RunDir, config: Config, progress: Progress, number: int) -> dict[
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
         tokenizer.save_pretrained(str(folder))
         (folder / "curve.json").write_text(json.dumps(curve))
-        card = model_card(config, number, counts[config.training.learns_from], curve)
+        card = model_card(config, number, counts[config.training.rows], curve)
         (folder / "README.md").write_text(card, encoding="utf-8")
     progress.say("merging the adapter into the weights")
     with run.writing(layout.merged) as folder:
@@ -55,33 +55,33 @@ def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: An
     """
     from training.data import fit_length, in_order, load_rows, tokenized
 
-    layout, kind, longest = run.layout.round(number), config.training.learns_from, config.training.max_length
-    kept = layout.training / "rows"
-    if kept.exists():
+    layout, training = run.layout.round(number), config.training
+    kind, longest, done = training.rows, training.max_length, layout.training / "rows"
+    if done.exists():
         return
     with run.scratch("rows") as scratch:
         source = layout.lists if kind == "lists" else layout.pairs
         loaded = load_rows(Path(local_folder(uri(source))), kind, scratch)
         progress.say(f"tokenising {len(loaded):,} {kind}")
         processes = min(os.cpu_count() or 1, 1 + len(loaded) // ROWS_PER_PROCESS)
-        fitting, dropped = fit_length(tokenized(loaded, tokenizer, processes), longest)
+        fitting, dropped = fit_length(tokenized(loaded, tokenizer, training.kept, processes), longest)
         run.record(Step("train", number), kind, len(loaded), len(fitting), dict(dropped))
         if not len(fitting):
             raise UserError(f"All {kind} are longer than {longest} tokens.", "Raise training.max_length.")
-        in_order(fitting, config.training.order).save_to_disk(scratch / "whole")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        (scratch / "whole").rename(kept)
+        in_order(fitting, training.order).save_to_disk(scratch / "whole")
+        done.parent.mkdir(parents=True, exist_ok=True)
+        (scratch / "whole").rename(done)
 
 
 def tail_means(curve: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the last tenth of the steps: loss and nats per token."""
+    """Means over the last tenth of the steps: loss, and nats per token where the loss compares with a reference."""
     tail = curve[-max(1, len(curve) // 10) :]
-    keys = ("loss", "nats_per_token/chosen", "nats_per_token/rejected")
+    keys = [key for key in ("loss", "nats_per_token/chosen", "nats_per_token/rejected") if key in tail[0]]
     return {key: round(statistics.fmean(entry[key] for entry in tail), 5) for key in keys}
 
 
 def _warn_if_falling(curve: list[dict[str, float]], progress: Progress) -> None:
-    chosen = tail_means(curve)["nats_per_token/chosen"]
+    chosen = tail_means(curve).get("nats_per_token/chosen", 0.0)
     if chosen < -0.02:
         progress.say(
             f"warning: the chosen answers lost probability ({chosen:+.3f} nats a token). Look at the format rate; "
@@ -96,6 +96,10 @@ def model_card(config: Config, number: int, rows: int, curve: list[dict[str, flo
     if weights := weights_of(base):
         base += f" (dequantised from a Python package's file, `{weights}`)"
     start = base if number == 1 else f"the merged weights of round {number - 1}, which started from {base}"
+    averaged = "averaged per token" if training.per_token else "summed"
+    how = f"beta {training.beta:g}, log-ratios {averaged}, likelihood weight {training.likelihood_weight:g}"
+    if training.kept:
+        how = f"the {training.kept} best answers of each list, rejection-sampling fine-tuning"
     return f"""---
 library_name: peft
 {front}tags: [semtag, {training.loss}, tagging]
@@ -103,9 +107,8 @@ library_name: peft
 # {config.run.name}: a tagger tuned by Semtag, round {number}
 
 A LoRA adapter (rank {training.lora.rank}) for {start}. It answers a text with up to {config.prompt.max_tags} tags,
-`[tag1][tag2]`, and was tuned without human labels: {rows:,} {training.learns_from} of the model's own answers,
-scored by {config.scoring.model}, trained with the loss `{training.loss}` (beta {training.beta:g}, log-ratios
-{"averaged per token" if training.per_token else "summed"}, likelihood weight {training.likelihood_weight:g}).
+`[tag1][tag2]`, and was tuned without human labels: {rows:,} {training.rows} of the model's own answers,
+scored by {config.scoring.model}, trained with the loss `{training.loss}` ({how}).
 
 | | |
 | --- | --- |

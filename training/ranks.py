@@ -55,6 +55,9 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
 
     def settle_references() -> None:
         trainer.choose_sequences(progress.say)
+        if training.loss == "likelihood":
+            counts["references"] = {"needed": 0}
+            return
         kept = folder / "references.npy"
         trainer.references, counts["references"] = settle(trainer, rows, training.reference_tolerance, kept, progress)
 
@@ -68,7 +71,7 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
     trainer.save_model(str(folder / "adapter"))
     if trainer.accelerator.is_main_process:
         curve = [entry for entry in trainer.state.log_history if "loss" in entry]
-        counts |= {training.data: len(trainer.train_dataset), "steps": trainer.state.global_step} | _best_step(trainer)
+        counts |= {training.rows: len(trainer.train_dataset), "steps": trainer.state.global_step} | _best_step(trainer)
         (folder / "outcome.json").write_text(json.dumps({"curve": curve, "counts": counts}))
 
 
@@ -104,12 +107,12 @@ def _trainer(
     learned, watched = rows
     if training.held_out and not (len(learned) and len(watched)):
         raise UserError(
-            f"training.held_out={training.held_out:g} leaves {len(learned)} {training.data} to train on and "
+            f"training.held_out={training.held_out:g} leaves {len(learned)} {training.rows} to train on and "
             f"{len(watched)} to measure on.",
             "Take another share, or more texts.",
         )
     first = f"; the first loss must be {training.first_loss:g}" if training.first_loss else ""
-    progress.say(f"{len(learned):,} {training.data}{first}")
+    progress.say(f"{len(learned):,} {training.rows}{first}")
     stopping = [EarlyStoppingCallback(training.patience)] if training.patience else []
     return PreferenceTrainer(
         training,

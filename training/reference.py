@@ -36,12 +36,19 @@ def settle(
     """Reference log-probabilities [rows, K], by `row`, and, as it says, how many from where.
 
     Those from sampling serve if they differ from recomputed ones by `tolerance` nats a token at most, in the mean over
-    a sample. The others are computed in a pass whose results so far lie in `kept`, so that neither a resumed training
-    nor a second epoch pays for them again. The processes of a training share the pass, and all get all results.
+    a sample. A completion has none if it was drawn under another prompt or within a grammar, or if nobody sampled it: a
+    repaired answer, a replayed one without its tokens, one that another tokenizer wrote. Missing ones are computed in a
+    pass whose results so far lie in `kept`, so that neither a resumed training nor a second epoch pays for them again.
+    The processes of a training share the pass, and all get all results.
     """
-    known, present = _table(lists)
-    sampled = int((~np.isnan(known)).sum())
-    if sampled:
+    known, sampled, present = _tables(lists)
+    counts = {
+        "from_sampling": int((~np.isnan(known)).sum()),
+        "recomputed_after_the_audit": 0,
+        "recomputed_for_another_prompt_or_grammar": int((np.isnan(known) & sampled).sum()),
+        "recomputed_as_not_sampled_by_this_model": int((present & ~sampled).sum()),
+    }
+    if counts["from_sampling"]:
         audit = audited(trainer, lists, known)
         agree = audit.mean <= tolerance
         progress.say(
@@ -49,12 +56,13 @@ def settle(
             f"training model's in the mean, {audit.largest:.2g} at most; they {'' if agree else 'do not '}serve"
         )
         if not agree:
-            known[:], sampled = np.nan, 0
+            known[:] = np.nan
+            counts |= {"from_sampling": 0, "recomputed_after_the_audit": counts["from_sampling"]}
     missing = np.flatnonzero((np.isnan(known) & present).any(axis=1))
     if len(missing):
         recomputed = _recomputed(trainer, lists, missing, known.shape, kept, progress)
         known[missing] = np.where(np.isnan(known[missing]), recomputed, known[missing])
-    counts = {"from_sampling": sampled, "recomputed": int(present.sum()) - sampled}
+    counts = {name: count for name, count in counts.items() if count or name == "from_sampling"}
     progress.say(
         "reference log-probabilities: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items())
     )
@@ -129,14 +137,16 @@ def _open(kept: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.lib.format.open_memmap(kept, "r+")
 
 
-def _table(lists: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """[N, K] log-probabilities, NaN where unknown, and which of the places a list has, for the longest list's K."""
-    column = lists.select_columns("reference").with_format("arrow")[:]["reference"].combine_chunks()
-    lengths = column.value_lengths().to_numpy()
+def _tables(lists: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[N, K] log-probabilities, NaN where unknown, and whether a place was sampled and is there at all."""
+    columns = lists.select_columns(["reference", "sampled"]).with_format("arrow")[:]
+    references, flags = (columns[name].combine_chunks() for name in ("reference", "sampled"))
+    lengths = references.value_lengths().to_numpy()
     present = np.arange(lengths.max()) < lengths[:, None]
-    known = np.full(present.shape, np.nan)
-    known[present] = column.flatten().to_numpy()
-    return known, present
+    known, sampled = np.full(present.shape, np.nan), np.zeros(present.shape, bool)
+    known[present] = references.flatten().to_numpy()
+    sampled[present] = flags.flatten().to_numpy(zero_copy_only=False)
+    return known, sampled, present
 
 
 def _by_row(lists: Dataset, known: np.ndarray) -> Tensor:

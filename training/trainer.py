@@ -43,13 +43,14 @@ class PreferenceTrainer(DPOTrainer):
     a completion, its end token included, as TRL has them for IPO; else sums, as DPO has them. `nats_per_token/chosen`
     and `/rejected` are those of the best and the worst completion of each list (token-weighted over the batch), to be
     read beside `nats_per_token/target`; `accuracy` is the share of lists whose best gained more than their worst.
+    The loss likelihood needs no reference and logs none of these.
     """
 
     checked = False
     references: Tensor | None = None  # [rows, K], NaN where a list has no such completion; without, each step computes
 
     def __init__(self, training: Training, **arguments: Any) -> None:
-        self.training, self.list_loss = training, LOSSES[training.loss]
+        self.training = training
         tokenizer = arguments["processing_class"]
         filling = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         super().__init__(data_collator=ListCollator(filling, training.row_tokens), **arguments)
@@ -62,7 +63,9 @@ class PreferenceTrainer(DPOTrainer):
             self.data_collator.budget = 1  # a list a row
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        return dataset if "prompt_ids" in dataset.column_names else tokenized(dataset, processing_class)
+        if "completion_ids" in dataset.column_names:
+            return dataset
+        return tokenized(dataset, processing_class, self.training.kept)
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["row", "prompt_ids", "completion_ids", "scores"]
@@ -86,6 +89,10 @@ class PreferenceTrainer(DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         policy = self.log_probs(model, inputs)
+        if self.training.loss == "likelihood":
+            # Rejection-sampling fine-tuning (RAFT, arXiv 2304.06767): mean over all tokens of the batch.
+            loss = -policy.sum() / inputs["lengths"].sum()
+            return (loss, None) if return_outputs else loss
         reference = self._settled(inputs) if self.references is not None else self._reference_log_probs(model, inputs)
         if model.training and not self.checked and self.state.global_step == 0:
             self.checked = True
@@ -123,7 +130,7 @@ class PreferenceTrainer(DPOTrainer):
     def _preference_loss(self, ratios: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         if self.training.per_token:
             ratios = ratios / inputs["lengths"].clamp(min=1)
-        return self.list_loss(ratios, inputs["scores"], inputs["present"], self.beta).mean()
+        return LOSSES[self.training.loss](ratios, inputs["scores"], inputs["present"], self.beta).mean()
 
     def _plain_model(self) -> Any:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
@@ -218,8 +225,10 @@ class ShowProgress(TrainerCallback):
         if logs and "eval_loss" in logs:
             self.progress.say(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4g}")
         if logs and "loss" in logs:
-            margin, target = logs["nats_per_token/margin"], logs["nats_per_token/target"]
-            self.note = f"loss {logs['loss']:.4g}, margin {margin:.3f} of {target:g} nats/token"
+            self.note = f"loss {logs['loss']:.4g} nats/token"
+            if "nats_per_token/margin" in logs:
+                margin, target = logs["nats_per_token/margin"], logs["nats_per_token/target"]
+                self.note = f"loss {logs['loss']:.4g}, margin {margin:.3f} of {target:g} nats/token"
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Show the step."""
