@@ -124,5 +124,5 @@ def test_log_and_manifest_say_how_many_came_from_where(finished_run: Path) -> No
     for number in (1, 2):  # drawn within the grammar, so that none can come from sampling
         counts = run.counts(Step("train", number))
         everything = 2 * counts["pairs"]
-        assert counts["references"] == {"from_sampling": 0, "recomputed_as_another_prompt_or_grammar": everything}
-        assert f"{everything} recomputed as another prompt or grammar" in run.layout.page.read_text()
+        assert counts["references"] == {"from_sampling": 0, "recomputed_for_another_prompt_or_grammar": everything}
+        assert f"{everything} recomputed for another prompt or grammar" in run.layout.page.read_text()
