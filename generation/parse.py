@@ -22,7 +22,7 @@ _MARKER = re.compile(
     r"<[|\uff5c][^<>\[\]\s]*[|\uff5c]>|</?(?:s|think)>|<</?SYS>>|<(?:start|end)_of_turn>|[\0-\x08\x0e-\x1f\x7f-\x9f]"
 )
 _NO_TAG = re.compile(r"(?i:tag ?\d+)|/?(?:INST|SYSTEM_PROMPT|THINK|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)")
-# Fullwidth brackets, and the backslash that Markdown and LaTeX put before one. U+FF5C and the like are fullwidth too.
+# Chinese and fullwidth brackets, and the backslash that Markdown and LaTeX put before one.
 _PLAIN_BRACKETS = str.maketrans("\u3010\u3011\uff3b\uff3d", "[][]", "\\")
 _PIECE = re.compile(r'\s*"[^"]*"|[^,;|\uff0c\u3001\uff1b\uff5c]+')
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")

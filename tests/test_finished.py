@@ -1,9 +1,7 @@
 """What of an interrupted ranking counts as done: rows whose ids were committed, one for each text."""
 
 import io
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.scale import DATA, make_models, make_rows
+from cluster.orphans import left_at_work
 from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.progress import Progress
 from generation.records import SAMPLED
@@ -159,15 +158,16 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_a_real_ranking_heals(arguments: list[str]) -> None:
-    """A real one, killed with some blocks done, of which one lost its rows, one came twice and one is pending still."""
+    """Its command line is killed with some blocks done: one loses its rows, one comes twice, one is pending still."""
     run = Path(arguments[4].removeprefix("run.root=")) / "demo"
     rows, ids = run / ".rank.unfinished" / "rows", run / ".rank.unfinished" / "ids"
-    job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments], cwd=ROOT, start_new_session=True)
+    job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments], cwd=ROOT)
     while len(committed := [file for file in ids.glob("*.parquet") if ".pending" not in file.name]) < 3:
         assert job.poll() is None
         time.sleep(0.01)
-    os.killpg(job.pid, signal.SIGKILL)
+    job.kill()
     job.wait()
+    assert left_at_work(str(run / ".lock")) == []  # the stage and what Ray started end with the command line
     lost, doubled, pending = sorted(committed)[:3]
     assert sorted(read_ids(ids / lost.name)) == sorted(read_ids(rows / f"{lost.stem}-0.parquet"))
     (rows / f"{lost.stem}-0.parquet").unlink()
