@@ -18,7 +18,7 @@ DPOTrainer knows pairs alone: a list of K costs it K/2 pairs, so that all read t
 all positions through the LM head for want of Triton; here it sends completions only, as on a GPU, and is the faster
 for it. Each contender runs in a process of its own, so that its peak of memory is its own: on a GPU what torch
 allocated, on a CPU the resident memory above that before the first step. Rounds alternate the order of contenders;
-ratios are medians of the rounds' ratios of the median step. `--compare-dtypes` compares ours in bfloat16 with ours in float32.
+ratios are medians of the rounds' ratios of the median step. `--compare-dtypes` sets ours in bfloat16 against float32.
 """
 
 import argparse
