@@ -2,10 +2,11 @@
 
     python -m benchmarks.training --json training.json
     python -m benchmarks.training --shape zephyr-7b --dtype bfloat16 --lists 4 --k 2 8     (on a GPU)
+    python -m benchmarks.training --shape smollm2-135m --compare-dtypes --k 2 --prompt-tokens 200
 
 A step is all of it: forward, backward, clipping, AdamW, and the reference where one is computed. Weights are random, of
 the named shape; a LoRA adapter of rank 16 is trained on all linear layers. Prompts and completions have fixed lengths,
-so no contender pads; ours packs lists into rows of `training.row_tokens`. All train with IPO.
+so no contender pads; on a GPU ours packs lists into rows of `training.row_tokens`. All train with IPO.
 
     ours          the prompt once a list; reference log-probabilities from sampling, as a run has them
     ours, own     the same, with a reference pass in each step
@@ -17,7 +18,7 @@ DPOTrainer knows pairs alone: a list of K costs it K/2 pairs, so that all read t
 all positions through the LM head for want of Triton; here it sends completions only, as on a GPU, and is the faster
 for it. Each contender runs in a process of its own, so that its peak of memory is its own: on a GPU what torch
 allocated, on a CPU the resident memory above that before the first step. Rounds alternate the order of contenders;
-ratios are medians of the rounds' ratios of the median step.
+ratios are medians of the rounds' ratios of the median step. `--compare-dtypes` sets ours in bfloat16 against float32.
 """
 
 import argparse
@@ -35,11 +36,14 @@ from benchmarks.trainers import SHAPES, run_contender
 from configs.training import Training
 
 CONTENDERS = ("ours", "ours, own", "separate", "trl", "trl, cached")
+DTYPES = ("bfloat16", "float32")
 
 
 def in_a_process(arguments: argparse.Namespace, contender: str, k: int, prompt_tokens: int) -> dict[str, Any]:
-    """What `run_contender` returns, from a process of its own."""
+    """Return what `run_contender` does, from a process of its own; a dtype is ours in that one."""
     settings = vars(arguments) | {"contender": contender, "k": k, "prompt_tokens": prompt_tokens, "json": None}
+    if contender in DTYPES:
+        settings |= {"contender": "ours", "dtype": contender}
     command = [sys.executable, "-m", "benchmarks.training", "--one", json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -49,11 +53,12 @@ def in_a_process(arguments: argparse.Namespace, contender: str, k: int, prompt_t
 
 
 def measure(arguments: argparse.Namespace, k: int, prompt_tokens: int) -> dict[str, Any]:
-    """All contenders on one shape of list: a row of the result."""
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    peaks: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    """Time all contenders on one shape of list: a row of the result."""
+    contenders = DTYPES if arguments.compare_dtypes else CONTENDERS
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    peaks: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(arguments.rounds):
-        for name in order(CONTENDERS, round_):
+        for name in order(contenders, round_):
             found = in_a_process(arguments, name, k, prompt_tokens)
             seconds[name].append(statistics.median(found["seconds"]))
             peaks[name].append(found["peak_mb"])
@@ -62,13 +67,13 @@ def measure(arguments: argparse.Namespace, k: int, prompt_tokens: int) -> dict[s
                 f"{seconds[name][-1]:.3f} s a step, {peaks[name][-1]:,.0f} MB",
                 flush=True,
             )
-    ours = seconds["ours"]
     read = prompt_tokens - 1 + k * arguments.completion_tokens
-    return {
-        "k": k,
-        "prompt_tokens": prompt_tokens,
-        "seconds": seconds,
-        "peak_mb": peaks,
+    row = {"k": k, "prompt_tokens": prompt_tokens, "seconds": seconds, "peak_mb": peaks}
+    if arguments.compare_dtypes:
+        ratios = [median_ratio(*(figures[name] for name in DTYPES)) for figures in (seconds, peaks)]
+        return row | {"seconds_ratio": ratios[0], "memory_ratio": ratios[1]}
+    ours = seconds["ours"]
+    return row | {
         "lists_per_second": {name: arguments.lists / statistics.median(taken) for name, taken in seconds.items()},
         "tokens_per_second": arguments.lists * read / statistics.median(ours),
         "padding": padding(arguments, read),
@@ -86,6 +91,17 @@ def padding(arguments: argparse.Namespace, read: int) -> float:
 
     rows = into_rows([read] * arguments.lists, Training().row_tokens)
     return 1 - arguments.lists * read / (len(rows) * max(map(len, rows)) * read)
+
+
+def table_of_dtypes(result: dict[str, Any]) -> str:
+    """Return a Markdown table of bfloat16 beside float32."""
+    columns = ["K", "prompt", "bfloat16, s a step", "float32, s a step", "bfloat16 / float32", "memory"]
+    rows = [
+        (row["k"], row["prompt_tokens"], *(statistics.median(row["seconds"][name]) for name in DTYPES),
+         row["seconds_ratio"], row["memory_ratio"])
+        for row in result["rows"]
+    ]  # fmt: skip
+    return markdown(columns, rows)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -114,6 +130,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="cpu-20m", help="shape of the model (%(default)s)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="weights (%(default)s)")
+    parser.add_argument(
+        "--compare-dtypes", action="store_true", help="compare ours in bfloat16 with ours in float32, nothing else"
+    )
     parser.add_argument("--lists", type=int, default=8, help="lists a step (8)")
     parser.add_argument("--k", type=int, nargs="+", default=[2, 4, 8], help="completions of a list, even (2 4 8)")
     parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[200, 64, 1024], help="(200 64 1024)")
@@ -132,7 +151,7 @@ def main() -> None:
     rows = [measure(arguments, k, prompt_tokens) for k, prompt_tokens in shapes_of(arguments)]
     settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "one")}
     result = {"machine": machine(), "settings": settings, "rows": rows}
-    publish(result, table(result), arguments.json)
+    publish(result, (table_of_dtypes if arguments.compare_dtypes else table)(result), arguments.json)
 
 
 if __name__ == "__main__":

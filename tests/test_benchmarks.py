@@ -226,6 +226,20 @@ def test_every_trainer_takes_its_steps(contender: str, tmp_path: Path) -> None:
     assert min(found["seconds"]) > 0
 
 
+def test_dtypes_are_compared_in_alternating_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([(2.0, 50), (4.0, 100), (8.0, 100), (3.0, 60)])  # the second round has float32 first
+
+    def once(*_: Any) -> dict[str, Any]:
+        seconds, peak = next(taken)
+        return {"seconds": [seconds], "peak_mb": peak}
+
+    monkeypatch.setattr(training, "in_a_process", once)
+    row = training.measure(Namespace(rounds=2, compare_dtypes=True, completion_tokens=15), 2, 200)
+    assert row["seconds"] == {"bfloat16": [2.0, 3.0], "float32": [4.0, 8.0]}
+    assert (row["seconds_ratio"], row["memory_ratio"]) == (pytest.approx(0.4375), pytest.approx(0.55))
+    assert "| 2 | 200 | 2.5 | 6 | 0.438 | 0.55 |" in training.table_of_dtypes({"rows": [row]})
+
+
 def test_lists_and_pairs_hold_the_same_completions() -> None:
     lists = make_lists(Namespace(shape="tiny", lists=1, k=4, prompt_tokens=20, completion_tokens=5, steps=1))
     pairs = as_pairs(lists[:1])

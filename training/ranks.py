@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cluster.layout import RoundLayout
 from cluster.orphans import end_with_parent
 from cluster.places import local_folder
 from cluster.progress import Progress
@@ -28,40 +29,28 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
 
     outcome.json holds the curve, an entry for each step, and the counts.
     """
-    import torch
-    from accelerate import PartialState
     from datasets import Dataset
 
-    from training.cpu_kernels import lean_head_on_cpus
     from training.data import split
     from training.reference import settle
-    from training.trainer import BeforeFirstStep, ShowProgress, trainer_arguments
+    from training.trainer import BeforeFirstStep, ShowProgress
 
-    training, seed, layout, counts = config.training, config.run.seed, run.layout.round(number), {}
+    training, layout = config.training, run.layout.round(number)
     folder = layout.training
-    torch.manual_seed(seed)
-    lean_head_on_cpus()
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(layout.tensorboard)
-    if not torch.cuda.is_available():
-        _use_cpus(training)
-    # Before the model: they join the processes, and where weights are shared a model is loaded in parts from the start.
-    arguments = trainer_arguments(training, str(layout.checkpoints), seed, torch.cuda.is_available())
-    with PartialState().local_main_process_first():
-        base = local_folder(start_of(run, config, number))
+    counts: dict[str, Any] = {"references": {"needed": 0}}
+    arguments = _arguments(layout, config)
     rows = Dataset.load_from_disk(folder / "rows")
-    tokenizer = load_tokenizer(base, config.model)
-    trainer = _trainer(training, arguments, tokenizer, base, split(rows, training.held_out, seed), progress)
+    model = start_of(run, config, number)
+    trainer = _trainer(model, config, arguments, split(rows, training.held_out, config.run.seed), progress)
     _check_processes(trainer.accelerator, training)
 
-    def settle_references() -> None:
+    def before_first_step() -> None:
         trainer.choose_sequences(progress.say)
-        if training.loss == "likelihood":
-            counts["references"] = {"needed": 0}
-            return
-        kept = folder / "references.npy"
-        trainer.references, counts["references"] = settle(trainer, rows, training.reference_tolerance, kept, progress)
+        if training.loss != "likelihood":
+            kept, tolerance = folder / "references.npy", training.reference_tolerance
+            trainer.references, counts["references"] = settle(trainer, rows, tolerance, kept, progress)
 
-    trainer.add_callback(BeforeFirstStep(settle_references))
+    trainer.add_callback(BeforeFirstStep(before_first_step))
     trainer.add_callback(ShowProgress(progress))
     # The checkpoint is of this very stage: begin() refused other values, so it can be taken up as it is.
     last = last_checkpoint(layout.checkpoints)
@@ -73,6 +62,25 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
         curve = [entry for entry in trainer.state.log_history if "loss" in entry]
         counts |= {training.rows: len(trainer.train_dataset), "steps": trainer.state.global_step} | _best_step(trainer)
         (folder / "outcome.json").write_text(json.dumps({"curve": curve, "counts": counts}))
+
+
+def _arguments(layout: RoundLayout, config: Config) -> Any:
+    """TRL's arguments. Make them before a model is loaded.
+
+    They join the processes, and where these share weights, each then loads its part alone.
+    """
+    import torch
+
+    from training.cpu_kernels import lean_head_on_cpus
+    from training.trainer import trainer_arguments
+
+    torch.manual_seed(config.run.seed)
+    lean_head_on_cpus()
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(layout.tensorboard)
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        _use_cpus(config.training)
+    return trainer_arguments(config.training, str(layout.checkpoints), config.run.seed, on_gpu)
 
 
 def _use_cpus(training: Training) -> None:
@@ -96,15 +104,14 @@ def _check_processes(accelerator: Any, training: Training) -> None:
         )
 
 
-def _trainer(
-    training: Training, arguments: Any, tokenizer: Any, base: str, rows: tuple[Any, Any], progress: Progress
-) -> Any:
-    """The trainer over rows to train on and rows to measure the loss on."""
+def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], progress: Progress) -> Any:
+    """The trainer of a model over rows to train on and rows to measure the loss on."""
+    from accelerate import PartialState
     from transformers import EarlyStoppingCallback
 
     from training.trainer import PreferenceTrainer
 
-    learned, watched = rows
+    training, (learned, watched) = config.training, rows
     if training.held_out and not (len(learned) and len(watched)):
         raise UserError(
             f"training.held_out={training.held_out:g} leaves {len(learned)} {training.rows} to train on and "
@@ -114,13 +121,15 @@ def _trainer(
     first = f"; the first loss must be {training.first_loss:g}" if training.first_loss else ""
     progress.say(f"{len(learned):,} {training.rows}{first}")
     stopping = [EarlyStoppingCallback(training.patience)] if training.patience else []
+    with PartialState().local_main_process_first():
+        base = local_folder(model)
     return PreferenceTrainer(
         training,
         model=load_base(base, training),
         args=arguments,
         train_dataset=learned,
         eval_dataset=watched if training.held_out else None,
-        processing_class=tokenizer,
+        processing_class=load_tokenizer(base, config.model),
         peft_config=lora_config(training),
         callbacks=stopping,
     )

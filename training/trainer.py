@@ -156,13 +156,14 @@ class PreferenceTrainer(DPOTrainer):
         say(f"each completion gets a sequence of its own, which takes longer: {reason}")
 
     def _sharing_gap(self) -> float:
-        """Largest difference in nats a token between the first list's completions behind one prompt and alone."""
+        """Difference in nats a token of a completion of the first list alone and behind another one."""
         example = self.train_dataset[0]
-        gaps = []
-        for one, together in zip(example["completion_ids"], self.reference([example])[0], strict=True):
-            (alone,) = self.reference([example | {"completion_ids": [one], "scores": [0.0]}])[0]
-            gaps.append(abs(together - alone) / len(one))
-        return float(max(gaps))
+        ahead, watched = (example["completion_ids"] * 2)[:2]
+        (_, together), (alone,) = (
+            self.reference([example | {"completion_ids": own, "scores": [0.0] * len(own)}])[0]
+            for own in ([ahead, watched], [watched])
+        )
+        return float(abs(together - alone) / len(watched))
 
     def _check_first_loss(self, ratios: Tensor, inputs: dict[str, Tensor]) -> None:
         """Raises UserError unless the first loss is that of log-ratios of 0."""
