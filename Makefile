@@ -15,7 +15,7 @@ setup: .venv/.ready
 	@requirements/install.sh $(BIN)/python "$(TORCH_INDEX)"
 	@touch $@
 
-# With other settings: make demo ARGS="run.name=lists training.data=lists training.loss=lipo_lambda sampling.samples=8"
+# With other settings: make demo ARGS="run.name=lists training.data=lists training.loss=lipo_lambda"
 demo: setup
 	@$(BIN)/semtag run configs/demo.yaml $(ARGS)
 
@@ -23,7 +23,8 @@ test: setup check
 	@requirements/chromium.sh
 	@$(BIN)/python -m pytest -m "not cluster" --durations=8
 
-# Clusters of several nodes, jobs sent to them, and object stores that see kills and outages: some 20 minutes.
+# Clusters of several nodes, jobs sent to them, object stores that see kills and outages, and every script of benchmarks/
+# at its smallest size: some 40 minutes.
 test-cluster: setup
 	@$(BIN)/python -m pytest -m cluster
 

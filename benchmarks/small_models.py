@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contest import demo_texts
+from configs.schema import SYSTEM
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '</s>' }}{% endfor %}"
@@ -70,4 +71,5 @@ def save_random_llama(folder: Path, tokenizer: Any, seed: int = 0, **shape: Any)
 
 def save_small(folder: Path) -> str:
     """Save a random Llama whose tokenizer knows the demo's words; with the overrides SMALL it does any job."""
-    return save_random_llama(folder, build_tokenizer(demo_texts(840)))
+    texts = [*demo_texts(840), *[SYSTEM] * 20]  # so often that the prompt is read in few tokens
+    return save_random_llama(folder, build_tokenizer(texts, vocabulary=4000))

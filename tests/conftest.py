@@ -18,7 +18,7 @@ from hypothesis import settings
 from benchmarks.small_models import SMALL, build_tokenizer, save_random_llama, save_small
 from cluster.session import LOOPBACK
 from configs.load import load_config
-from configs.schema import Arm
+from configs.schema import SYSTEM, Arm
 from generation.prompts import build_messages
 
 ROOT = Path(__file__).parent.parent
@@ -86,8 +86,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    """A small tokenizer that knows the words of `TEXTS`."""
-    return build_tokenizer(TEXTS, vocabulary=400)
+    """A small tokenizer that knows the words of `TEXTS` and of the prompt."""
+    return build_tokenizer([*TEXTS, SYSTEM])
 
 
 @pytest.fixture(scope="session")
