@@ -124,8 +124,7 @@ class RunDir:
 
     def counts(self, step: Step) -> dict[str, Any]:
         """What a finished step counted; nothing of any other."""
-        counts: dict[str, Any] = self.manifest()["steps"].get(step.name, {}).get("counts", {})
-        return counts
+        return self.manifest()["steps"].get(step.name, {}).get("counts", {})
 
     def begin(self, step: Step, config: Config) -> None:
         """Record that the step runs, with the values that shape it, and delete half-written folders."""
@@ -161,8 +160,7 @@ class RunDir:
     def ledger(self) -> dict[str, Any]:
         """Step -> unit -> {in, out, dropped by reason}."""
         file = self.layout.ledger
-        ledger: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        return ledger
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     # -- files ----------------------------------------------------------------------------------------------
 

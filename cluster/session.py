@@ -161,8 +161,7 @@ class Tally:
         """The sum as it is now."""
         import ray
 
-        total: Counts = ray.get(self.actor.total.remote())
-        return total
+        return ray.get(self.actor.total.remote())
 
     @contextlib.contextmanager
     def shown(self, progress: Progress) -> Iterator[None]:

@@ -10,8 +10,7 @@ Report = dict[str, Any]
 
 def read_report(run: RunDir) -> Report:
     """report.json of a run."""
-    report: Report = json.loads(run.layout.report.read_text(encoding="utf-8"))
-    return report
+    return json.loads(run.layout.report.read_text(encoding="utf-8"))
 
 
 def failed_gates(report: Report) -> list[str]:

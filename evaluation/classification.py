@@ -57,8 +57,7 @@ def nearest_description(documents_N_D: np.ndarray, descriptions_C_D: np.ndarray)
 
     A document of zeros, a text without tags, is as near to all and told to be of the first class.
     """
-    nearest: np.ndarray = (documents_N_D @ descriptions_C_D.T).argmax(axis=1)
-    return nearest
+    return (documents_N_D @ descriptions_C_D.T).argmax(axis=1)
 
 
 class Inference:

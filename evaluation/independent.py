@@ -95,10 +95,9 @@ def stems(texts: Sequence[str]) -> list[list[str]]:
     import bm25s
     import Stemmer
 
-    found: list[list[str]] = bm25s.tokenize(
+    return bm25s.tokenize(
         list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False, return_ids=False
     )
-    return found
 
 
 def diversity(tags_N: Sequence[Tags]) -> dict[str, Any]:

@@ -152,8 +152,7 @@ def sign_flip(differences_N: np.ndarray, resamples: int, seed: int) -> float:
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    mean: np.ndarray = values.mean(axis=axis)
-    return mean
+    return values.mean(axis=axis)
 
 
 def cohens_d(first_N: np.ndarray, second_N: np.ndarray) -> float | None:
