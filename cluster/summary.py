@@ -20,19 +20,15 @@ def failed_gates(report: Report) -> list[str]:
 
 def result_table(run: RunDir, report: Report) -> str:
     """Base against tuned, every arm, the gates, and where the run's report is."""
-    rows = [("", "base", "tuned", "difference [95 % interval]")]
-    for decoding, figures in report["decodings"].items():
-        rate = figures["format_rate"]
-        rows.append(
-            (
-                f"well formed, {decoding}",
-                f"{rate['base']['value']:.1%}",
-                f"{rate['tuned']['value']:.1%}",
-                f"{rate['tuned']['value'] - rate['base']['value']:+.1%}, McNemar p {rate['mcnemar_p']:.2g}",
-            )
-        )
-        for name, words in (("both_valid", "both well formed"), ("all_texts", "all texts")):
-            rows.append(_similarity_row(f"similarity, {words}, {decoding}", figures["similarity"][name]))
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    base, tuned = (f"{arms[name]['well_formed']['value']:.1%}" for name in ("base", "tuned"))
+    change = arms["tuned"]["against"]["well_formed"]
+    rows = [
+        ("", "base", "tuned", "difference [95 % interval]"),
+        ("well formed", base, tuned, f"{change['difference']['value']:+.1%}, McNemar p {change['p']:.2g}"),
+        _similarity_row("similarity, both well formed", report["similarity"]["both_valid"]),
+        _similarity_row("similarity, all texts", report["similarity"]["all_texts"]),
+    ]
     texts = f"{report['held_out_texts']} held-out texts"
     return f"{_align(rows)}\n\n{_align(_arm_rows(report))}\n\n  {_gates(report)}\n{texts}; report: {run.layout.page}"
 
@@ -59,7 +55,7 @@ def _similarity_row(label: str, figures: dict[str, Any]) -> tuple[str, str, str,
     if difference["value"] is None:
         return label, "-", "-", f"too few texts ({figures['texts']})"
     interval = f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-    return label, f"{figures['base']['mean']:.3f}", f"{figures['tuned']['mean']:.3f}", interval
+    return label, f"{figures['base']['value']:.3f}", f"{figures['tuned']['value']:.3f}", interval
 
 
 def _align(rows: list[tuple[str, str, str, str]]) -> str:

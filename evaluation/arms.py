@@ -1,5 +1,6 @@
 """Every arm's figures, and how far each differs from the base model's on the same texts."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,7 @@ from configs.schema import Evaluation
 from evaluation.agreement import agreement
 from evaluation.corpus import Arm, Corpus
 from evaluation.independent import diversity
-from evaluation.metrics import defects_of, format_change
-from evaluation.statistics import bootstrap_mean, holm, mcnemar_exact, sign_flip, wilson
+from evaluation.statistics import bootstrap_mean, holm, mcnemar_exact, newcombe_paired, sign_flip, wilson
 from scoring.similarity import Embed
 
 REFERENCE = "base"
@@ -52,7 +52,7 @@ def _row(corpus: Corpus, arm: Arm, values: Values, judged: Values | None, resamp
             name: interval(own if name in RANKS else own[valid]) for name, own in values.items() if name != "similarity"
         },
         "diversity": diversity(corpus.tags(arm.name)),
-        "defects": defects_of(answers),
+        "defects": dict(Counter(answer["reason"] for answer in answers if answer["reason"]).most_common()),
         "agreement": judged and {name: interval(own) for name, own in judged.items()},
         "against": None,
     }
@@ -78,16 +78,29 @@ def _tested(corpus: Corpus, arm: str, values: Values, judged: Values | None) -> 
 
 
 def _differences(reference: Values, own: Values, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for name, values_N in own.items():
-        if name == "well_formed":
-            change, only_reference, only_own = format_change(reference[name], values_N)
-            found[name] = {"difference": change._asdict(), "p": mcnemar_exact(only_reference, only_own)}
-        else:
-            differences_N = values_N - reference[name]
-            change = bootstrap_mean(differences_N, resamples, seed)
-            found[name] = {"difference": change._asdict(), "p": sign_flip(differences_N, resamples, seed)}
-    return found
+    scores = {name: values_N for name, values_N in own.items() if name != "well_formed"}
+    changes = {name: _change(reference[name], values_N, resamples, seed) for name, values_N in scores.items()}
+    return {"well_formed": format_change(reference["well_formed"], own["well_formed"])} | changes
+
+
+def format_change(reference_N: np.ndarray, own_N: np.ndarray) -> dict[str, Any]:
+    """Change of the share of valid answers, bool [N], and how many texts only the reference and only the arm has."""
+    only_reference, only_arm = int((reference_N & ~own_N).sum()), int((own_N & ~reference_N).sum())
+    both, neither = int((reference_N & own_N).sum()), int((~reference_N & ~own_N).sum())
+    return {
+        "difference": newcombe_paired(both, only_reference, only_arm, neither)._asdict(),
+        "p": mcnemar_exact(only_reference, only_arm),
+        "only_reference": only_reference,
+        "only_arm": only_arm,
+    }
+
+
+def _change(reference_N: np.ndarray, own_N: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    differences_N = own_N - reference_N
+    return {
+        "difference": bootstrap_mean(differences_N, resamples, seed)._asdict(),
+        "p": sign_flip(differences_N, resamples, seed),
+    }
 
 
 def _correct(against: list[dict[str, dict[str, Any]]]) -> None:

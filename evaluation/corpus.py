@@ -13,7 +13,6 @@ from cluster.parquet import RowWriter, read_rows
 from cluster.places import Place
 from configs.errors import UserError
 from configs.schema import Config
-from evaluation.metrics import Answers, scores_of, valid_of
 from generation.decoding import Decoding, greedy, read_examples, sampled
 from generation.records import TEXT
 from generation.texts import hash64
@@ -67,10 +66,6 @@ class Corpus:
     metas: list[Record]
     answers: dict[str, list[Record]]
 
-    def both(self) -> Answers:
-        """Base and tuned."""
-        return Answers(self.texts, self.answers["base"], self.answers["tuned"])
-
     def valid(self, arm: str) -> np.ndarray:
         """Whether each answer is valid, shape [N] bool."""
         return valid_of(self.answers[arm])
@@ -93,6 +88,16 @@ class Corpus:
             [one for one in own if isinstance(one, str) and one.strip()] if isinstance(own, list) else []
             for own in self.column(name)
         ]
+
+
+def valid_of(answers: list[Record]) -> np.ndarray:
+    """Whether each answer is valid, shape [N] bool. Repaired answers are malformed ones."""
+    return np.array([answer["format"] == "valid" for answer in answers], dtype=bool)
+
+
+def scores_of(answers: list[Record]) -> np.ndarray:
+    """Score of each answer with malformed ones at 0, shape [N]."""
+    return np.array([answer["score"] if answer["format"] == "valid" else 0.0 for answer in answers], dtype=float)
 
 
 def arms_of(config: Config, others: Sequence[int]) -> list[Arm]:

@@ -13,10 +13,9 @@ from matplotlib.axes import Axes
 BASE, TUNED, INK, LOUD = "#9a8c98", "#2a9d8f", "#808890", "#e76f51"
 
 
-def similarity_histogram(figures: dict[str, Any], file: Path) -> None:
+def similarity_histogram(histogram: dict[str, list[float]], file: Path) -> None:
     """Similarities of the valid answers of both models over the same bins."""
     _, axes = _axes()
-    histogram = figures["histogram"]
     values = [*histogram["base"], *histogram["tuned"], 0.0]
     bins = np.linspace(min(values), max(*values, 0.1), 36).tolist()
     for arm, colour in (("base", BASE), ("tuned", TUNED)):
@@ -67,10 +66,9 @@ def training_curves(curve: list[dict[str, float]], file: Path) -> None:
     plt.close(figure)
 
 
-def defects(figures: dict[str, Any], file: Path) -> None:
+def defects(counts: dict[str, dict[str, int]], file: Path) -> None:
     """How the answers of both models are malformed, by reason."""
     _, axes = _axes()
-    counts = figures["defects"]
     reasons = sorted({*counts["base"], *counts["tuned"]}, key=lambda reason: (-counts["base"].get(reason, 0), reason))
     places = np.arange(len(reasons))
     for arm, colour, shift in (("base", BASE, -0.2), ("tuned", TUNED, 0.2)):

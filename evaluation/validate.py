@@ -12,8 +12,8 @@ from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import stage_main
 from configs.schema import Config, Prompt
+from evaluation.corpus import scores_of, valid_of
 from evaluation.independent import longest_span, word_count
-from evaluation.metrics import scores_of, valid_of
 from evaluation.statistics import bootstrap_mean
 from generation.decoding import greedy
 from scoring.rank_texts import sample_and_score

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cluster.summary import failed_gates
-from evaluation.page import between, effect, shown, words
+from evaluation.page import SURE, between, effect, shown, words
 
 ASKED = ("base", "base_plain", "base_vote")
 EXTRACTORS = ("first_words", "yake", "keybert", "keybert_mmr")
@@ -21,7 +21,7 @@ def verdict(report: Figures) -> list[str]:
     """The summary: form, similarity, other arms, people, uses, gates."""
     arms = {arm["name"]: arm for arm in report["arms"]}
     return [
-        _form(report),
+        _form(report["held_out_texts"], arms["base"], arms["tuned"]),
         *_similarities(report["similarity"]),
         *_arms(arms),
         *_people(arms["tuned"]),
@@ -30,14 +30,14 @@ def verdict(report: Figures) -> list[str]:
     ]
 
 
-def _form(report: Figures) -> str:
-    rate = report["format_rate"]
-    sure = "a difference that chance hardly makes" if rate["mcnemar_p"] < 0.05 else "which chance may explain"
-    value, low, high = (shown(rate["difference"][name], "points") for name in ("value", "low", "high"))
+def _form(texts: int, base: Figures, tuned: Figures) -> str:
+    change = tuned["against"]["well_formed"]
+    sure = "a difference that chance hardly makes" if change["p"] < SURE else "which chance may explain"
+    value, low, high = (shown(change["difference"][name], "points") for name in ("value", "low", "high"))
     return (
-        f"Of {report['held_out_texts']} held-out texts the base model answers {rate['base']['value']:.1%} well formed, "
-        f"the tuned model {rate['tuned']['value']:.1%}: {value} percentage points, 95 % interval {low} to {high}, "
-        f"{sure} (exact McNemar p = {rate['mcnemar_p']:.2g})."
+        f"Of {texts} held-out texts the base model answers {base['well_formed']['value']:.1%} well formed, "
+        f"the tuned model {tuned['well_formed']['value']:.1%}: {value} percentage points, 95 % interval {low} to "
+        f"{high}, {sure} (exact McNemar p = {change['p']:.2g})."
     )
 
 

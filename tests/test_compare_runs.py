@@ -64,7 +64,7 @@ def test_a_comparison_goes_over_no_other_file(report: dict[str, Any], tmp_path: 
 
 def test_a_report_of_another_version_is_refused(report: dict[str, Any], tmp_path: Path) -> None:
     new, old = run_of(tmp_path / "new", report), run_of(tmp_path / "old", report | {"schema": 4})
-    with pytest.raises(UserError, match=r"old.*has schema 4, this Semtag writes 7"):
+    with pytest.raises(UserError, match=r"old.*has schema 4, this Semtag writes 8"):
         compare_runs([new, old], tmp_path / "out.html")
     with pytest.raises(UserError, match="has schema 4"):
         rewrite(old)

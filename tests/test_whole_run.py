@@ -49,8 +49,8 @@ def test_the_report_holds_what_it_promises(finished_run: Path) -> None:
         {row["text_id"] for row in read_rows(file)} for file in (run.layout.held_out, run.layout.answers)
     )
     assert answered == held_out and report["held_out_texts"] == len(held_out)
-    for arm in ("base", "tuned"):
-        assert 0 <= report["format_rate"][arm]["value"] <= 1
+    for arm in report["arms"]:
+        assert 0 <= arm["well_formed"]["value"] <= 1
     for kind in ("both_valid", "all_texts"):
         assert report["similarity"][kind]["difference"].keys() == {"value", "low", "high"}
     assert [line["round"] for line in report["rounds"]] == [1, 2]
