@@ -1,10 +1,9 @@
 """Several runs side by side: what came of each, and which settings made them differ."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
-from cluster.places import naming_store
+from cluster.places import naming_store, write_text
 from cluster.run_dir import RunDir
 from cluster.summary import failed_gates
 from configs.errors import UserError
@@ -109,16 +108,9 @@ def _in_a_line(value: Any) -> str:
 
 
 def _write(out: Path, page: str) -> None:
-    """Write the page whole or not at all, over an older one of ours but over no other file."""
-    try:
-        if out.exists():
-            with out.open(encoding="utf-8", errors="replace") as file:
-                if MADE not in file.read(2000):
-                    raise UserError(f"{out} is there already, and Semtag did not make it.", "Give --out another name.")
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            out.with_name(f".{out.name}.partial").unlink(missing_ok=True)
-        raise UserError(f"Cannot write to {out}: {error.strerror or error}.", "Check --out.") from None
+    """Write the page over an older one of ours but over no other file."""
+    if out.is_file():
+        with out.open(encoding="utf-8", errors="replace") as file:
+            if MADE not in file.read(2000):
+                raise UserError(f"{out} is there already, and Semtag did not make it.", "Give --out another name.")
+    write_text(out, page)

@@ -1,19 +1,18 @@
 """A language model as the judge of two arms' tags: each text in both orders, so that position alone decides nothing."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from cluster.parquet import RowWriter
-from cluster.places import Place
+from cluster.places import Place, write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.session import Tally, ray_session
 from configs.errors import UserError
 from configs.load import override
 from configs.schema import Config
-from evaluation.judge import Item, Outcome, Selection, free_place, select, write_whole
+from evaluation.judge import Item, Outcome, Selection, free_place, select
 from evaluation.judgement import aligned, coin, outcome_rows, tally, verdict
 from evaluation.page import shown
 from generation.decoding import Decoding
@@ -134,7 +133,7 @@ def judge(run: RunDir, asked: Any, progress: Progress) -> Record:
             "Raise sampling.max_model_len or take another model; the log says more.",
         )
     found = {"model": asked.model, **count_up(selection, answers), "not_asked": dict(failed)}
-    write_whole(place, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    write_json(place, found)
     progress.say(model_table(found))
     return {"texts_judged": found["judged"], "questions_not_asked": dict(failed), "file": str(place)}
 

@@ -1,6 +1,5 @@
 """What people chose on the page of `semtag judge`: unblinded, counted, tested, and compared from judge to judge."""
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from cluster.places import Place
+from cluster.places import write_json
 from cluster.run_dir import RunDir
 from configs.errors import UserError
-from evaluation.judge import Outcome, Selection, select, write_whole
+from evaluation.judge import Outcome, Selection, select
 from evaluation.page import SURE, between, shown
 from evaluation.statistics import mcnemar_exact, wilson
 from generation.texts import normalise
@@ -220,6 +219,6 @@ def analyse_files(run: RunDir, first: str, second: str, files: Sequence[Path]) -
     for result, file in zip(results, files, strict=True):
         check_belongs(result, file, selection)
     found = analyse(selection, results, names_of(results, files))
-    place: Place = files[0].parent / "judgement.json"
-    write_whole(place, json.dumps(found | {"files": list(map(str, files))}, indent=2, ensure_ascii=False) + "\n")
+    place = files[0].parent / "judgement.json"
+    write_json(place, found | {"files": list(map(str, files))})
     print(f"{judgement_table(found)}\n\n{place}")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.parquet import RowWriter, read_rows
+from cluster.places import write_json
 from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir
 from evaluation.corpus import arms_of
@@ -196,7 +197,7 @@ def test_a_killed_stage_starts_anew_and_pairs_do_not_depend_on_it(
     manifest["steps"]["pairs-2"]["state"] = "running"  # as a kill leaves it
     for later in ("train-2", "validate-2", "evaluate"):
         del manifest["steps"][later]
-    copy.write_json(copy.layout.manifest, manifest)
+    write_json(copy.layout.manifest, manifest)
     shutil.rmtree(layout.pairs)
     partial = layout.pairs.with_name(".pairs.partial")
     partial.mkdir()
