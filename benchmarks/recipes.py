@@ -33,7 +33,7 @@ from cluster.stage import set_environment
 from configs.schema import Pairs
 from configs.training import Training
 from evaluation.corpus import Corpus, arms_of
-from evaluation.metrics import compare
+from evaluation.estimates import compare
 from scoring.rank_texts import sample_and_score
 
 CONFIG = "configs/demo.yaml"

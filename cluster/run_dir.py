@@ -85,8 +85,9 @@ class RunDir:
     def config(self) -> Config:
         """The resolved config the run was started with."""
         if not self.layout.config.exists():
-            what = f"{self.path} is not a run directory: it has no config.yaml."
-            raise UserError(what, "Start it with `semtag run`.")
+            raise UserError(
+                f"{self.path} is not a run directory: it has no config.yaml.", "Start it with `semtag run`."
+            )
         return load_config(self.layout.config)
 
     def check_same(self, config: Config) -> None:

@@ -91,10 +91,8 @@ def versions() -> dict[str, str]:
     """Versions of the installed packages that shape results."""
     found = {}
     for name in VERSIONS:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

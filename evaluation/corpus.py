@@ -155,7 +155,7 @@ def read_corpus(scratch: Place, arms: list[Arm]) -> Corpus:
     for model in dict.fromkeys(arm.model for arm in arms):
         for row in read_rows(scratch / model):
             own = rows.setdefault(row["text_id"], {"text": row["text"], "meta": row["meta"], "answers": {}})
-            own["answers"][row["decoding"]] = row["candidates"][0] if row["candidates"] else _missing(row)
+            own["answers"][row["decoding"]] = answer_of(row)
     kept = [
         id_
         for id_, row in sorted(rows.items())
@@ -171,7 +171,10 @@ def read_corpus(scratch: Place, arms: list[Arm]) -> Corpus:
     )
 
 
-def _missing(row: Record) -> Record:
+def answer_of(row: Record) -> Record:
+    """The answer that a row of schema SAMPLED holds; a malformed one where the text could not be sampled."""
+    if row["candidates"]:
+        return row["candidates"][0]
     return {"missing": True, "completion": "", "tags": [], "format": "invalid", "reason": row["reason"], "score": None}
 
 

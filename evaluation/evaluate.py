@@ -15,15 +15,16 @@ from cluster.rounds import delivered_round, start_of, trained_rounds, validation
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import stage_main, versions
+from cluster.summary import REPORT_SCHEMA
 from configs.schema import Config
-from evaluation.arms import REFERENCE, compare_arms
 from evaluation.corpus import KEYPHRASES, Arm, Corpus, arms_of, choose_texts, read_corpus, write_corpus
 from evaluation.documents import directions_of
 from evaluation.downstream import downstream
 from evaluation.embedding import Embedding
-from evaluation.gates import independent, measure
-from evaluation.metrics import compare, examples
-from evaluation.report import SCHEMA_VERSION, write_pages
+from evaluation.estimates import REFERENCE, compare, compare_arms, examples
+from evaluation.gates import independent
+from evaluation.measures import measure
+from evaluation.report import write_pages
 from scoring.rank_texts import extract_and_score, sample_and_score
 
 
@@ -82,7 +83,7 @@ def build_report(run: RunDir, config: Config, corpus: Corpus, arms: list[Arm], p
     compared = compare_arms(corpus, arms, measured, evaluation, seed, embed)
     progress.say("putting the tags to use: search, classification, topics, where the texts have what it takes")
     return {
-        "schema": SCHEMA_VERSION,
+        "schema": REPORT_SCHEMA,
         "run": config.run.name,
         "held_out_texts": len(corpus.texts),
         **compare(corpus, evaluation.resamples, seed),

@@ -4,38 +4,16 @@ All compare both models on the texts that both answered well formed, so that a c
 elsewhere, hides nothing.
 """
 
-from collections.abc import Callable
 from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from configs.schema import Evaluation
-from evaluation.corpus import ALWAYS, Corpus, scores_of
-from evaluation.independent import (
-    Tags,
-    copied_share,
-    diversity,
-    found_by_meaning,
-    found_by_words,
-    longest_span,
-    specificity,
-    word_count,
-)
-from evaluation.metrics import paired
+from evaluation.corpus import ALWAYS, Corpus
+from evaluation.estimates import paired
+from evaluation.measures import MEASURES, diversity
 from evaluation.page import between
-from scoring.similarity import Embed
-
-MEASURES = {
-    "similarity": "similarity of tags and text, the score of training",
-    "found_by_words": "reciprocal rank of the text when BM25 looks for its tags",
-    "found_by_meaning": "the same when another embedding model looks for them",
-    "specificity": "inverse document frequency of the tags' words",
-    "copied_share": "share of the tags' words that stand in the text",
-    "longest_span": "words of the longest run copied from the text",
-    "words": "words of an answer",
-    "words_per_tag": "words of a tag",
-}
 
 
 def independent(
@@ -43,7 +21,7 @@ def independent(
 ) -> dict[str, Any]:
     """`independent`: the measures of both models and their paired differences; `gates`: what follows from them.
 
-    `measured` are the measures of each arm's answers, of `measure`.
+    `measured` are the measures of each arm's answers, of `measures.measure`.
     """
     both, base, tuned = corpus.valid("base") & corpus.valid("tuned"), measured["base"], measured["tuned"]
     measures: list[dict[str, Any]] = [
@@ -56,28 +34,6 @@ def independent(
         "independent": {"texts": int(both.sum()), "measures": measures, "diversity": spread},
         "gates": gates({one["name"]: one for one in measures}, spread, evaluation),
     }
-
-
-def measure(texts: list[str], answers: list[dict[str, Any]], second: Embed | None) -> dict[str, np.ndarray]:
-    """The measures of the answers to N texts, each of shape [N]. Every text is looked for among all N.
-
-    `second` is an embedding model that training never saw.
-    """
-    tags: list[Tags] = [answer["tags"] for answer in answers]
-
-    def each(of: Callable[[str, Tags], float]) -> np.ndarray:
-        return np.array([of(text, own) for text, own in zip(texts, tags, strict=True)], dtype=float)
-
-    found = {
-        "similarity": scores_of(answers),
-        "found_by_words": found_by_words(texts, tags),
-        "specificity": specificity(texts, tags),
-        "copied_share": each(copied_share),
-        "longest_span": each(longest_span),
-        "words": each(lambda _, own: word_count(own)),
-        "words_per_tag": each(lambda _, own: word_count(own) / len(own) if own else 0.0),
-    }
-    return found | ({"found_by_meaning": found_by_meaning(texts, tags, second)} if second else {})
 
 
 def gates(

@@ -5,21 +5,17 @@ import base64
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from cluster import summary
-from cluster.places import naming_store
+from cluster.places import local_folder, naming_store, uri
 from cluster.run_dir import RunDir
+from cluster.summary import read_report
 from configs.errors import UserError
-from evaluation.page import for_script, render_page
+from evaluation.page import Figures, for_script, render_page
 from evaluation.topic_map import SHOWN
 from evaluation.verdict import verdict
 
-SCHEMA_VERSION = 8
 PICTURES = ("similarity", "differences", "defects", "margins", "training")
 DERIVED = ("report.html", *(f"{name}.png" for name in PICTURES))
-
-Figures = dict[str, Any]
 
 
 def write_pages(report: Figures, folder: Path) -> None:
@@ -110,29 +106,13 @@ def _timeline(drawn: Figures) -> Figures:
     return {"periods": periods, "rows": [row for row in rows if any(row["counts"])], "most": max(counts.values())}
 
 
-def read_report(run: RunDir) -> Figures:
-    """The run's report.json. Raises UserError where there is none, or one of another version."""
-    file = run.layout.report
-    if not file.exists():
-        raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
-    report = summary.read_report(run)
-    if report.get("schema") != SCHEMA_VERSION:
-        raise UserError(
-            f"{file} has schema {report.get('schema')}, this Semtag writes {SCHEMA_VERSION}.",
-            "Evaluate the run anew, or read it with the Semtag that wrote it.",
-        )
-    return report
-
-
 def rewrite(run: RunDir) -> str:
     """Write the page and its pictures anew, beside what else the evaluation left; returns where the page is."""
     with naming_store(run.path):
         report, before = read_report(run), run.layout.evaluation
         with run.writing(before) as folder:
-            for file in before.iterdir():
-                if file.is_file() and file.name not in DERIVED:
-                    with file.open("rb") as kept, (folder / file.name).open("wb") as copy:
-                        shutil.copyfileobj(kept, copy)
+            ignored = shutil.ignore_patterns(*DERIVED)
+            shutil.copytree(local_folder(uri(before)), folder, ignore=ignored, dirs_exist_ok=True)
             write_pages(report, folder)
     return str(run.layout.page)
 

@@ -12,7 +12,7 @@ from cluster.places import local_folder
 from configs.errors import UserError
 from configs.schema import Evaluation
 from evaluation.documents import RESAMPLES, Directions, TagLists, directions_of, ways_to_read
-from evaluation.independent import stems
+from evaluation.measures import stems
 from evaluation.statistics import bootstrap_mean
 from scoring.similarity import Embed
 

@@ -65,8 +65,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided exact p of McNemar's test: the discordant pairs against a fair coin (McNemar 1947)."""
+def sign_test(only_first: int, only_second: int) -> float:
+    """Two-sided exact p that a fair coin falls so, the sign test of wins and losses (Dixon and Mood 1946).
+
+    Of the texts that only one of two has right it is McNemar's exact test (McNemar 1947).
+    """
     discordant = only_first + only_second
     return 1.0 if discordant == 0 else float(binomtest(only_first, discordant, 0.5).pvalue)
 

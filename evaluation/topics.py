@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.documents import Documents, TagLists, directions_of, ways_to_read
-from evaluation.independent import words_of
+from evaluation.measures import words_of
 from evaluation.statistics import Interval, bootstrap, bootstrap_mean, jackknife, wilson
 from evaluation.topic_map import hierarchy, over_time, plane, points, reduced
 from scoring.similarity import Embed

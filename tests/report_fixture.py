@@ -5,7 +5,7 @@ from typing import Any
 
 from configs.load import load_config
 from evaluation.corpus import Corpus
-from evaluation.metrics import compare, examples
+from evaluation.estimates import compare, examples
 from generation.parse import parse
 from tests.test_gates import judged
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from cluster.run_dir import RunDir
+from cluster.summary import read_report
 from configs.errors import UserError
 from evaluation.compare_runs import compare_runs, differing
-from evaluation.report import read_report, rewrite
+from evaluation.report import rewrite
 from tests.report_fixture import ATTACK, some_report
 from tests.test_report import run_of
 

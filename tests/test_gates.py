@@ -10,12 +10,13 @@ import pytest
 
 from configs.schema import Evaluation, Scoring
 from evaluation.corpus import Corpus
-from evaluation.gates import independent, measure
-from evaluation.independent import (
+from evaluation.gates import independent
+from evaluation.measures import (
     copied_share,
     diversity,
     found_by_words,
     longest_span,
+    measure,
     specificity,
     word_count,
     words_of,

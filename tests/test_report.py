@@ -14,12 +14,12 @@ import pytest
 from cluster.cli import build_parser
 from cluster.parquet import RowWriter
 from cluster.run_dir import RunDir
-from evaluation.arms import format_change
+from cluster.summary import REPORT_SCHEMA
 from evaluation.corpus import Corpus
+from evaluation.estimates import compare, examples, format_change
 from evaluation.evaluate import margins
-from evaluation.metrics import compare, examples
 from evaluation.page import FOLDER, axis, effect, for_script, place, shown
-from evaluation.report import PICTURES, SCHEMA_VERSION, write_pages
+from evaluation.report import PICTURES, write_pages
 from evaluation.verdict import verdict
 from scoring.records import PAIR
 from tests.report_fixture import ATTACK, ESCAPES, interval, some_corpus, some_report
@@ -167,7 +167,7 @@ def test_the_page_has_a_line_a_round(report: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_the_report_is_as_its_schema_says(report: dict[str, Any]) -> None:
-    assert SCHEMA["properties"]["schema"]["const"] == SCHEMA_VERSION
+    assert SCHEMA["properties"]["schema"]["const"] == REPORT_SCHEMA
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(report, SCHEMA)
 

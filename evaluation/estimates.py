@@ -1,4 +1,4 @@
-"""Every arm's figures, and how far each differs from the base model's on the same texts."""
+"""From measures of answers to figures with their intervals: every arm, and how far it differs from the base model."""
 
 from collections import Counter
 from typing import Any
@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Evaluation
-from evaluation.agreement import agreement
-from evaluation.corpus import Arm, Corpus
-from evaluation.independent import diversity
-from evaluation.statistics import bootstrap_mean, holm, mcnemar_exact, newcombe_paired, sign_flip, wilson
+from evaluation.corpus import ALWAYS, Arm, Corpus
+from evaluation.measures import agreement, diversity
+from evaluation.statistics import bootstrap_d, bootstrap_mean, holm, newcombe_paired, sign_flip, sign_test, wilson, wins
 from scoring.similarity import Embed
 
 REFERENCE = "base"
@@ -22,7 +21,7 @@ def compare_arms(
 ) -> list[dict[str, Any]]:
     """A row an arm: its figures with their intervals, and its paired differences from the reference arm.
 
-    `values` are the measures of each arm's answers, of `gates.measure`. The p values of a measure are corrected for
+    `values` are the measures of each arm's answers, of `measures.measure`. The p values of a measure are corrected for
     the number of arms (Holm).
     """
     judged = _agreement(corpus, arms, evaluation.keys_column, embed)
@@ -89,7 +88,7 @@ def format_change(reference_N: np.ndarray, own_N: np.ndarray) -> dict[str, Any]:
     both, neither = int((reference_N & own_N).sum()), int((~reference_N & ~own_N).sum())
     return {
         "difference": newcombe_paired(both, only_reference, only_arm, neither)._asdict(),
-        "p": mcnemar_exact(only_reference, only_arm),
+        "p": sign_test(only_reference, only_arm),
         "only_reference": only_reference,
         "only_arm": only_arm,
     }
@@ -108,3 +107,54 @@ def _correct(against: list[dict[str, dict[str, Any]]]) -> None:
         adjusted = holm([own[name]["p"] for own in against])
         for own, p in zip(against, adjusted, strict=True):
             own[name]["p_holm"] = p
+
+
+def compare(corpus: Corpus, resamples: int, seed: int) -> dict[str, Any]:
+    """Similarity of tags and text, where both models answer well formed and over all texts; and the scores of it."""
+    base, tuned = corpus.scores("base"), corpus.scores("tuned")
+    both = corpus.valid("base") & corpus.valid("tuned")
+    return {
+        "similarity": {
+            "both_valid": _similarity(base[both], tuned[both], resamples, seed),
+            "all_texts": _similarity(base, tuned, resamples, seed),
+        },
+        "histogram": {arm: corpus.scores(arm)[corpus.valid(arm)].round(4).tolist() for arm in ALWAYS},
+        "differences": (tuned - base).round(4).tolist(),
+    }
+
+
+def examples(corpus: Corpus, count: int) -> list[dict[str, Any]]:
+    """Texts with all answers, spread evenly over the gain in score: the worst, the middle and the best."""
+    gains = corpus.scores("tuned") - corpus.scores("base")
+    order = np.argsort(gains, kind="stable")
+    places = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
+    found = []
+    for index in order[places].tolist():
+        answers = {arm: _shown(of_arm[index]) for arm, of_arm in corpus.answers.items()}
+        both = {arm: answers.pop(arm) for arm in ALWAYS}
+        found.append({"text": corpus.texts[index], "gain": round(float(gains[index]), 4), **both, "arms": answers})
+    return found
+
+
+def paired(base_N: np.ndarray, tuned_N: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    """Means of both models on the same N texts and of their differences, each with its interval."""
+    means = {"base": base_N, "tuned": tuned_N, "difference": tuned_N - base_N}
+    return {name: bootstrap_mean(values_N, resamples, seed)._asdict() for name, values_N in means.items()}
+
+
+def _similarity(base_N: np.ndarray, tuned_N: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    several = len(base_N) > 1
+    return {
+        "texts": len(base_N),
+        **paired(base_N, tuned_N, resamples, seed),
+        "sd": {
+            "base": float(base_N.std(ddof=1)) if several else None,
+            "tuned": float(tuned_N.std(ddof=1)) if several else None,
+        },
+        "win_rate": bootstrap_mean(wins(tuned_N - base_N), resamples, seed)._asdict(),
+        "cohens_d": bootstrap_d(base_N, tuned_N, resamples, seed)._asdict(),
+    }
+
+
+def _shown(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: answer[name] for name in ("completion", "format", "reason", "score", "tags")}
