@@ -19,7 +19,7 @@ from benchmarks.contest import machine, markdown, publish
 from cluster.parquet import read_rows
 from cluster.run_dir import RunDir
 from configs.schema import Prompt
-from evaluation.independent import words_of
+from evaluation.measures import words_of
 from scoring.embedder import Embedder
 from scoring.similarity import cosine, tag_string
 

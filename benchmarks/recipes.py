@@ -32,8 +32,8 @@ from cluster.session import ray_session
 from cluster.stage import set_environment
 from configs.schema import Pairs
 from configs.training import Training
-from evaluation.corpus import arms_of
-from evaluation.metrics import Answers, compare
+from evaluation.corpus import Corpus, arms_of
+from evaluation.estimates import compare
 from scoring.rank_texts import sample_and_score
 
 CONFIG = "configs/demo.yaml"
@@ -95,12 +95,13 @@ def run_seed(seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, fl
 def figures(texts: dict[int, str], base: dict[int, Answer], tuned: dict[int, Answer], seed: int) -> dict[str, float]:
     """What tuning changed: shares of well-formed answers, and similarity on both-valid and on all texts."""
     both = sorted(base.keys() & tuned.keys())
-    arms = [[arm[id_] for id_ in both] for arm in (base, tuned)]
-    found = compare(Answers([texts[id_] for id_ in both], *arms), 100, seed)
-    rate, similarity = found["format_rate"], found["similarity"]
+    arms = {"base": [base[id_] for id_ in both], "tuned": [tuned[id_] for id_ in both]}
+    corpus = Corpus(both, [texts[id_] for id_ in both], [{} for _ in both], arms)
+    base_format, tuned_format = (float(corpus.valid(arm).mean()) for arm in arms)
+    similarity = compare(corpus, 100, seed)["similarity"]
     return {
-        "base_format": rate["base"]["value"],
-        "format": rate["tuned"]["value"] - rate["base"]["value"],
+        "base_format": base_format,
+        "format": tuned_format - base_format,
         "both_valid": similarity["both_valid"]["difference"]["value"],
         "all_texts": similarity["all_texts"]["difference"]["value"],
     }

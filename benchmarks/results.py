@@ -23,7 +23,7 @@ from cluster.run_dir import RunDir
 from cluster.summary import failed_gates, read_report
 
 CONFIG = "configs/demo.yaml"
-KEPT = ("held_out_texts", "arms", "gates", "downstream", "format_rate", "similarity")
+KEPT = ("held_out_texts", "arms", "gates", "downstream", "similarity")
 Report = dict[str, Any]
 
 

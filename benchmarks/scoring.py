@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks.contest import demo_texts, machine, markdown, median_ratio, order, publish
 from cluster.places import local_folder
 from configs.schema import Sampling, Scoring
-from evaluation.independent import words_of
+from evaluation.measures import words_of
 from scoring.embedder import Embedder
 from scoring.similarity import cosine, score_rows, tag_string
 

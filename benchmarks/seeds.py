@@ -29,7 +29,7 @@ from cluster.parquet import read_rows
 from cluster.rounds import delivered_round, trained_rounds
 from cluster.run_dir import RunDir
 from evaluation.documents import Directions
-from evaluation.independent import copied_share, found_by_meaning, word_count
+from evaluation.measures import copied_share, found_by_meaning, word_count
 from evaluation.search import hits_by_meaning
 from evaluation.statistics import bootstrap_mean
 from generation.texts import hash64

@@ -5,7 +5,6 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from cluster.layout import Step
 from cluster.pipeline import run_steps, steps_of
@@ -33,13 +32,7 @@ examples:
 A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
 Every key is explained in configs/schema.py and configs/training.py; a wrong one gets the nearest known name."""
 
-COMMANDS = {
-    "run": "all steps: texts, rounds of ranking, pairs, training, validation; evaluation; resumes",
-    "rank": "texts -> candidates -> scores -> ranked lists",
-    "pairs": "ranked lists -> preference pairs and lists",
-    "train": "pairs -> adapter",
-    "evaluate": "base against tuned on the held-out texts -> report",
-}
+STAGES = ("run", "rank", "pairs", "train", "evaluate")
 
 # What these commands call lies to the right of this folder and loads slowly, so it is imported when asked for.
 MODULES = {
@@ -55,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     try:
         if arguments.command in MODULES:
-            return int(importlib.import_module(MODULES[arguments.command]).main(arguments))
+            return importlib.import_module(MODULES[arguments.command]).main(arguments)
         if arguments.command == "tag":
             return tag(
                 arguments.run,
@@ -103,60 +96,55 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, help_ in COMMANDS.items():
-        command = _add_config_command(commands, name, help_)
-        command.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
-        if name in ("rank", "pairs", "train"):
-            command.add_argument(
-                "--round", type=_positive, default=1, metavar="N", help="the round; default %(default)s"
-            )
-        command.add_argument(
-            "--verbose", action="store_true", help="show what the libraries print, instead of logging it"
-        )
-    _add_submit(commands)
-    help_ = "check a run's files against every invariant; exit status 0 or 1"
-    command = commands.add_parser("verify", help=help_, description=f"semtag verify: {help_}.")
-    command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
-    _add_report(commands)
-    _add_push(commands)
-    _add_tag(commands)
-    _add_judge(commands)
+    for name, (help_, more, add_arguments) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}. {more}")
+        add_arguments(command)
     return parser
 
 
-def _add_config_command(commands: Any, name: str, help_: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=help_, description=f"semtag {name}: {help_}.")
+def _of_config(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/demo.yaml")
     command.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as training.beta=0.5")
-    return command
 
 
-def _add_report(commands: Any) -> None:
-    help_ = "write a run's report.html anew, or compare several runs"
-    command = commands.add_parser(
-        "report",
-        help=help_,
-        description=f"semtag report: {help_}. Several runs give a table here and a page of its own: how well their "
-        "models do, which gates failed, and which settings differ.",
+def _of_stage(command: argparse.ArgumentParser) -> None:
+    _of_config(command)
+    command.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    command.add_argument("--verbose", action="store_true", help="show what the libraries print, instead of logging it")
+
+
+def _of_round(command: argparse.ArgumentParser) -> None:
+    _of_stage(command)
+    command.add_argument("--round", type=_positive, default=1, metavar="N", help="the round; default %(default)s")
+
+
+def _of_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+
+
+def _of_submit(command: argparse.ArgumentParser) -> None:
+    _of_config(command)
+    command.add_argument("--stage", choices=STAGES, default="run", help="what to do there; all, unless given")
+    command.add_argument(
+        "--address", metavar="URL", default="http://127.0.0.1:8265", help="Ray's dashboard; default %(default)s"
     )
+    command.add_argument("--working-dir", metavar="DIR", default=".", help="what is sent, less what .gitignore names")
+    command.add_argument("--no-wait", action="store_true", help="send the job and return")
+
+
+def _of_report(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directory, for example runs/demo")
     command.add_argument("--out", type=Path, metavar="FILE", help="the page of a comparison; default comparison.html")
 
 
-def _add_push(commands: Any) -> None:
-    help_ = "put the tagger on the Hugging Face hub, in a private repository"
-    command = commands.add_parser("push", help=help_, description=f"semtag push: {help_}.")
-    command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+def _of_push(command: argparse.ArgumentParser) -> None:
+    _of_run(command)
     command.add_argument("name", metavar="OWNER/NAME", help="the repository; made where there is none")
     command.add_argument("--merged", action="store_true", help="the whole model, in place of the adapter")
     command.add_argument("--public", action="store_true", help="make a new repository public")
 
 
-def _add_tag(commands: Any) -> None:
-    help_ = "tag a corpus of yours with a run's tagger or any model; the same command again resumes"
-    command = commands.add_parser(
-        "tag", help=help_, description=f"semtag tag: {help_}. Every row comes out with its tags, in the data's order."
-    )
+def _of_tag(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "run", metavar="MODEL", help="a run directory, for example runs/demo, or a model's path or hub name"
     )
@@ -173,12 +161,8 @@ def _add_tag(commands: Any) -> None:
     command.add_argument("--score", action="store_true", help="say how similar tags and text are")
 
 
-def _add_judge(commands: Any) -> None:
-    help_ = "compare two arms' tags blindly: by a person, on a page, or by a language model"
-    command = commands.add_parser(
-        "judge", help=help_, description=f"semtag judge: {help_}. Without --results and --model it makes the page."
-    )
-    command.add_argument("run", metavar="RUN", help="run directory, for example runs/demo")
+def _of_judge(command: argparse.ArgumentParser) -> None:
+    _of_run(command)
     command.add_argument("overrides", metavar="key=value", nargs="*", help="with --model, how it is served")
     command.add_argument("--first", default="base", metavar="ARM", help="an arm of the evaluation; default %(default)s")
     command.add_argument("--second", default="tuned", metavar="ARM", help="the arm compared with it; %(default)s")
@@ -198,14 +182,37 @@ def _positive(text: str) -> int:
     return number
 
 
-def _add_submit(commands: Any) -> None:
-    command = _add_config_command(commands, "submit", "the same as a job of a Ray cluster, whose log is followed")
-    command.add_argument("--stage", choices=list(COMMANDS), default="run", help="what to do there; all, unless given")
-    command.add_argument(
-        "--address", metavar="URL", default="http://127.0.0.1:8265", help="Ray's dashboard; default %(default)s"
-    )
-    command.add_argument("--working-dir", metavar="DIR", default=".", help="what is sent, less what .gitignore names")
-    command.add_argument("--no-wait", action="store_true", help="send the job and return")
+# Name -> what it does, what its own help says besides, and its arguments.
+COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": (
+        "all steps: texts, rounds of ranking, pairs, training, validation; evaluation; resumes",
+        "",
+        _of_stage,
+    ),
+    "rank": ("texts -> candidates -> scores -> ranked lists", "", _of_round),
+    "pairs": ("ranked lists -> preference pairs and lists", "", _of_round),
+    "train": ("pairs -> adapter", "", _of_round),
+    "evaluate": ("base against tuned on the held-out texts -> report", "", _of_stage),
+    "submit": ("the same as a job of a Ray cluster, whose log is followed", "", _of_submit),
+    "verify": ("check a run's files against every invariant; exit status 0 or 1", "", _of_run),
+    "report": (
+        "write a run's report.html anew, or compare several runs",
+        "Several runs give a table here and a page of its own: how well their models do, which gates failed, and which "
+        "settings differ.",
+        _of_report,
+    ),
+    "push": ("put the tagger on the Hugging Face hub, in a private repository", "", _of_push),
+    "tag": (
+        "tag a corpus of yours with a run's tagger or any model; the same command again resumes",
+        "Every row comes out with its tags, in the data's order.",
+        _of_tag,
+    ),
+    "judge": (
+        "compare two arms' tags blindly: by a person, on a page, or by a language model",
+        "Without --results and --model it makes the page.",
+        _of_judge,
+    ),
+}
 
 
 def _do(arguments: argparse.Namespace, config: Config) -> int:

@@ -61,10 +61,9 @@ def _wait_for_others(sign: UPath) -> None:
 def _read(sign: UPath) -> dict[str, Any] | None:
     try:
         # In one request: what is opened, and changes before it is read, is an error.
-        found: dict[str, Any] = json.loads(sign.fs.cat_file(sign.path))
+        return json.loads(sign.fs.cat_file(sign.path))
     except FileNotFoundError:
         return None
-    return found
 
 
 def _write(sign: UPath, content: dict[str, Any]) -> None:

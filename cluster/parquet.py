@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ ROWS_PER_GROUP = 2048
 ROWS_PER_PART = 16 * ROWS_PER_GROUP
 
 
-class RowWriter:
+class RowWriter(AbstractContextManager["RowWriter"]):
     """Writes dicts to one Parquet file of a fixed schema; the file exists even when no row came."""
 
     def __init__(self, file: Place, schema: pa.Schema) -> None:
@@ -38,9 +39,6 @@ class RowWriter:
             self._writer.write_table(pa.Table.from_pylist(self._buffer, self.schema))
             self._buffer.clear()
 
-    def __enter__(self) -> "RowWriter":
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -50,7 +48,7 @@ class RowWriter:
         self._sink.close()
 
 
-class PartWriter:
+class PartWriter(AbstractContextManager["PartWriter"]):
     """Writes tables to part-00000.parquet and so on, a bounded number of rows each, for later passes to share out."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
@@ -78,9 +76,6 @@ class PartWriter:
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-    def __enter__(self) -> "PartWriter":
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+from cluster.summary import text_table
 from configs.errors import UserError
 from configs.schema import Config, Sampling, Scoring
 
@@ -171,11 +172,9 @@ def table(needs: Sequence[Need]) -> list[str]:
     for need in needs:
         accelerator = need.accelerator or ("any" if need.gpus else "-")
         rows.append((need.kind, span(need.least, need.most), "1", f"{need.gpus:g}", accelerator))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     cpus = span(sum(need.least for need in needs), sum(need.most for need in needs))
     gpus = span(sum(need.least * need.gpus for need in needs), sum(need.most * need.gpus for need in needs))
-    return [*lines, f"in all CPUs {cpus}, GPUs {gpus}"]
+    return [*text_table(rows), f"in all CPUs {cpus}, GPUs {gpus}"]
 
 
 def span(least: float, most: float) -> str:

@@ -5,12 +5,15 @@ or in the files and roles of the machine. None passes through a config, so none 
 """
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from upath import UPath
 
@@ -69,6 +72,37 @@ def upload(folder: Path, target: UPath) -> None:
         target.fs.put_file(str(file), (target / file.relative_to(folder).as_posix()).path)
 
 
+def write_json(target: Place, value: Any) -> None:
+    """Write a JSON file as `write_text` does."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(target: Place, text: str) -> None:
+    """Write a text file, in place of an older one. Raises UserError where a disk does not take it."""
+    if not isinstance(target, Path):
+        target.write_text(text, encoding="utf-8")
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise disk_error(error, target) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none. Raises UserError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, folder) from None
+
+
 def local_folder(name: str) -> str:
     """The folder of this machine for a packaged model or a folder of a store; other names come back as they are.
 
@@ -90,7 +124,7 @@ def _fetched(source: UPath) -> Path:
     if not files:
         raise UserError(f"{source} is empty or not there.", "Check the path.")
     states = [f"{file} {source.fs.checksum(file)}" for file in sorted(files)]
-    copy = cache_folder() / "fetched" / _hash("\n".join(states))
+    copy = cache_folder() / "fetched" / short_hash("\n".join(states))
     if not copy.exists():
         partial = copy.with_name(f".{copy.name}.{os.getpid()}.partial")
         for file in files:
@@ -115,7 +149,7 @@ def cache_folder() -> Path:
 
 def working_folder(run: Place) -> Path:
     """The local folder for what a run in a store keeps on this machine: logs as they grow, checkpoints, its lock."""
-    return cache_folder() / "runs" / f"{run.name}-{_hash(str(run))}"
+    return cache_folder() / "runs" / f"{run.name}-{short_hash(str(run))}"
 
 
 def weights_hash(folder: Place) -> str:
@@ -123,11 +157,9 @@ def weights_hash(folder: Place) -> str:
     hashes = []
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as source:
-            digest = hashlib.blake2b(digest_size=8)
-            while chunk := source.read(2**24):
-                digest.update(chunk)
+            digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=8))  # type: ignore[arg-type]
         hashes.append(digest.hexdigest())
-    return _hash("".join(sorted(hashes)))
+    return short_hash("".join(sorted(hashes)))
 
 
 def uri(target: Place) -> str:
@@ -160,5 +192,16 @@ def store_error(error: BaseException, where: Place) -> UserError | None:
     )
 
 
-def _hash(text: str) -> str:
+def disk_error(error: OSError, path: Place) -> UserError:
+    """The error of the disk in words, for a full disk with its mend."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"The disk that holds {path} is full.",
+            "Free some space or set run.root to another disk, then run the same command again: it resumes.",
+        )
+    return UserError(f"Cannot write to {path}: {error.strerror or error}.", "Check the path and its permissions.")
+
+
+def short_hash(text: str) -> str:
+    """Hash of a text, 16 hex digits."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

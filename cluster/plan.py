@@ -22,20 +22,24 @@ def show_plan(run: RunDir, config: Config) -> None:
     """
     run.check_same(config)
     print(dump_config(config))
-    print("Plan")
-    print(f"  run        {run.path}")
-    print(f"  texts      {_texts_found(config)}")
-    print(f"  base       {config.model.base}")
-    print(f"  sampling   {config.sampling.samples} candidates a text")
-    print(f"  scoring    {config.scoring.model}")
+    plan = {
+        "run": run.path,
+        # Reading texts is generation's work, which lies to the right of this folder.
+        "texts": importlib.import_module("generation.texts").preview(config.data),
+        "base": config.model.base,
+        "sampling": f"{config.sampling.samples} candidates a text",
+        "scoring": config.scoring.model,
+    }
     for number in range(1, config.rounds.count + 1):
-        print(f"  round {number:<4} {_training_plan(config.of_round(number).training)}")
+        plan[f"round {number}"] = _training_plan(config.of_round(number).training)
     if config.training.launcher != "local":
-        print(
-            f"  launcher   {config.training.launcher}: {config.training.workers} processes, {config.training.parallel}"
-        )
+        launcher, workers = config.training.launcher, config.training.workers
+        plan["launcher"] = f"{launcher}: {workers} processes, {config.training.parallel}"
     for step in steps_of(run, config):
-        print(f"  {step.name:<10} {'done, would be skipped' if run.is_done(step) else 'to do'}")
+        plan[step.name] = "done, would be skipped" if run.is_done(step) else "to do"
+    print("Plan")
+    for name, what in plan.items():
+        print(f"  {name:<10} {what}")
     _show_placement(config)
 
 
@@ -79,8 +83,3 @@ def check_model(config: Config) -> None:
     if not (path / "config.json").is_file():
         problem = "has no config.json" if path.exists() else "does not exist"
         raise UserError(f"The model path {base} {problem}.", "Check model.base; a relative path starts here.")
-
-
-def _texts_found(config: Config) -> str:
-    # Reading texts is generation's work, which lies to the right of this folder.
-    return str(importlib.import_module("generation.texts").preview(config.data))

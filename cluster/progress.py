@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
@@ -32,7 +33,7 @@ class Counts:
         )
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Counts units of one stage and shows count, rate and time left.
 
     `total` may stay None while it is unknown. `note` is shown behind the figures. With a `price` of a node's hour,
@@ -119,9 +120,6 @@ class Progress:
     def _clear(self) -> None:
         if self._live:
             print("\r\x1b[2K", end="", file=self._stream)
-
-    def __enter__(self) -> "Progress":
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -3,27 +3,37 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
-import os
 import resource
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from cluster.layout import RunLayout, Step
 from cluster.lease import lease
 from cluster.orphans import left_at_work
 from cluster.packaged import weights_in
-from cluster.places import Place, place_at, remove, upload, working_folder
+from cluster.places import (
+    Place,
+    disk_error,
+    make_folder,
+    place_at,
+    remove,
+    short_hash,
+    upload,
+    working_folder,
+    write_json,
+    write_text,
+)
 from configs.errors import UserError
 from configs.load import differences, dump_config, flatten, load_config
 from configs.schema import Config
 
 SCHEMA_VERSION = 4
 MIN_FREE_BYTES = 64 * 2**20
+AnyPlace = TypeVar("AnyPlace", bound=Place)
 
 # Which config sections shape what a stage makes; a stage that has begun pins their values for the run.
 STAGE_SECTIONS = {
@@ -59,30 +69,25 @@ class RunDir:
 
     def create(self) -> None:
         """Make the directory. Raises UserError when the disk is full or not writable."""
-        try:
-            self.here.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.here).free < MIN_FREE_BYTES:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise disk_error(error, self.here) from None
+        make_folder(self.here)
+        if shutil.disk_usage(self.here).free < MIN_FREE_BYTES:
+            raise disk_error(OSError(errno.ENOSPC, ""), self.here)
 
     def start(self, config: Config) -> None:
         """Write the config and, for a new run, the manifest. Raises UserError as `create` and `check_same` do."""
         self.check_same(config)
-        try:
-            self.write_text(self.layout.config, dump_config(config))
-            for step in self.done():  # a kill can come between a step's end and its clearing up
-                self._clear_unfinished(step)
-            if not self.layout.manifest.exists():
-                self.write_json(self.layout.manifest, {"schema": SCHEMA_VERSION, "created": _now(), "steps": {}})
-        except OSError as error:
-            raise disk_error(error, self.path) from None
+        write_text(self.layout.config, dump_config(config))
+        for step in self.done():  # a kill can come between a step's end and its clearing up
+            self._clear_unfinished(step)
+        if not self.layout.manifest.exists():
+            write_json(self.layout.manifest, {"schema": SCHEMA_VERSION, "created": _now(), "steps": {}})
 
     def config(self) -> Config:
         """The resolved config the run was started with."""
         if not self.layout.config.exists():
-            what = f"{self.path} is not a run directory: it has no config.yaml."
-            raise UserError(what, "Start it with `semtag run`.")
+            raise UserError(
+                f"{self.path} is not a run directory: it has no config.yaml.", "Start it with `semtag run`."
+            )
         return load_config(self.layout.config)
 
     def check_same(self, config: Config) -> None:
@@ -124,8 +129,7 @@ class RunDir:
 
     def counts(self, step: Step) -> dict[str, Any]:
         """What a finished step counted; nothing of any other."""
-        counts: dict[str, Any] = self.manifest()["steps"].get(step.name, {}).get("counts", {})
-        return counts
+        return self.manifest()["steps"].get(step.name, {}).get("counts", {})
 
     def begin(self, step: Step, config: Config) -> None:
         """Record that the step runs, with the values that shape it, and delete half-written folders."""
@@ -144,7 +148,7 @@ class RunDir:
     def _set_step(self, step: Step, entry: dict[str, Any]) -> None:
         manifest = self.manifest()
         manifest["steps"][step.name] = entry
-        self.write_json(self.layout.manifest, manifest)
+        write_json(self.layout.manifest, manifest)
 
     def record(self, step: Step, unit: str, came_in: int, went_out: int, dropped: dict[str, int]) -> None:
         """Replace the step's entry for `unit` in the ledger. Raises ValueError when it does not balance."""
@@ -156,13 +160,12 @@ class RunDir:
             "out": went_out,
             "dropped": dict(sorted(dropped.items())),
         }
-        self.write_json(self.layout.ledger, ledger)
+        write_json(self.layout.ledger, ledger)
 
     def ledger(self) -> dict[str, Any]:
         """Step -> unit -> {in, out, dropped by reason}."""
         file = self.layout.ledger
-        ledger: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        return ledger
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     # -- files ----------------------------------------------------------------------------------------------
 
@@ -191,50 +194,17 @@ class RunDir:
             remove(target)
             yield target
 
-    @contextlib.contextmanager
-    def scratch(self, name: str) -> Iterator[Path]:
+    def scratch(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A local folder that is gone after the block."""
-        folder = self.here / f".{name}.partial"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        return _temporary(self.here / f".{name}.partial")
 
-    @contextlib.contextmanager
-    def shared_scratch(self, name: str) -> Iterator[Place]:
+    def shared_scratch(self, name: str) -> contextlib.AbstractContextManager[Place]:
         """The same for a folder that the workers of all nodes reach."""
-        if isinstance(self.path, Path):
-            with self.scratch(name) as folder:
-                yield folder
-            return
-        shared = self.path / f".{name}.partial"
-        remove(shared)
-        try:
-            yield shared
-        finally:
-            remove(shared)
+        return _temporary(self.path / f".{name}.partial")
 
     def _clear_unfinished(self, step: Step) -> None:
         for folder in self.layout.unfinished(step):
             remove(folder)
-
-    def write_json(self, target: Place, value: Any) -> None:
-        """Write a JSON file atomically."""
-        self.write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-    def write_text(self, target: Place, text: str) -> None:
-        """Write a text file atomically."""
-        if not isinstance(target, Path):
-            target.write_text(text, encoding="utf-8")
-            return
-        partial = target.with_name(f".{target.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[TextIO]:
@@ -257,11 +227,20 @@ class RunDir:
             upload(folder, self.path / folder.relative_to(self.here).as_posix())
 
     def _clear_partial(self) -> None:
-        partials: list[Place] = [*self.path.rglob(".*.partial")]
-        if self.here != self.path:
-            partials += self.here.rglob(".*.partial")
-        for partial in partials:
-            remove(partial) if partial.is_dir() else partial.unlink()
+        for folder in {self.path, self.here}:
+            for partial in [*folder.rglob(".*.partial")]:
+                remove(partial) if partial.is_dir() else partial.unlink()
+
+
+@contextlib.contextmanager
+def _temporary(folder: AnyPlace) -> Iterator[AnyPlace]:
+    remove(folder)
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def shaping_values(config: Config, step: Step) -> dict[str, Any]:
@@ -276,7 +255,7 @@ def shaping_values(config: Config, step: Step) -> dict[str, Any]:
 
 def identity(values: dict[str, Any]) -> str:
     """Hash of the values that shape a stage's data, 16 hex digits."""
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return short_hash(json.dumps(values, sort_keys=True))
 
 
 def check_rejected(rejected: dict[str, int], total: int, config: Config, where: Place) -> None:
@@ -289,16 +268,6 @@ def check_rejected(rejected: dict[str, int], total: int, config: Config, where: 
             f"{', '.join(f'{number:,} {reason}' for reason, number in reasons.items())}.",
             f"Look at {where}, mend the data or the config, or raise run.max_rejected and run the same command again.",
         )
-
-
-def disk_error(error: OSError, path: Place) -> UserError:
-    """The error of the disk in words, for a full disk with its mend."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"The disk that holds {path} is full.",
-            "Free some space or set run.root to another disk, then run the same command again: it resumes.",
-        )
-    return UserError(f"Cannot write to {path}: {error.strerror or error}.", "Check run.root and its permissions.")
 
 
 def _now() -> str:

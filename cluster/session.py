@@ -66,21 +66,19 @@ def place(config: Config) -> str:
 
 
 def _start(config: Config, local_cpus: int) -> None:
-    local, address = config.cluster.address == "local", config.cluster.address
-    if local or address.startswith(("127.", "localhost")):
+    address, options = config.cluster.address, dict[str, Any]()
+    if address.startswith(("local", "127.")):
         os.environ |= LOOPBACK
-    if local:
+    if address == "local":
         # Ray starts its workers with a niceness of 15, so that engines come after its own housekeeping.
         os.environ.setdefault("RAY_worker_niceness", "0")
-    if not local:
+        store = int(config.cluster.object_store_gb * 2**30)
+        options = {"num_cpus": local_cpus, "object_store_memory": store}
+    else:
         _check_answers(address)
     import ray
     from ray.exceptions import AuthenticationError
 
-    options: dict[str, Any] = {}
-    if local:
-        store = int(config.cluster.object_store_gb * 2**30)
-        options = {"num_cpus": local_cpus, "object_store_memory": store}
     try:
         ray.init(address=address, include_dashboard=False, logging_level="warning", **options)
     except (ConnectionError, AuthenticationError) as error:
@@ -161,24 +159,19 @@ class Tally:
         """The sum as it is now."""
         import ray
 
-        total: Counts = ray.get(self.actor.total.remote())
-        return total
+        return ray.get(self.actor.total.remote())
 
     @contextlib.contextmanager
     def shown(self, progress: Progress) -> Iterator[None]:
         """Show the sum on `progress` while the block runs, and once more at its end."""
 
+        import ray
+
         def show() -> None:
-            progress.show(self.total(), _living_nodes())
+            progress.show(self.total(), sum(node["Alive"] for node in ray.nodes()))
 
         try:
             with repeating(show, every=1.0):
                 yield
         finally:
             show()
-
-
-def _living_nodes() -> int:
-    import ray
-
-    return sum(node["Alive"] for node in ray.nodes())

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.layout import Step
-from cluster.places import store_error
+from cluster.places import disk_error, store_error
 from cluster.progress import Progress
-from cluster.run_dir import RunDir, disk_error
+from cluster.run_dir import RunDir
 from configs.errors import UserError
 from configs.schema import Config
 
@@ -91,10 +91,8 @@ def versions() -> dict[str, str]:
     """Versions of the installed packages that shape results."""
     found = {}
     for name in VERSIONS:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

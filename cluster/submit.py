@@ -119,10 +119,8 @@ async def _follow(client: Any, job: str) -> str:
     """Print the job's log as it grows; returns the job's last status."""
     async for lines in client.tail_job_logs(job):
         print(lines, end="", flush=True)
-    status = client.get_job_status(job)
-    while not status.is_terminal():  # the log ends a moment before the job does
+    while not (status := client.get_job_status(job)).is_terminal():  # the log ends a moment before the job does
         await asyncio.sleep(0.5)
-        status = client.get_job_status(job)
     return str(status.value)
 
 

@@ -1,16 +1,29 @@
 """What a run came to, as text for a terminal."""
 
 import json
+from collections.abc import Container, Sequence
 from typing import Any
 
+from cluster.places import naming_store
 from cluster.run_dir import RunDir
+from configs.errors import UserError
 
 Report = dict[str, Any]
+REPORT_SCHEMA = 8  # the version of evaluation/report_schema.json
 
 
 def read_report(run: RunDir) -> Report:
-    """report.json of a run."""
-    report: Report = json.loads(run.layout.report.read_text(encoding="utf-8"))
+    """The run's report.json. Raises UserError where there is none, or one of another version."""
+    file = run.layout.report
+    with naming_store(run.path):
+        if not file.exists():
+            raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
+        report = json.loads(file.read_text(encoding="utf-8"))
+    if report.get("schema") != REPORT_SCHEMA:
+        raise UserError(
+            f"{file} has schema {report.get('schema')}, this Semtag writes {REPORT_SCHEMA}.",
+            "Evaluate the run anew, or read it with the Semtag that wrote it.",
+        )
     return report
 
 
@@ -21,21 +34,18 @@ def failed_gates(report: Report) -> list[str]:
 
 def result_table(run: RunDir, report: Report) -> str:
     """Base against tuned, every arm, the gates, and where the run's report is."""
-    rows = [("", "base", "tuned", "difference [95 % interval]")]
-    for decoding, figures in report["decodings"].items():
-        rate = figures["format_rate"]
-        rows.append(
-            (
-                f"well formed, {decoding}",
-                f"{rate['base']['value']:.1%}",
-                f"{rate['tuned']['value']:.1%}",
-                f"{rate['tuned']['value'] - rate['base']['value']:+.1%}, McNemar p {rate['mcnemar_p']:.2g}",
-            )
-        )
-        for name, words in (("both_valid", "both well formed"), ("all_texts", "all texts")):
-            rows.append(_similarity_row(f"similarity, {words}, {decoding}", figures["similarity"][name]))
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    base, tuned = (f"{arms[name]['well_formed']['value']:.1%}" for name in ("base", "tuned"))
+    change = arms["tuned"]["against"]["well_formed"]
+    rows = [
+        ("", "base", "tuned", "difference [95 % interval]"),
+        ("well formed", base, tuned, f"{change['difference']['value']:+.1%}, McNemar p {change['p']:.2g}"),
+        _similarity_row("similarity, both well formed", report["similarity"]["both_valid"]),
+        _similarity_row("similarity, all texts", report["similarity"]["all_texts"]),
+    ]
     texts = f"{report['held_out_texts']} held-out texts"
-    return f"{_align(rows)}\n\n{_align(_arm_rows(report))}\n\n  {_gates(report)}\n{texts}; report: {run.layout.page}"
+    tables = [*text_table(rows, right=(1, 2)), "", *text_table(_arm_rows(report), right=(1, 2)), ""]
+    return "\n".join([*tables, _gates(report), f"{texts}; report: {run.layout.page}"])
 
 
 def _arm_rows(report: Report) -> list[tuple[str, str, str, str]]:
@@ -60,13 +70,14 @@ def _similarity_row(label: str, figures: dict[str, Any]) -> tuple[str, str, str,
     if difference["value"] is None:
         return label, "-", "-", f"too few texts ({figures['texts']})"
     interval = f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-    return label, f"{figures['base']['mean']:.3f}", f"{figures['tuned']['mean']:.3f}", interval
+    return label, f"{figures['base']['value']:.3f}", f"{figures['tuned']['value']:.3f}", interval
 
 
-def _align(rows: list[tuple[str, str, str, str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:<{widths[3]}}".rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  " + "─" * (sum(widths) + 6), *lines[1:]])
+def text_table(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
+    """Lines of a table with a rule below its head; columns whose place is in `right` are aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = (f"{cell:{'>' if place in right else '<'}{widths[place]}}" for place, cell in enumerate(row))
+        lines.append("  ".join(cells).rstrip())
+    return [lines[0], "─" * max(map(len, lines)), *lines[1:]]

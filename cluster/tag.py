@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.layout import Step
 from cluster.pipeline import run_module
-from cluster.places import Place, place_at, uri
+from cluster.places import Place, place_at, uri, write_json
 from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir, shaping_values
 from configs.errors import UserError
@@ -53,7 +53,7 @@ def tag(
     _check_same(work, job)
     work.create()
     with work.lock() as lock:
-        work.write_json(job_file(work), job)
+        write_json(job_file(work), job)
         work.start(config)
         return run_module("scoring.tag_texts", [str(work.path)], lock)
 

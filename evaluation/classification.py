@@ -57,8 +57,7 @@ def nearest_description(documents_N_D: np.ndarray, descriptions_C_D: np.ndarray)
 
     A document of zeros, a text without tags, is as near to all and told to be of the first class.
     """
-    nearest: np.ndarray = (documents_N_D @ descriptions_C_D.T).argmax(axis=1)
-    return nearest
+    return (documents_N_D @ descriptions_C_D.T).argmax(axis=1)
 
 
 class Inference:
@@ -126,9 +125,7 @@ def figures_of(true_N: np.ndarray, told_N: np.ndarray, classes: list[str], resam
     }
 
 
-def f1_intervals(
-    confusion_C_C: np.ndarray, resamples: int, seed: int, confidence: float = 0.95
-) -> tuple[Interval, list[Interval]]:
+def f1_intervals(confusion_C_C: np.ndarray, resamples: int, seed: int) -> tuple[Interval, list[Interval]]:
     """Mean over classes of F1, and each class's own, with percentile bootstrap intervals over texts (Efron 1979).
 
     Texts drawn with replacement are cells of the confusion matrix drawn from a multinomial distribution, which is
@@ -139,8 +136,8 @@ def f1_intervals(
     draws_B_K = np.random.default_rng(seed).multinomial(counts_K.sum(), counts_K / counts_K.sum(), size=resamples)
     value_C = _f1(counts_K[None], true_K, told_K, len(confusion_C_C))[0]
     drawn_B_C = _f1(draws_B_K, true_K, told_K, len(confusion_C_C))
-    macro = percentiles(np.nanmean(value_C), np.nanmean(drawn_B_C, axis=1), confidence)
-    return macro, [percentiles(*own, confidence) for own in zip(value_C, drawn_B_C.T, strict=True)]
+    macro = percentiles(np.nanmean(value_C), np.nanmean(drawn_B_C, axis=1))
+    return macro, [percentiles(*own) for own in zip(value_C, drawn_B_C.T, strict=True)]
 
 
 def _f1(counts_B_K: np.ndarray, true_K: np.ndarray, told_K: np.ndarray, classes: int) -> np.ndarray:

@@ -1,16 +1,14 @@
 """Several runs side by side: what came of each, and which settings made them differ."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
-from cluster.places import naming_store
+from cluster.places import write_text
 from cluster.run_dir import RunDir
-from cluster.summary import failed_gates
+from cluster.summary import failed_gates, read_report, text_table
 from configs.errors import UserError
 from configs.load import flatten, validate
-from evaluation.page import between, plain, render_page, shown
-from evaluation.report import Figures, read_report
+from evaluation.page import Figures, between, plain, render_page, shown
 
 MADE = '<meta name="generator" content="semtag report">'  # stands in the head of every page that Semtag makes
 HEADINGS = ("run", "texts", "base", "tuned", "similarity, tuned less base", "found by words, tuned less base", "gates")
@@ -22,17 +20,16 @@ def compare_runs(runs: list[RunDir], out: Path) -> str:
 
     Raises UserError for a run without a report, for one of another version, and where `out` is no page of ours.
     """
-    reports = []
-    for run in runs:
-        with naming_store(run.path):
-            reports.append(read_report(run))
+    reports = [read_report(run) for run in runs]
     names = _names(runs, reports)
     rows = [_row(name, report) for name, report in zip(names, reports, strict=True)]
     settings = differing([_shaping(name, report) for name, report in zip(names, reports, strict=True)])
     versions = differing([report["versions"] for report in reports])
     page = render_page("compare_runs.html.j2", "report", rows=rows, settings=settings, versions=versions, names=names)
     _write(out, page)
-    return "\n".join([_table(rows), "", *_lines({**settings, **versions}, names), "", f"page: {out}"])
+    return "\n".join(
+        [*text_table([HEADINGS, *map(_cells, rows)]), "", *_lines({**settings, **versions}, names), "", f"page: {out}"]
+    )
 
 
 def _names(runs: list[RunDir], reports: list[Figures]) -> list[str]:
@@ -72,13 +69,6 @@ def differing(values: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: own for key, own in found.items() if any(value != own[0] for value in own)}
 
 
-def _table(rows: list[Figures]) -> str:
-    cells = [HEADINGS, *(_cells(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADINGS))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
-
-
 def _cells(row: Figures) -> tuple[str, ...]:
     return (
         row["name"],
@@ -109,16 +99,9 @@ def _in_a_line(value: Any) -> str:
 
 
 def _write(out: Path, page: str) -> None:
-    """Write the page whole or not at all, over an older one of ours but over no other file."""
-    try:
-        if out.exists():
-            with out.open(encoding="utf-8", errors="replace") as file:
-                if MADE not in file.read(2000):
-                    raise UserError(f"{out} is there already, and Semtag did not make it.", "Give --out another name.")
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            out.with_name(f".{out.name}.partial").unlink(missing_ok=True)
-        raise UserError(f"Cannot write to {out}: {error.strerror or error}.", "Check --out.") from None
+    """Write the page over an older one of ours but over no other file."""
+    if out.is_file():
+        with out.open(encoding="utf-8", errors="replace") as file:
+            if MADE not in file.read(2000):
+                raise UserError(f"{out} is there already, and Semtag did not make it.", "Give --out another name.")
+    write_text(out, page)

@@ -13,7 +13,6 @@ from cluster.parquet import RowWriter, read_rows
 from cluster.places import Place
 from configs.errors import UserError
 from configs.schema import Config
-from evaluation.metrics import Answers, scores_of, valid_of
 from generation.decoding import Decoding, greedy, read_examples, sampled
 from generation.records import TEXT
 from generation.texts import hash64
@@ -67,10 +66,6 @@ class Corpus:
     metas: list[Record]
     answers: dict[str, list[Record]]
 
-    def both(self) -> Answers:
-        """Base and tuned."""
-        return Answers(self.texts, self.answers["base"], self.answers["tuned"])
-
     def valid(self, arm: str) -> np.ndarray:
         """Whether each answer is valid, shape [N] bool."""
         return valid_of(self.answers[arm])
@@ -93,6 +88,16 @@ class Corpus:
             [one for one in own if isinstance(one, str) and one.strip()] if isinstance(own, list) else []
             for own in self.column(name)
         ]
+
+
+def valid_of(answers: list[Record]) -> np.ndarray:
+    """Whether each answer is valid, shape [N] bool. Repaired answers are malformed ones."""
+    return np.array([answer["format"] == "valid" for answer in answers], dtype=bool)
+
+
+def scores_of(answers: list[Record]) -> np.ndarray:
+    """Score of each answer with malformed ones at 0, shape [N]."""
+    return np.array([answer["score"] if answer["format"] == "valid" else 0.0 for answer in answers], dtype=float)
 
 
 def arms_of(config: Config, others: Sequence[int]) -> list[Arm]:
@@ -150,7 +155,7 @@ def read_corpus(scratch: Place, arms: list[Arm]) -> Corpus:
     for model in dict.fromkeys(arm.model for arm in arms):
         for row in read_rows(scratch / model):
             own = rows.setdefault(row["text_id"], {"text": row["text"], "meta": row["meta"], "answers": {}})
-            own["answers"][row["decoding"]] = row["candidates"][0] if row["candidates"] else _missing(row)
+            own["answers"][row["decoding"]] = answer_of(row)
     kept = [
         id_
         for id_, row in sorted(rows.items())
@@ -166,7 +171,10 @@ def read_corpus(scratch: Place, arms: list[Arm]) -> Corpus:
     )
 
 
-def _missing(row: Record) -> Record:
+def answer_of(row: Record) -> Record:
+    """The answer that a row of schema SAMPLED holds; a malformed one where the text could not be sampled."""
+    if row["candidates"]:
+        return row["candidates"][0]
     return {"missing": True, "completion": "", "tags": [], "format": "invalid", "reason": row["reason"], "score": None}
 
 

@@ -19,10 +19,8 @@ def downstream(corpus: Corpus, evaluation: Evaluation, seed: int, embed: Embed) 
     titles = [_as_text(title) for title in corpus.column("title")]
     dates = [_as_text(date) for date in corpus.column(evaluation.date_column)]
     questions = corpus.lists(evaluation.questions_column)
-    if not any(labels) and 2 * len(set(titles)) <= len(titles):  # titles of articles, not of the texts themselves
-        groups = titles
-    else:
-        groups = labels
+    of_articles = 2 * len(set(titles)) <= len(titles)  # else each text has a title of its own
+    groups = titles if of_articles and not any(labels) else labels
     return {
         "search": search(corpus.texts, questions, tags, embed, evaluation, seed),
         "classification": classify(corpus.texts, labels, tags, embed, evaluation, seed),

@@ -15,18 +15,17 @@ from cluster.rounds import delivered_round, start_of, trained_rounds, validation
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import stage_main, versions
+from cluster.summary import REPORT_SCHEMA
 from configs.schema import Config
-from evaluation.arms import REFERENCE, compare_arms
-from evaluation.corpus import ALWAYS, KEYPHRASES, Arm, Corpus, arms_of, choose_texts, read_corpus, write_corpus
+from evaluation.corpus import KEYPHRASES, Arm, Corpus, arms_of, choose_texts, read_corpus, write_corpus
 from evaluation.documents import directions_of
 from evaluation.downstream import downstream
 from evaluation.embedding import Embedding
-from evaluation.gates import independent, measure
-from evaluation.metrics import compare, examples
-from evaluation.report import SCHEMA_VERSION, write_pages
+from evaluation.estimates import REFERENCE, compare, compare_arms, examples
+from evaluation.gates import independent
+from evaluation.measures import measure
+from evaluation.report import write_pages
 from scoring.rank_texts import extract_and_score, sample_and_score
-
-HEADLINE = "greedy"  # how a tagger is delivered
 
 
 def evaluate(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
@@ -48,9 +47,9 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     failed = [gate for gate in report["gates"] if not gate["passed"]]
     for gate in failed:  # evaluation.strict makes it the command's exit status
         progress.say(f"gate failed: {gate['name']}: {gate['why']}")
-    headline = report["format_rate"]
-    return {"held_out": count, "delivered_round": delivered, "base_well_formed": headline["base"]["value"],
-            "tuned_well_formed": headline["tuned"]["value"], "gates_failed": len(failed)}  # fmt: skip
+    formed = {arm["name"]: arm["well_formed"]["value"] for arm in report["arms"]}
+    return {"held_out": count, "delivered_round": delivered, "base_well_formed": formed["base"],
+            "tuned_well_formed": formed["tuned"], "gates_failed": len(failed)}  # fmt: skip
 
 
 def _answer(run: RunDir, config: Config, scratch: Place, model: str, arms: list[Arm], progress: Progress) -> None:
@@ -79,27 +78,20 @@ def build_report(run: RunDir, config: Config, corpus: Corpus, arms: list[Arm], p
     second = None
     if evaluation.second_model:
         second = directions_of(Embedding(config.scoring.model_copy(update={"model": evaluation.second_model})))
-    headline = corpus.both()
-    figures = compare(headline, evaluation.resamples, seed)
-    others = {arm.name: corpus.answers[arm.name] for arm in arms if arm.name not in ALWAYS}
     progress.say(f"comparing {len(arms)} arms")
     measured = {arm.name: measure(corpus.texts, corpus.answers[arm.name], second) for arm in arms}
     compared = compare_arms(corpus, arms, measured, evaluation, seed, embed)
     progress.say("putting the tags to use: search, classification, topics, where the texts have what it takes")
     return {
-        "schema": SCHEMA_VERSION,
+        "schema": REPORT_SCHEMA,
         "run": config.run.name,
         "held_out_texts": len(corpus.texts),
-        "headline": HEADLINE,
-        "format_rate": figures["format_rate"],
-        "similarity": figures["similarity"],
+        **compare(corpus, evaluation.resamples, seed),
         "reference_arm": REFERENCE,
         "arms": compared,
-        **independent(headline, measured, evaluation, seed),
+        **independent(corpus, measured, evaluation, seed),
         "downstream": downstream(corpus, evaluation, seed, embed),
-        "decodings": {HEADLINE: figures},
-        "differences": [round(float(one), 4) for one in headline.scores("tuned") - headline.scores("base")],
-        "examples": examples(headline, evaluation.examples, others),
+        "examples": examples(corpus, evaluation.examples),
         "margins": margins(delivered.pairs),
         "curve": json.loads((delivered.adapter / "curve.json").read_text(encoding="utf-8")),
         "rounds": _rounds(run, config),

@@ -4,89 +4,36 @@ All compare both models on the texts that both answered well formed, so that a c
 elsewhere, hides nothing.
 """
 
-from collections.abc import Callable
+from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from configs.schema import Evaluation
-from evaluation.independent import (
-    Tags,
-    copied_share,
-    diversity,
-    found_by_meaning,
-    found_by_words,
-    longest_span,
-    specificity,
-    word_count,
-)
-from evaluation.metrics import Answers, scores_of
-from evaluation.statistics import Interval, bootstrap_mean
-from scoring.similarity import Embed
-
-MEASURES = {
-    "similarity": "similarity of tags and text, the score of training",
-    "found_by_words": "reciprocal rank of the text when BM25 looks for its tags",
-    "found_by_meaning": "the same when another embedding model looks for them",
-    "specificity": "inverse document frequency of the tags' words",
-    "copied_share": "share of the tags' words that stand in the text",
-    "longest_span": "words of the longest run copied from the text",
-    "words": "words of an answer",
-    "words_per_tag": "words of a tag",
-}
+from evaluation.corpus import ALWAYS, Corpus
+from evaluation.estimates import paired
+from evaluation.measures import MEASURES, diversity
+from evaluation.page import between
 
 
 def independent(
-    answers: Answers, measured: dict[str, dict[str, np.ndarray]], evaluation: Evaluation, seed: int
+    corpus: Corpus, measured: dict[str, dict[str, np.ndarray]], evaluation: Evaluation, seed: int
 ) -> dict[str, Any]:
     """`independent`: the measures of both models and their paired differences; `gates`: what follows from them.
 
-    `measured` are the measures of the answers of `base` and `tuned`, of `measure`.
+    `measured` are the measures of each arm's answers, of `measures.measure`.
     """
-
-    def interval(values_N: np.ndarray) -> dict[str, float | None]:
-        return bootstrap_mean(values_N, evaluation.resamples, seed)._asdict()
-
-    both = np.flatnonzero(answers.valid("base") & answers.valid("tuned"))
-    values = {arm: {name: own[both] for name, own in measured[arm].items()} for arm in ("base", "tuned")}
-    tags = {arm: [getattr(answers, arm)[place]["tags"] for place in both] for arm in values}
+    both, base, tuned = corpus.valid("base") & corpus.valid("tuned"), measured["base"], measured["tuned"]
     measures: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "means": meaning,
-            **{arm: interval(values[arm][name]) for arm in values},
-            "difference": interval(values["tuned"][name] - values["base"][name]),
-        }
+        {"name": name, "means": meaning} | paired(base[name][both], tuned[name][both], evaluation.resamples, seed)
         for name, meaning in MEASURES.items()
-        if name in values["base"]
+        if name in base
     ]
-    spread = {arm: diversity(own) for arm, own in tags.items()}
+    spread = {arm: diversity([*compress(corpus.tags(arm), both)]) for arm in ALWAYS}
     return {
-        "independent": {"texts": len(both), "measures": measures, "diversity": spread},
+        "independent": {"texts": int(both.sum()), "measures": measures, "diversity": spread},
         "gates": gates({one["name"]: one for one in measures}, spread, evaluation),
     }
-
-
-def measure(texts: list[str], answers: list[dict[str, Any]], second: Embed | None) -> dict[str, np.ndarray]:
-    """The measures of the answers to N texts, each of shape [N]. Every text is looked for among all N.
-
-    `second` is an embedding model that training never saw.
-    """
-    tags: list[Tags] = [answer["tags"] for answer in answers]
-
-    def each(of: Callable[[str, Tags], float]) -> np.ndarray:
-        return np.array([of(text, own) for text, own in zip(texts, tags, strict=True)], dtype=float)
-
-    found = {
-        "similarity": scores_of(answers),
-        "found_by_words": found_by_words(texts, tags),
-        "specificity": specificity(texts, tags),
-        "copied_share": each(copied_share),
-        "longest_span": each(longest_span),
-        "words": each(lambda _, own: word_count(own)),
-        "words_per_tag": each(lambda _, own: word_count(own) / len(own) if own else 0.0),
-    }
-    return found | ({"found_by_meaning": found_by_meaning(texts, tags, second)} if second else {})
 
 
 def gates(
@@ -95,8 +42,8 @@ def gates(
     """The gates: name, whether passed, and why, in words. Without texts to compare none passes."""
     if measures["similarity"]["base"]["value"] is None:
         return [{"name": "texts", "passed": False, "why": "there is no text that both models answered well formed"}]
-    change = {name: Interval(**one["difference"]) for name, one in measures.items()}
-    rose = _low(change["similarity"]) > 0
+    change = {name: one["difference"] for name, one in measures.items()}
+    rose = change["similarity"]["low"] > 0
     copied, span = change["copied_share"], change["longest_span"]
     ratio = measures["words"]["tuned"]["value"] / max(measures["words"]["base"]["value"], 1e-9)
     lost = spread["base"]["entropy_bits"]["value"] - spread["tuned"]["entropy_bits"]["value"]
@@ -104,9 +51,9 @@ def gates(
         *(
             {
                 "name": name,
-                "passed": not rose or _low(change[measured]) > 0,
+                "passed": not rose or change[measured]["low"] > 0,
                 "why": f"similarity {'rose' if rose else 'did not rise'}; the reciprocal rank at which {who} finds a "
-                f"text by its tags changed by {_said(change[measured])}",
+                f"text by its tags changed by {between(change[measured], 'signed')}",
             }
             for name, measured, who in (
                 ("independent score", "found_by_words", "BM25"),
@@ -116,9 +63,9 @@ def gates(
         ),
         {
             "name": "copying",
-            "passed": _value(copied) <= evaluation.most_copied and _value(span) <= evaluation.most_span,
-            "why": f"the copied share of the tags' words changed by {_said(copied)} "
-            f"(at most +{evaluation.most_copied:g}), the longest copied run by {_said(span)} words "
+            "passed": copied["value"] <= evaluation.most_copied and span["value"] <= evaluation.most_span,
+            "why": f"the copied share of the tags' words changed by {between(copied, 'signed')} "
+            f"(at most +{evaluation.most_copied:g}), the longest copied run by {between(span, 'signed')} words "
             f"(at most +{evaluation.most_span:g})",
         },
         {
@@ -132,15 +79,3 @@ def gates(
             "why": f"the entropy of all tags changed by {-lost:+.2f} bits (at least -{evaluation.most_entropy_lost:g})",
         },
     ]
-
-
-def _value(interval: Interval) -> float:
-    return interval.value or 0.0
-
-
-def _low(interval: Interval) -> float:
-    return interval.low or 0.0
-
-
-def _said(interval: Interval) -> str:
-    return f"{_value(interval):+.3f} [{_low(interval):+.3f}, {interval.high or 0.0:+.3f}]"

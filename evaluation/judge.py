@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cluster.parquet import read_rows
-from cluster.places import Place, naming_store, place_at
-from cluster.run_dir import RunDir, disk_error
+from cluster.places import Place, make_folder, naming_store, place_at, write_text
+from cluster.run_dir import RunDir
 from cluster.stage import as_process
 from configs.errors import UserError
 from evaluation.page import for_script, render_page
@@ -126,28 +126,23 @@ def render(selection: Selection) -> str:
 
 
 def free_place(run: RunDir, out: str | None, name: str) -> Place:
-    """Where to write: `out`, or `name` in judgement/ of the run. Raises UserError where something is there already."""
+    """Where to write: `out`, or `name` in judgement/ of the run; makes its folder.
+
+    Raises UserError where something is there already, and where there can be no folder.
+    """
     place = place_at(out) if out else run.layout.judgement / name
     if place.exists():
         raise UserError(f"{place} is there already.", "Remove it or name another with --out; nothing is overwritten.")
+    if isinstance(place, Path):
+        make_folder(place.parent)
     return place
-
-
-def write_whole(place: Place, text: str) -> None:
-    """Write a file that appears whole, and its folder. Raises UserError when the disk does not take it."""
-    try:
-        if isinstance(place, Path):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        RunDir(place.parent).write_text(place, text)
-    except OSError as error:
-        raise disk_error(error, place) from None
 
 
 def make_page(run: RunDir, first: str, second: str, count: int, out: str | None) -> None:
     """Write the page and say what to do with it."""
     place = free_place(run, out, "judge.html")
     selection = select(run, first, second, count)
-    write_whole(place, render(selection))
+    write_text(place, render(selection))
     arms = "" if (first, second) == ("base", "tuned") else f" --first {first} --second {second}"
     print(f"{place}\n{selection.story}")
     print(f"Open it in a browser, judge, save; then: semtag judge {run.path}{arms} --results FILE")

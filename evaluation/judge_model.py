@@ -1,28 +1,27 @@
 """A language model as the judge of two arms' tags: each text in both orders, so that position alone decides nothing."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from cluster.parquet import RowWriter
-from cluster.places import Place
+from cluster.places import Place, write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.session import Tally, ray_session
+from cluster.summary import text_table
 from configs.errors import UserError
 from configs.load import override
 from configs.schema import Config
-from evaluation.judge import Item, Outcome, Selection, free_place, select, write_whole
-from evaluation.judgement import aligned, coin, outcome_rows, tally, verdict
-from evaluation.page import shown
+from evaluation.judge import Item, Outcome, Selection, free_place, select
+from evaluation.judgement import outcome_rows, tally, verdict
+from evaluation.page import Figures, shown
+from evaluation.statistics import sign_test
 from generation.decoding import Decoding
 from generation.parse import answer_of
 from generation.prompts import load_tokenizer
 from generation.records import TEXT
 from scoring.rank_texts import sampled_rows
-
-Record = dict[str, Any]
 
 QUESTION = """\
 Here is a text, and two lists of tags for it.
@@ -60,7 +59,7 @@ def outcome_of(first_as_a: str, second_as_a: str) -> Outcome:
     return "first" if first_as_a == "A" else "second"
 
 
-def count_up(selection: Selection, answers: dict[int, str]) -> Record:
+def count_up(selection: Selection, answers: dict[int, str]) -> Figures:
     """All figures; `answers` to the questions by their number, without those that the model could not be asked."""
     pairs = {
         item.id: (answers[2 * place], answers[2 * place + 1])
@@ -75,7 +74,7 @@ def count_up(selection: Selection, answers: dict[int, str]) -> Record:
         "share": said["A"] / said.total() if said else None,
         "first_twice": decided["A"],
         "second_twice": decided["B"],
-        "p": coin(decided["A"], decided["B"]),
+        "p": sign_test(decided["A"], decided["B"]),
     }
     return {
         "page": selection.page,
@@ -119,7 +118,7 @@ def judging_config(run: RunDir, model: str, overrides: list[str]) -> Config:
     return override(values, overrides)
 
 
-def judge(run: RunDir, asked: Any, progress: Progress) -> Record:
+def judge(run: RunDir, asked: Any, progress: Progress) -> Figures:
     """Ask the model, write its judgement, show it; returns the counts."""
     place = free_place(run, asked.out, "model.json")
     config = judging_config(run, asked.model, asked.overrides)
@@ -134,15 +133,15 @@ def judge(run: RunDir, asked: Any, progress: Progress) -> Record:
             "Raise sampling.max_model_len or take another model; the log says more.",
         )
     found = {"model": asked.model, **count_up(selection, answers), "not_asked": dict(failed)}
-    write_whole(place, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    write_json(place, found)
     progress.say(model_table(found))
     return {"texts_judged": found["judged"], "questions_not_asked": dict(failed), "file": str(place)}
 
 
-def model_table(found: Record) -> str:
+def model_table(found: Figures) -> str:
     """The judgement for a terminal."""
     first, second, position = found["first"], found["second"], found["position"]
     rows = [["", found["model"]], *outcome_rows(first, second, "position decided", [("", found)])]
     rows.append(["first place chosen", shown(position["share"], "percent")])
     rows.append(["  p, if by chance", shown(position["p"], "p")])
-    return f"\n{aligned(rows)}\n\n{verdict(first, second, found)}"
+    return "\n".join(["", *text_table(rows, right=[1]), "", verdict(first, second, found)])

@@ -1,24 +1,23 @@
 """What people chose on the page of `semtag judge`: unblinded, counted, tested, and compared from judge to judge."""
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from cluster.places import Place
+from cluster.places import write_json
 from cluster.run_dir import RunDir
+from cluster.summary import text_table
 from configs.errors import UserError
-from evaluation.judge import Outcome, Selection, select, write_whole
-from evaluation.page import SURE, between, shown
-from evaluation.statistics import mcnemar_exact, wilson
+from evaluation.judge import Outcome, Selection, select
+from evaluation.page import SURE, Figures, between, shown
+from evaluation.statistics import sign_test, wilson
 from generation.texts import normalise
 
-Figures = dict[str, Any]
 OUTCOMES: tuple[Outcome, ...] = ("first", "second", "tie")
 
 
@@ -60,11 +59,6 @@ def check_belongs(results: Results, file: Path, selection: Selection) -> None:
         raise UserError(f"{file} has choices on no text of the page, or two on one.", "Save it from the page anew.")
 
 
-def coin(heads: int, tails: int) -> float:
-    """Exact two-sided p that a fair coin falls so; of wins and losses, the sign test (Dixon and Mood 1946)."""
-    return mcnemar_exact(heads, tails)  # which is that test, of the texts on which two things differ
-
-
 def tally(outcomes: Iterable[Outcome]) -> Figures:
     """Wins of the second arm, its losses, ties; its share of the decided with interval, and the sign test's p."""
     counts = Counter(outcomes)
@@ -75,13 +69,8 @@ def tally(outcomes: Iterable[Outcome]) -> Figures:
         "losses": losses,
         "ties": ties,
         "win_rate": wilson(wins, wins + losses)._asdict(),
-        "sign_p": coin(wins, losses),
+        "sign_p": sign_test(wins, losses),
     }
-
-
-def sides(lefts: int, rights: int) -> Figures:
-    """The share of left choices, which shuffling makes one half for who heeds the tags alone."""
-    return {"share": wilson(lefts, lefts + rights)._asdict(), "p": coin(lefts, rights)}
 
 
 def agreement(one: dict[str, Outcome], other: dict[str, Outcome]) -> Figures:
@@ -114,11 +103,15 @@ def analyse(selection: Selection, results: Sequence[Results], names: Sequence[st
     judges = []
     for name, result, outcomes in zip(names, results, unblinded, strict=True):
         chosen = Counter(one.choice for one in result.choices)
-        seconds = statistics.median([one.seconds for one in result.choices] or [0.0])
+        lefts, rights = chosen["left"], chosen["right"]  # who heeds the tags alone chooses each as often
         judges.append(
-            {"judge": name, **tally(outcomes.values()), "left": sides(chosen["left"], chosen["right"]),
-             "median_seconds": seconds}
-        )  # fmt: skip
+            {
+                "judge": name,
+                **tally(outcomes.values()),
+                "left": {"share": wilson(lefts, lefts + rights)._asdict(), "p": sign_test(lefts, rights)},
+                "median_seconds": statistics.median([one.seconds for one in result.choices] or [0.0]),
+            }
+        )
     return {
         "page": selection.page,
         "first": selection.first,
@@ -153,7 +146,7 @@ def judgement_table(found: Figures) -> str:
     rows.append(["  p, if by chance", *(shown(one["left"]["p"], "p") if "left" in one else "" for _, one in columns)])
     rows.append(["seconds a text", *(f"{one['median_seconds']:.1f}" if "left" in one else "" for _, one in columns)])
     lines = [
-        aligned(rows),
+        *text_table(rows, right=range(1, len(rows[0]))),
         "",
         verdict(first, second, found["majority"] if len(judges) > 1 else judges[0]),
         *(
@@ -188,18 +181,6 @@ def share(interval: Figures) -> str:
     return shown(None, "percent") if interval["value"] is None else between(interval, "percent")
 
 
-def aligned(rows: list[list[str]]) -> str:
-    """A table: names to the left, figures to the right, a line below the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    return "\n".join([lines[0].rstrip(), "─" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
-
-
 def verdict(first: str, second: str, figures: Figures) -> str:
     """The finding as a sentence that claims no more than the test does."""
     wins, losses = figures["wins"], figures["losses"]
@@ -220,6 +201,6 @@ def analyse_files(run: RunDir, first: str, second: str, files: Sequence[Path]) -
     for result, file in zip(results, files, strict=True):
         check_belongs(result, file, selection)
     found = analyse(selection, results, names_of(results, files))
-    place: Place = files[0].parent / "judgement.json"
-    write_whole(place, json.dumps(found | {"files": list(map(str, files))}, indent=2, ensure_ascii=False) + "\n")
+    place = files[0].parent / "judgement.json"
+    write_json(place, found | {"files": list(map(str, files))})
     print(f"{judgement_table(found)}\n\n{place}")

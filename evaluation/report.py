@@ -5,33 +5,27 @@ import base64
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from cluster import summary
-from cluster.places import naming_store
+from cluster.places import local_folder, naming_store, uri
 from cluster.run_dir import RunDir
+from cluster.summary import read_report
 from configs.errors import UserError
-from evaluation.page import for_script, render_page
+from evaluation.page import Figures, for_script, render_page
 from evaluation.topic_map import SHOWN
 from evaluation.verdict import verdict
-from generation.parse import parse
 
-SCHEMA_VERSION = 7
 PICTURES = ("similarity", "differences", "defects", "margins", "training")
 DERIVED = ("report.html", *(f"{name}.png" for name in PICTURES))
-
-Figures = dict[str, Any]
 
 
 def write_pages(report: Figures, folder: Path) -> None:
     """Write the pictures and report.html into `folder`."""
     from evaluation import plots
 
-    headline = report["decodings"][report["headline"]]
-    plots.similarity_histogram(headline, folder / "similarity.png")
+    plots.similarity_histogram(report["histogram"], folder / "similarity.png")
     mean = report["similarity"]["all_texts"]["difference"]
     plots.paired_differences(report["differences"], mean, folder / "differences.png")
-    plots.defects(headline, folder / "defects.png")
+    plots.defects({arm["name"]: arm["defects"] for arm in report["arms"]}, folder / "defects.png")
     plots.margins(report["margins"], folder / "margins.png")
     plots.training_curves(report["curve"], folder / "training.png")
     pictures = {
@@ -51,7 +45,7 @@ def render(report: Figures, pictures: dict[str, str]) -> str:
         report=report,
         pictures=pictures,
         verdict=verdict(report),
-        examples=[_example(example, report["config"]["prompt"]) for example in report["examples"]],
+        examples=[_example(example) for example in report["examples"]],
         reading=_reading,
         map_data=for_script(_map_data(drawn)) if drawn else "",
         merges=_merges(drawn) if drawn else [],
@@ -60,35 +54,26 @@ def render(report: Figures, pictures: dict[str, str]) -> str:
     )
 
 
-def _example(example: Figures, prompt: Figures) -> Figures:
+def _example(example: Figures) -> Figures:
     """An example with the tags of each side, and which of them the other side lacks."""
-    base, tuned = (_tags(example[arm], prompt) for arm in ("base", "tuned"))
-    gain = example["gain"]
+    base, tuned, gain = example["base"], example["tuned"], example["gain"]
     return {
         "text": example["text"],
         "gain": gain,
         "better": "tuned" if gain > 0 else "base" if gain < 0 else "same",
-        "malformed": any(example[arm]["format"] != "valid" for arm in ("base", "tuned")),
-        "sides": [_side("base", example["base"], base, tuned), _side("tuned", example["tuned"], tuned, base)],
-        "others": [
-            _side(arm, answer, _tags(answer, prompt), tuned) for arm, answer in example["arms"].items()
-        ],
-    }  # fmt: skip
+        "malformed": not base["format"] == tuned["format"] == "valid",
+        "sides": [_side("base", base, tuned), _side("tuned", tuned, base)],
+        "others": [_side(arm, answer, tuned) for arm, answer in example["arms"].items()],
+    }
 
 
-def _tags(answer: Figures | None, prompt: Figures) -> list[str]:
-    if answer is None:
-        return []
-    truncated = answer["reason"] == "truncated"
-    return list(parse(answer["completion"], prompt["max_tags"], prompt["max_tag_words"], truncated).tags)
-
-
-def _side(arm: str, answer: Figures | None, tags: list[str], others: list[str]) -> Figures:
-    """The answer of an arm; its tags are marked where there are others to compare with."""
-    known = {tag.casefold() for tag in others}
+def _side(arm: str, answer: Figures, beside: Figures) -> Figures:
+    """The answer of an arm; its tags are marked where the answer beside it has tags, and not these."""
+    known = {tag.casefold() for tag in beside["tags"]}
     marked = [
-        {"text": tag, "only": f"only {arm}" if known and tag.casefold() not in known else None} for tag in tags
-    ]  # fmt: skip
+        {"text": tag, "only": f"only {arm}" if known and tag.casefold() not in known else None}
+        for tag in answer["tags"]
+    ]
     return {"arm": arm, "answer": answer, "tags": marked}
 
 
@@ -121,29 +106,13 @@ def _timeline(drawn: Figures) -> Figures:
     return {"periods": periods, "rows": [row for row in rows if any(row["counts"])], "most": max(counts.values())}
 
 
-def read_report(run: RunDir) -> Figures:
-    """The run's report.json. Raises UserError where there is none, or one of another version."""
-    file = run.layout.report
-    if not file.exists():
-        raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
-    report = summary.read_report(run)
-    if report.get("schema") != SCHEMA_VERSION:
-        raise UserError(
-            f"{file} has schema {report.get('schema')}, this Semtag writes {SCHEMA_VERSION}.",
-            "Evaluate the run anew, or read it with the Semtag that wrote it.",
-        )
-    return report
-
-
 def rewrite(run: RunDir) -> str:
     """Write the page and its pictures anew, beside what else the evaluation left; returns where the page is."""
     with naming_store(run.path):
         report, before = read_report(run), run.layout.evaluation
         with run.writing(before) as folder:
-            for file in before.iterdir():
-                if file.is_file() and file.name not in DERIVED:
-                    with file.open("rb") as kept, (folder / file.name).open("wb") as copy:
-                        shutil.copyfileobj(kept, copy)
+            ignored = shutil.ignore_patterns(*DERIVED)
+            shutil.copytree(local_folder(uri(before)), folder, ignore=ignored, dirs_exist_ok=True)
             write_pages(report, folder)
     return str(run.layout.page)
 

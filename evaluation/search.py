@@ -12,7 +12,7 @@ from cluster.places import local_folder
 from configs.errors import UserError
 from configs.schema import Evaluation
 from evaluation.documents import RESAMPLES, Directions, TagLists, directions_of, ways_to_read
-from evaluation.independent import stems
+from evaluation.measures import stems
 from evaluation.statistics import bootstrap_mean
 from scoring.similarity import Embed
 
@@ -119,8 +119,7 @@ def _best(scores_N: np.ndarray, above: float) -> np.ndarray:
     """Places of the DEPTH highest scores that are above a bound, highest first, equal ones in their order."""
     least = np.partition(scores_N, -DEPTH)[-DEPTH] if len(scores_N) > DEPTH else -np.inf
     near = np.flatnonzero((scores_N >= least) & (scores_N > above))
-    best: np.ndarray = near[np.argsort(-scores_N[near], kind="stable")][:DEPTH]
-    return best
+    return near[np.argsort(-scores_N[near], kind="stable")][:DEPTH]
 
 
 def fusion(rankings: list[np.ndarray], k: int = 60) -> np.ndarray:

@@ -1,11 +1,13 @@
 """Intervals and tests for paired comparisons. Plain functions on arrays; N is the number of texts."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest, norm
+
+Figure = Callable[..., np.ndarray]
 
 _CHUNK = 2**22  # resampled values held in memory at once
 
@@ -18,25 +20,15 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+def wilson(successes: int, trials: int) -> Interval:
     """A proportion with Wilson's score interval (Wilson 1927, JASA 22:209)."""
     if trials == 0:
         return Interval(None, None, None)
-    z = float(norm.ppf(0.5 + confidence / 2))
-    p = successes / trials
-    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+    low, high = binomtest(successes, trials).proportion_ci(method="wilson")
+    return Interval(successes / trials, float(low), float(high))
 
 
-def newcombe(first: int, trials_first: int, second: int, trials_second: int, confidence: float = 0.95) -> Interval:
-    """Second proportion minus first, of independent samples (Newcombe 1998, Stat Med 17:873, method 10)."""
-    if not (trials_first and trials_second):
-        return Interval(None, None, None)
-    return _hybrid(wilson(second, trials_second, confidence), wilson(first, trials_first, confidence), 0.0)
-
-
-def newcombe_paired(both: int, only_first: int, only_second: int, neither: int, confidence: float = 0.95) -> Interval:
+def newcombe_paired(both: int, only_first: int, only_second: int, neither: int) -> Interval:
     """Second proportion minus first, of the same N texts (Newcombe 1998, Stat Med 17:2635, method 10).
 
     The counts say in how many texts both, one or neither of the two has what is counted.
@@ -49,12 +41,11 @@ def newcombe_paired(both: int, only_first: int, only_second: int, neither: int, 
         product = max(product - trials / 2, 0)
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
     correlation = product / math.sqrt(margins) if margins else 0.0
-    first = wilson(both + only_first, trials, confidence)
-    return _hybrid(wilson(both + only_second, trials, confidence), first, correlation)
+    return hybrid(wilson(both + only_second, trials), wilson(both + only_first, trials), correlation)
 
 
-def _hybrid(second: Interval, first: Interval, correlation: float) -> Interval:
-    """Interval of a difference of proportions from the Wilson interval of each."""
+def hybrid(second: Interval, first: Interval, correlation: float) -> Interval:
+    """Second proportion minus first from the Wilson interval of each; without correlation Newcombe's of two samples."""
     (p2, low2, high2), (p1, low1, high1) = (
         (part.value or 0.0, part.low or 0.0, part.high or 0.0) for part in (second, first)
     )
@@ -74,24 +65,37 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided exact p of McNemar's test: the discordant pairs against a fair coin (McNemar 1947)."""
+def sign_test(only_first: int, only_second: int) -> float:
+    """Two-sided exact p that a fair coin falls so, the sign test of wins and losses (Dixon and Mood 1946).
+
+    Of the texts that only one of two has right it is McNemar's exact test (McNemar 1947).
+    """
     discordant = only_first + only_second
     return 1.0 if discordant == 0 else float(binomtest(only_first, discordant, 0.5).pvalue)
 
 
-def bootstrap_mean(values_N: np.ndarray, resamples: int, seed: int, confidence: float = 0.95) -> Interval:
-    """Mean with its percentile bootstrap interval (Efron 1979); give it paired differences for a paired interval."""
-    n = len(values_N)
-    if n == 0:
+def bootstrap_mean(values_N: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Mean with its percentile bootstrap interval; give it paired differences for a paired interval."""
+    return bootstrap(_mean, [values_N], resamples, seed)
+
+
+def bootstrap(figure: Figure, samples: Sequence[np.ndarray], resamples: int, seed: int) -> Interval:
+    """A figure of `samples`, all [N], with its percentile bootstrap interval over the N texts (Efron 1979).
+
+    `figure` takes them as rows, [B, N], and gives [B]. It gives nan for a row that has no such figure: that is nothing
+    of the samples themselves, and does not count of a resample.
+    """
+    count = len(samples[0])
+    [value] = figure(*(sample_N[None] for sample_N in samples)) if count else [math.nan]
+    if math.isnan(value):
         return Interval(None, None, None)
-    means = np.concatenate([values_N[places].mean(axis=1) for places in draws(n, resamples, seed)])
-    return percentiles(float(values_N.mean()), means, confidence)
+    drawn = [figure(*(sample_N[places] for sample_N in samples)) for places in draws(count, resamples, seed)]
+    return percentiles(value, np.concatenate(drawn))
 
 
-def percentiles(value: float, drawn_B: np.ndarray, confidence: float = 0.95) -> Interval:
+def percentiles(value: float, drawn_B: np.ndarray) -> Interval:
     """A figure with its percentile interval from what resamples gave, shape [B]; those that gave nan do not count."""
-    low, high = np.nanquantile(drawn_B, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.nanquantile(drawn_B, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
 
 
@@ -102,9 +106,7 @@ def draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
         yield rng.integers(0, n, size=(min(rows, resamples - start), n))
 
 
-def jackknife(
-    value: float, without_N: np.ndarray, most: float = math.inf, correct: bool = False, confidence: float = 0.95
-) -> Interval:
+def jackknife(value: float, without_N: np.ndarray, most: float = math.inf, correct: bool = False) -> Interval:
     """A figure from 0 to `most` of N texts with its jackknife interval, from its values without each text, shape [N].
 
     The variance is (N - 1) / N times the sum of squared differences from their mean (Tukey 1958). With `correct`, the
@@ -115,17 +117,18 @@ def jackknife(
         return Interval(float(value), None, None)
     mean = float(without_N.mean())
     centre = n * value - (n - 1) * mean if correct else float(value)
-    half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt((n - 1) / n * float(((without_N - mean) ** 2).sum()))
+    half = float(norm.ppf(0.975)) * math.sqrt((n - 1) / n * float(((without_N - mean) ** 2).sum()))
     return Interval(centre, max(0.0, centre - half), min(most, centre + half))
 
 
 def bootstrap_d(first_N: np.ndarray, second_N: np.ndarray, resamples: int, seed: int) -> Interval:
-    """Cohen's d with its 95 % percentile bootstrap interval over texts; resamples without spread do not count."""
-    value = cohens_d(first_N, second_N)
-    if value is None:
+    """Cohen's d, mean of second minus first over their pooled sd, with its percentile bootstrap interval over texts.
+
+    Nothing with fewer than two texts or no spread; resamples without spread do not count.
+    """
+    if len(first_N) < 2:
         return Interval(None, None, None)
-    drawn = [_effects(first_N[places], second_N[places]) for places in draws(len(first_N), resamples, seed)]
-    return percentiles(value, np.concatenate(drawn))
+    return bootstrap(_effects, [first_N, second_N], resamples, seed)
 
 
 def _effects(first_B_N: np.ndarray, second_B_N: np.ndarray) -> np.ndarray:
@@ -151,17 +154,8 @@ def sign_flip(differences_N: np.ndarray, resamples: int, seed: int) -> float:
     return float(found.pvalue)
 
 
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    mean: np.ndarray = values.mean(axis=axis)
-    return mean
-
-
-def cohens_d(first_N: np.ndarray, second_N: np.ndarray) -> float | None:
-    """Mean of second minus first over their pooled sd; None with fewer than two texts or no spread."""
-    if min(len(first_N), len(second_N)) < 2:
-        return None
-    d = float(_effects(first_N[None], second_N[None])[0])
-    return None if math.isnan(d) else d
+def _mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    return values.mean(axis=axis)
 
 
 def wins(differences_N: np.ndarray) -> np.ndarray:

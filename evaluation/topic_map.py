@@ -59,14 +59,13 @@ def hierarchy(weights_T_V: np.ndarray, sizes: list[int], vocabulary: list[str]) 
     together, each topic by its number of texts.
     """
     from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import pdist
 
     count = len(weights_T_V)
     if count < 2:
         return []
-    norms = np.linalg.norm(weights_T_V, axis=1, keepdims=True)
-    directions_T_V = weights_T_V / np.maximum(norms, 1e-12)
-    distances_T_T = np.clip(1 - directions_T_V @ directions_T_V.T, 0, 1)
-    merges = linkage(distances_T_T[np.triu_indices(count, 1)], "average")
+    distances = np.nan_to_num(pdist(weights_T_V, "cosine"), nan=1.0)  # a topic without terms is like no other
+    merges = linkage(distances.clip(0, 1), "average")
     parts, found = [weights * size for weights, size in zip(weights_T_V, sizes, strict=True)], []
     for left, right, distance, _ in merges.tolist():
         together = parts[int(left)] + parts[int(right)]

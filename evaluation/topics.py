@@ -6,14 +6,14 @@ Shapes: N texts, T topics, V terms (words, or whole tags), D embedding dimension
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evaluation.documents import Documents, TagLists, directions_of, ways_to_read
-from evaluation.independent import words_of
-from evaluation.statistics import Interval, bootstrap_mean, draws, jackknife, percentiles, wilson
+from evaluation.measures import words_of
+from evaluation.statistics import Interval, bootstrap, bootstrap_mean, jackknife, wilson
 from evaluation.topic_map import hierarchy, over_time, plane, points, reduced
 from scoring.similarity import Embed
 
@@ -127,25 +127,17 @@ def figures_of(
     labelled = [place for place, label in enumerate(labels) if label is not None]
     given_N = np.unique([str(labels[place]) for place in labelled], return_inverse=True)[1]
     own_N = found.topic_N[labelled]
+    agreement = {
+        name: bootstrap(np.vectorize(score, signature="(n),(n)->()"), [given_N, own_N], resamples, seed)._asdict()
+        for name, score in (("nmi", normalized_mutual_info_score), ("ari", adjusted_rand_score))
+    }
     return {
         "topics": len(found.terms),
         "outliers": wilson(int((found.topic_N < 0).sum()), len(found.topic_N))._asdict(),
-        "nmi": _agreement(normalized_mutual_info_score, given_N, own_N, resamples, seed)._asdict(),
-        "ari": _agreement(adjusted_rand_score, given_N, own_N, resamples, seed)._asdict(),
+        **agreement,
         "coherence": bootstrap_mean(coherence(top, word_sets), resamples, seed)._asdict(),
         "diversity": diversity(top)._asdict(),
     }
-
-
-def _agreement(
-    score: Callable[[np.ndarray, np.ndarray], float], given_N: np.ndarray, own_N: np.ndarray, resamples: int, seed: int
-) -> Interval:
-    """The score with its percentile bootstrap interval over texts; without texts nothing."""
-    count = len(given_N)
-    if not count:
-        return Interval(None, None, None)
-    drawn = [score(given_N[row], own_N[row]) for places in draws(count, resamples, seed) for row in places]
-    return percentiles(score(given_N, own_N), np.array(drawn))
 
 
 def top_words(terms: Sequence[str]) -> list[str]:

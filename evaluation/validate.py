@@ -12,8 +12,8 @@ from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import stage_main
 from configs.schema import Config, Prompt
-from evaluation.independent import longest_span, word_count
-from evaluation.metrics import scores_of, valid_of
+from evaluation.corpus import answer_of, scores_of, valid_of
+from evaluation.measures import longest_span, word_count
 from evaluation.statistics import bootstrap_mean
 from generation.decoding import greedy
 from scoring.rank_texts import sample_and_score
@@ -21,7 +21,6 @@ from scoring.rank_texts import sample_and_score
 Rows = list[dict[str, Any]]
 CRAMMED = 0.8  # of the words that an answer may have
 MOST_CHEATS = 0.05  # by which the share of a kind may rise in a round before it is said
-NO_ANSWER: dict[str, Any] = {"format": "invalid", "score": None, "tags": []}  # of a text that could not be sampled
 
 
 def validate(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def _rows(folder: Place) -> Rows:
 
 
 def _answers(rows: Rows) -> Rows:
-    return [row["candidates"][0] if row["candidates"] else NO_ANSWER for row in rows]
+    return [*map(answer_of, rows)]
 
 
 if __name__ == "__main__":

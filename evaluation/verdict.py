@@ -1,9 +1,7 @@
 """What a report found, in sentences that claim no more than intervals and corrected p values do."""
 
-from typing import Any
-
 from cluster.summary import failed_gates
-from evaluation.page import between, effect, shown, words
+from evaluation.page import SURE, Figures, between, effect, shown, words
 
 ASKED = ("base", "base_plain", "base_vote")
 EXTRACTORS = ("first_words", "yake", "keybert", "keybert_mmr")
@@ -12,16 +10,15 @@ SAID = {
     "similarity": "similarity over all texts is higher",
     "found_by_words": "BM25 finds texts by their tags earlier",
 }
+GAINS = {"above": "a gain", "below": "a loss", "neither": "intervals that overlap", "unknown": "too few to say"}
 NAMED = 3  # most arms that a sentence lists
-
-Figures = dict[str, Any]
 
 
 def verdict(report: Figures) -> list[str]:
     """The summary: form, similarity, other arms, people, uses, gates."""
     arms = {arm["name"]: arm for arm in report["arms"]}
     return [
-        _form(report),
+        _form(report["held_out_texts"], arms["base"], arms["tuned"]),
         *_similarities(report["similarity"]),
         *_arms(arms),
         *_people(arms["tuned"]),
@@ -30,14 +27,14 @@ def verdict(report: Figures) -> list[str]:
     ]
 
 
-def _form(report: Figures) -> str:
-    rate = report["format_rate"]
-    sure = "a difference that chance hardly makes" if rate["mcnemar_p"] < 0.05 else "which chance may explain"
-    value, low, high = (shown(rate["difference"][name], "points") for name in ("value", "low", "high"))
+def _form(texts: int, base: Figures, tuned: Figures) -> str:
+    change = tuned["against"]["well_formed"]
+    sure = "a difference that chance hardly makes" if change["p"] < SURE else "which chance may explain"
+    value, low, high = (shown(change["difference"][name], "points") for name in ("value", "low", "high"))
     return (
-        f"Of {report['held_out_texts']} held-out texts the base model answers {rate['base']['value']:.1%} well formed, "
-        f"the tuned model {rate['tuned']['value']:.1%}: {value} percentage points, 95 % interval {low} to {high}, "
-        f"{sure} (exact McNemar p = {rate['mcnemar_p']:.2g})."
+        f"Of {texts} held-out texts the base model answers {base['well_formed']['value']:.1%} well formed, "
+        f"the tuned model {tuned['well_formed']['value']:.1%}: {value} percentage points, 95 % interval {low} to "
+        f"{high}, {sure} (exact McNemar p = {change['p']:.2g})."
     )
 
 
@@ -87,12 +84,18 @@ def _best(arms: list[Figures], figure: str) -> Figures:
 
 def _beside(interval: Figures, tuned: Figures, kind: str = "figure") -> str:
     """How an interval lies beside the tuned model's. Apart is more than different."""
-    own = f"the tuned model's {between(tuned, kind)}"
-    if any(one[end] is None for one in (interval, tuned) for end in ("low", "high")):
-        return f"beside {own}"
-    if interval["low"] > tuned["high"]:
-        return f"above {own}"
-    return f"below {own}" if interval["high"] < tuned["low"] else f"not clearly apart from {own}"
+    where = {"unknown": "beside", "neither": "not clearly apart from"}
+    lies = _apart(interval, tuned)
+    return f"{where.get(lies, lies)} the tuned model's {between(tuned, kind)}"
+
+
+def _apart(one: Figures, other: Figures) -> str:
+    """Whether an interval lies `above` or `below` another one, `neither`, or `unknown` where one has no ends."""
+    if any(interval[end] is None for interval in (one, other) for end in ("low", "high")):
+        return "unknown"
+    if one["low"] > other["high"]:
+        return "above"
+    return "below" if one["high"] < other["low"] else "neither"
 
 
 def _tested(arms: dict[str, Figures]) -> str:
@@ -152,17 +155,9 @@ def _use(use: Figures, figure: str, purpose: str) -> str:
     for method in dict.fromkeys(row["method"] for row in use["rows"]):
         alone, both = rows.get(("text", "text", method)), rows.get(("tuned", "both", method))
         if alone and both:
-            gain = _helps(alone, both)
+            gain = GAINS[_apart(both, alone)]
             found.append(f"{words(method)} {between(alone)} without them, {between(both)} with them, {gain}")
     return f"The tuned model's tags beside the text, for {purpose}: {'; '.join(found)}." if found else ""
-
-
-def _helps(alone: Figures, both: Figures) -> str:
-    if any(one[end] is None for one in (alone, both) for end in ("low", "high")):
-        return "too few to say"
-    if both["low"] > alone["high"]:
-        return "a gain"
-    return "a loss" if both["high"] < alone["low"] else "intervals that overlap"
 
 
 def _gates(report: Figures) -> str:

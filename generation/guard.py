@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,56 +22,38 @@ DEATHS_IN_A_ROW = 12  # with no text finished in between; a group that is all po
 POLL_SECONDS = 0.5  # between looks at whether the engine lives
 
 
-class _Ledger:
-    """Counts, in an actor that outlives the engines."""
+class Suspects:
+    """Counts, for each text, the engines that it entered and never left: it was there when they died."""
 
     def __init__(self) -> None:
-        self.entered: dict[str, int] = {}
+        self.entered: Counter[str] = Counter()
         self.deaths = 0
 
     def enter(self, keys: list[str]) -> None:
-        for key in keys:
-            self.entered[key] = self.entered.get(key, 0) + 1
+        """Count texts as being in an engine."""
+        self.entered.update(keys)
 
     def leave(self, keys: list[str]) -> None:
+        """Forget texts that the engine survived."""
         self.deaths = 0
         for key in keys:
             self.entered.pop(key, None)
 
     def met(self, keys: list[str]) -> list[int]:
-        return [self.entered.get(key, 0) for key in keys]
+        """How many engines died with each text in them."""
+        return [self.entered[key] for key in keys]
 
     def death(self) -> int:
+        """Count a death; returns how many there were with no text done in between."""
         self.deaths += 1
         return self.deaths
 
 
-class Suspects:
-    """Handle on the counts; shared by all sampling actors of a pipeline.
+def shared_suspects() -> Any:
+    """Suspects as an actor that outlives the engines, for all sampling actors of a pipeline."""
+    import ray
 
-    A text that entered an engine and never left it was there when the engine died.
-    """
-
-    def __init__(self) -> None:
-        import ray
-
-        self.actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ledger).remote()
-
-    async def met(self, keys: list[str]) -> list[int]:
-        """How many engines died with each text in them."""
-        return list(await self.actor.met.remote(keys))
-
-    async def enter(self, keys: list[str]) -> None:
-        """Count texts as being in an engine; waited for, because the engine may die the next moment."""
-        await self.actor.enter.remote(keys)
-
-    def leave(self, keys: list[str]) -> None:
-        """Forget texts that the engine survived."""
-        self.actor.leave.remote(keys)
-
-    async def too_many_deaths(self) -> bool:
-        """Count a death; whether engines die one after the other with nothing done."""
-        return bool(await self.actor.death.remote() >= DEATHS_IN_A_ROW)
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Suspects).remote()
 
 
 class GuardedSampler(Sampler):
@@ -86,7 +70,7 @@ class GuardedSampler(Sampler):
         model: str,
         decodings: Sequence[Decoding],
         tally: Tally,
-        suspects: Suspects,
+        suspects: Any,
         engine: Record | None = None,
     ) -> None:
         super().__init__(config, model, decodings, tally, engine)
@@ -98,7 +82,7 @@ class GuardedSampler(Sampler):
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
-        deaths = await self.suspects.met([_key(row) for row in rows])
+        deaths = await self.suspects.met.remote([_key(row) for row in rows])
         together, groups, given_up = groups_of(rows, deaths)
         why = {"reason": "kills_engine", "detail": f"{MOST_DEATHS} engines died with it"}
         done = [row | {"prompt": [], "candidates": []} | why for row in given_up]
@@ -114,7 +98,7 @@ class GuardedSampler(Sampler):
         from vllm.v1.engine.exceptions import EngineDeadError
 
         keys = [_key(row) for row in rows]
-        await self.suspects.enter(keys)
+        await self.suspects.enter.remote(keys)  # waited for, because the engine may die the next moment
         work = asyncio.ensure_future(self.sample(rows))
         # A request on its way to an engine that dies at that moment waits for ever, so its end alone tells too little.
         while not work.done() and not self.engine.errored:
@@ -125,7 +109,7 @@ class GuardedSampler(Sampler):
             done = work.result()
         except EngineDeadError as error:
             await self._end(error)
-        self.suspects.leave(keys)
+        self.suspects.leave.remote(keys)
         return done
 
     async def _end(self, error: Exception) -> None:
@@ -133,7 +117,7 @@ class GuardedSampler(Sampler):
         if self._dying:
             await asyncio.Event().wait()
         self._dying = True
-        if await self.suspects.too_many_deaths():
+        if await self.suspects.death.remote() >= DEATHS_IN_A_ROW:
             raise UserError(
                 f"The engine died {DEATHS_IN_A_ROW} times in a row and finished no text in between.",
                 "The log of the stage has its last words; often the memory is short (sampling.gpu_memory, "

@@ -73,8 +73,7 @@ def _asked(text: str, prompt: Prompt) -> Message:
 
 def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
     """Token ids of the rendered messages, with the opening of the assistant's turn."""
-    ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    return ids
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
 def _read_template(path: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.parquet import read_rows as read_parquet_rows
 from cluster.places import Place, in_store, naming_store, place_at
 from configs.errors import UserError
 from configs.schema import Data
@@ -100,14 +101,13 @@ def _read_jsonl(file: Place, data: Data) -> Iterator[Row]:
                 values = json.loads(line)
             except UnicodeDecodeError as error:
                 yield Row(source, {"line": _shown(line)}, "invalid_utf8", str(error))
-                continue
             except (json.JSONDecodeError, RecursionError) as error:
                 yield Row(source, {"line": _shown(line)}, "broken_line", str(error))
-                continue
-            if isinstance(values, dict):
-                yield Row(source, values)
             else:
-                yield Row(source, {"line": values}, "broken_line", "not a JSON object")
+                if isinstance(values, dict):
+                    yield Row(source, values)
+                else:
+                    yield Row(source, {"line": values}, "broken_line", "not a JSON object")
 
 
 def _shown(line: bytes) -> str:
@@ -118,17 +118,13 @@ def _read_parquet(file: Place, data: Data) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with file.open("rb") as source:
-        try:
-            parquet = pq.ParquetFile(source, pre_buffer=False)  # which would keep all that was read until the end
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{file} is not a Parquet file: {error}.", "Check data.format.") from None
-        require_column(data.column, parquet.schema_arrow.names, file)
-        number = 0
-        for batch in parquet.iter_batches(1024):
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(f"{file.name}:{number}", values)
+    try:
+        with file.open("rb") as source:
+            require_column(data.column, pq.read_schema(source).names, file)
+        for number, values in enumerate(read_parquet_rows(file), 1):
+            yield Row(f"{file.name}:{number}", values)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{file} is not a Parquet file: {error}.", "Check data.format.") from None
 
 
 def _read_csv(file: Place, data: Data) -> Iterator[Row]:

@@ -110,8 +110,7 @@ def _map(source: Place, columns: list[str] | None, function: Callable[[pa.Table]
 def _count(matched: Place, pairs: Pairs) -> tuple[np.ndarray, Counter[str], Counter[str]]:
     """Numbers of pairs of each group [G], and the reasons of the dropped matches and of the dropped lists."""
     counts = np.zeros(groups_of(pairs), dtype=np.int64)
-    dropped: Counter[str] = Counter()
-    unlisted: Counter[str] = Counter()
+    dropped, unlisted = Counter[str](), Counter[str]()
     for table in read_tables(matched, ["groups", "dropped", "list_dropped"]):
         counts += np.bincount(np.asarray(_flat(table["groups"])), minlength=len(counts))
         dropped += count_values(_flat(table["dropped"]))

@@ -67,14 +67,13 @@ class Embedder:
         return np.stack([self._cache[string] for string in strings])
 
     def _encode(self, strings: list[str], prefix: str) -> np.ndarray:
-        embeddings: np.ndarray = self.model.encode(
+        return self.model.encode(
             strings,
             prompt=prefix or None,
             batch_size=self.scoring.batch_size,
             convert_to_numpy=True,
             show_progress_bar=False,
         )
-        return embeddings
 
 
 class Scorer:

@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -81,14 +82,8 @@ def quotas(counts: np.ndarray, texts: int, pairs: Pairs) -> np.ndarray:
 
 def even_cap(counts: np.ndarray, total: int) -> int:
     """The most pairs c of each bin so that sum_b min(counts_b, c) <= total; at least 1, so that no bin goes empty."""
-    low, high = 1, max(1, int(counts.max(initial=0)))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if np.minimum(counts, middle).sum() <= total:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    caps = range(1, int(counts.max(initial=0)) + 1)
+    return max(1, bisect_right(caps, total, key=lambda cap: int(np.minimum(counts, cap).sum())))
 
 
 def format_quota(similarity: int, share: float) -> int:
@@ -119,9 +114,8 @@ def cap_thresholds(chunks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
         near = (_top(hashes) == last[groups]) & (most[groups] > 0)
         for group, hash_ in zip(groups[near].tolist(), hashes[near].tolist(), strict=True):
             close[group].append(hash_)
-    thresholds: list[int | None] = [None] * len(most)
-    for group, found in close.items():
-        thresholds[group] = sorted(found)[most[group] - until[group, last[group]] - 1]
+    places = most - until[np.arange(len(most)), last] - 1  # of the last one that may stay, among those near it
+    thresholds = [sorted(close[group])[place] if group in close else None for group, place in enumerate(places)]
     return pa.array(thresholds, pa.int64())
 
 

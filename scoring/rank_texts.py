@@ -20,7 +20,7 @@ from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config
 from generation.decoding import Decoding, candidates
-from generation.guard import GuardedSampler, Suspects
+from generation.guard import GuardedSampler, shared_suspects
 from generation.prompts import load_tokenizer
 from generation.records import REJECT, TEXT
 from generation.replay import Replay
@@ -98,7 +98,7 @@ def sampled_rows(
     arguments: dict[str, Any] = {"config": config, "model": model, "tally": tally}
     if any(decoding.replay for decoding in decodings):
         return rows.map_batches(Replay, fn_constructor_kwargs=arguments, **_sampler_pool(config))
-    arguments |= {"decodings": decodings, "suspects": Suspects()}
+    arguments |= {"decodings": decodings, "suspects": shared_suspects()}
     return rows.map_batches(actor, fn_constructor_kwargs=arguments, **_sampler_pool(config))
 
 

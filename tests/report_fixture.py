@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import load_config
-from evaluation.metrics import Answers, compare, examples
+from evaluation.corpus import Corpus
+from evaluation.estimates import compare, examples
+from generation.parse import parse
 from tests.test_gates import judged
 
 ATTACK = "<script>alert(1)</script>"
@@ -15,10 +17,11 @@ CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
 def answer(format_: str, score: float | None, completion: str = "[a]") -> dict[str, Any]:
     reason = None if format_ == "valid" else "extra_text"
-    return {"format": format_, "score": score, "completion": completion, "reason": reason, "tags": ["a"]}
+    tags = list(parse(completion).tags)
+    return {"format": format_, "score": score, "completion": completion, "reason": reason, "tags": tags}
 
 
-def some_answers() -> Answers:
+def some_corpus() -> Corpus:
     base = [
         answer("valid", 0.4, f"[same][{ATTACK}]"),
         answer("valid", 0.2),
@@ -31,7 +34,9 @@ def some_answers() -> Answers:
         answer("valid", 0.6),
         answer("valid", 0.3),
     ]
-    return Answers([f"text {i} {ATTACK}" for i in range(4)], base, tuned)
+    others = {name: [answer("valid", 0.5, f"[{name} tag][a]")] * 4 for name in OTHERS}
+    texts = [f"text {i} {ATTACK}" for i in range(4)]
+    return Corpus([*range(4)], texts, [{} for _ in texts], {"base": base, "tuned": tuned} | others)
 
 
 def interval(value: float | None, reach: float = 0.1) -> dict[str, float | None]:
@@ -42,6 +47,7 @@ def interval(value: float | None, reach: float = 0.1) -> dict[str, float | None]
 
 def arm(name: str, similarity: float, p_holm: float = 0.01, judged: bool = True) -> dict[str, Any]:
     change = {"difference": interval(similarity - 0.4, 0.05), "p": p_holm / 2, "p_holm": p_holm}
+    form = change | {"p": 1.0, "only_reference": 1, "only_arm": 2}
     measures = ("found_by_words", "found_by_meaning", "specificity", "copied_share", "longest_span",
                 "words", "words_per_tag")  # fmt: skip
     tested = ("well_formed", "similarity", "found_by_words", *(["stemmed_f1"] if judged else []))
@@ -57,7 +63,7 @@ def arm(name: str, similarity: float, p_holm: float = 0.01, judged: bool = True)
         "diversity": {"tags": 12, "distinct": interval(7.0), "entropy_bits": interval(2.5)},
         "defects": {"extra_text": 1},
         "agreement": agreed if judged else None,
-        "against": None if name == "base" else dict.fromkeys(tested, change),
+        "against": None if name == "base" else dict.fromkeys(tested, change) | {"well_formed": form},
     }
 
 
@@ -118,24 +124,19 @@ def some_rounds() -> list[dict[str, Any]]:
 
 
 def some_report() -> dict[str, Any]:
-    answers = some_answers()
-    figures = compare(answers, 200, 0)
-    shown = {name: [answer("valid", 0.5, f"[{name} tag][a]")] * 4 for name in OTHERS}
+    corpus = some_corpus()
     curve = [{"loss": 1.0, **{f"nats_per_token/{n}": 0.1 for n in ("chosen", "rejected", "margin", "target")}}] * 3
     config = load_config(CONFIG, [f"prompt.system={ATTACK}"])
     return {
-        "schema": 7,
+        "schema": 8,
         "run": f"demo {ATTACK}",
         "held_out_texts": 4,
-        "headline": "greedy",
-        **{key: figures[key] for key in ("format_rate", "similarity")},
+        **compare(corpus, 200, 0),
         "reference_arm": "base",
         "arms": some_arms(),
-        **judged(answers, 200),
+        **judged(corpus, 200),
         "downstream": some_uses(),
-        "decodings": {"greedy": figures},
-        "differences": [0.1, -0.2, 0.6, 0.3],
-        "examples": examples(answers, 4, shown),
+        "examples": examples(corpus, 4),
         "curve": curve,
         "margins": {"edges": [0.0, 0.1, 0.2], "counts": [3, 1], "format": 2},
         "rounds": some_rounds(),

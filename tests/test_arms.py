@@ -15,10 +15,9 @@ from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Arm as ArmName
 from configs.schema import Evaluation
-from evaluation.agreement import agreement
-from evaluation.arms import compare_arms
 from evaluation.corpus import ANSWERED, KEYPHRASES, Arm, Corpus, arms_of, read_corpus, write_corpus
-from evaluation.gates import measure
+from evaluation.estimates import compare_arms
+from evaluation.measures import agreement, measure
 from evaluation.statistics import sign_flip
 from generation.decoding import Decoding, read_examples
 from generation.prompts import build_messages

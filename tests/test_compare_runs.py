@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from cluster.run_dir import RunDir
+from cluster.summary import read_report
 from configs.errors import UserError
 from evaluation.compare_runs import compare_runs, differing
-from evaluation.report import read_report, rewrite
+from evaluation.report import rewrite
 from tests.report_fixture import ATTACK, some_report
 from tests.test_report import run_of
 
@@ -64,7 +65,7 @@ def test_a_comparison_goes_over_no_other_file(report: dict[str, Any], tmp_path: 
 
 def test_a_report_of_another_version_is_refused(report: dict[str, Any], tmp_path: Path) -> None:
     new, old = run_of(tmp_path / "new", report), run_of(tmp_path / "old", report | {"schema": 4})
-    with pytest.raises(UserError, match=r"old.*has schema 4, this Semtag writes 7"):
+    with pytest.raises(UserError, match=r"old.*has schema 4, this Semtag writes 8"):
         compare_runs([new, old], tmp_path / "out.html")
     with pytest.raises(UserError, match="has schema 4"):
         rewrite(old)

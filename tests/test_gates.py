@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from configs.schema import Evaluation, Scoring
-from evaluation.gates import independent, measure
-from evaluation.independent import (
+from evaluation.corpus import Corpus
+from evaluation.gates import independent
+from evaluation.measures import (
     copied_share,
     diversity,
     found_by_words,
     longest_span,
+    measure,
     specificity,
     word_count,
     words_of,
 )
-from evaluation.metrics import Answers
 from evaluation.statistics import jackknife
 from scoring.similarity import Embed, score_rows
 from tests.conftest import ROOT
@@ -109,9 +110,13 @@ def scored(texts: list[str], tags: list[list[str]]) -> list[dict[str, Any]]:
     return [row["candidates"][0] | extra for row in found]
 
 
-def judged(answers: Answers, resamples: int, second: Embed | None = None) -> dict[str, Any]:
-    measured = {arm: measure(answers.texts, getattr(answers, arm), second) for arm in ("base", "tuned")}
-    return independent(answers, measured, Evaluation(resamples=resamples), 0)
+def corpus_of(texts: list[str], base: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> Corpus:
+    return Corpus([*range(len(texts))], texts, [{} for _ in texts], {"base": base, "tuned": tuned})
+
+
+def judged(corpus: Corpus, resamples: int, second: Embed | None = None) -> dict[str, Any]:
+    measured = {arm: measure(corpus.texts, corpus.answers[arm], second) for arm in ("base", "tuned")}
+    return independent(corpus, measured, Evaluation(resamples=resamples), 0)
 
 
 def test_who_copies_scores_higher_and_fails() -> None:
@@ -123,12 +128,12 @@ def test_who_copies_scores_higher_and_fails() -> None:
             rare[word] = rare.get(word, 0) + 1
     base = scored(texts, [two_rare_words(text, rare) for text in texts])
     copied = scored(texts, [[" ".join(words_of(text)[at : at + 6]) for at in (0, 6, 12)] for text in texts])
-    found = judged(Answers(texts, base, copied), 500)
+    found = judged(corpus_of(texts, base, copied), 500)
     similarity = found["independent"]["measures"][0]
     assert similarity["difference"]["low"] > 0.1
     passed = {gate["name"]: gate["passed"] for gate in found["gates"]}
     assert not passed["copying"] and not passed["length"]
-    same = judged(Answers(texts, base, base), 500)
+    same = judged(corpus_of(texts, base, base), 500)
     assert all(gate["passed"] for gate in same["gates"])
 
 
@@ -142,7 +147,7 @@ def test_what_raises_similarity_alone_fails_the_independent_score() -> None:
             for place in range(40)
         ]
 
-    found = judged(Answers(texts, answers("word{}", 0.3), answers("text", 0.5)), 500)
+    found = judged(corpus_of(texts, answers("word{}", 0.3), answers("text", 0.5)), 500)
     why = {gate["name"]: gate for gate in found["gates"]}
     assert not why["independent score"]["passed"] and "similarity rose" in why["independent score"]["why"]
     assert not why["diversity"]["passed"]
@@ -158,7 +163,7 @@ def test_a_second_model_is_a_gate_of_its_own() -> None:
         return np.array([[float(str(place) in words_of(string)) for place in range(40)] for string in strings]) + 1e-6
 
     def gates_of(tuned: str) -> dict[str, bool]:
-        both = Answers(texts, answers("text", 0.3), answers(tuned, 0.5))
+        both = corpus_of(texts, answers("text", 0.3), answers(tuned, 0.5))
         found = judged(both, 200, numbers)
         assert "found_by_meaning" in {measure["name"] for measure in found["independent"]["measures"]}
         return {gate["name"]: gate["passed"] for gate in found["gates"]}
@@ -169,5 +174,5 @@ def test_a_second_model_is_a_gate_of_its_own() -> None:
 
 def test_without_texts_to_compare_no_gate_passes() -> None:
     broken = [{"format": "invalid", "tags": [], "score": None}]
-    found = judged(Answers(["a text"], broken, broken), 100)
+    found = judged(corpus_of(["a text"], broken, broken), 100)
     assert [gate["passed"] for gate in found["gates"]] == [False]

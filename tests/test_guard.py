@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from generation.guard import DEATHS_IN_A_ROW, GROUP, MOST_DEATHS, _Ledger, groups_of
+from generation.guard import DEATHS_IN_A_ROW, GROUP, MOST_DEATHS, Suspects, groups_of
 
 
 def test_deaths_in_a_row_are_counted_until_a_text_is_done() -> None:
-    ledger = _Ledger()
+    ledger = Suspects()
     ledger.enter(["a", "b"])
     assert [ledger.death() for _ in range(DEATHS_IN_A_ROW)][-1] == DEATHS_IN_A_ROW
     ledger.enter(["a"])

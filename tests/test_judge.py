@@ -19,13 +19,13 @@ from evaluation.judgement import (
     agreement,
     analyse,
     check_belongs,
-    coin,
     judgement_table,
     majority,
     names_of,
     read_results,
     tally,
 )
+from evaluation.statistics import sign_test
 from generation.texts import text_id
 from tests.conftest import ROOT, TEXTS, semtag
 from tests.test_cli import fails
@@ -121,10 +121,10 @@ def test_the_page_tells_neither_arm_nor_score(selection: Selection) -> None:
 
 
 def test_the_sign_test_by_hand() -> None:
-    assert coin(9, 1) == 0.021484375  # 2 (1 + 10) / 2^10
-    assert coin(5, 5) == 1.0
-    assert coin(0, 0) == 1.0
-    assert coin(6, 0) == 0.03125
+    assert sign_test(9, 1) == 0.021484375  # 2 (1 + 10) / 2^10
+    assert sign_test(5, 5) == 1.0
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(6, 0) == 0.03125
     found = tally(["second"] * 9 + ["first"] + ["tie"] * 40)
     assert (found["judged"], found["wins"], found["losses"], found["ties"]) == (50, 9, 1, 40)
     assert found["sign_p"] == 0.021484375

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import packaged
-from cluster.places import is_hub_name, local_folder
+from cluster.places import is_hub_name, local_folder, write_json
 from cluster.plan import check_model
 from cluster.run_dir import RunDir, shaping_values
 from configs.errors import UserError
@@ -177,7 +177,7 @@ def test_other_weights_are_another_run(tmp_path: Path) -> None:
     run.start(config)
     manifest = run.manifest()
     manifest["stages"]["rank"]["config"]["model.weights"] = "blake2b:0"
-    run.write_json("manifest.json", manifest)
+    write_json(run.layout.manifest, manifest)
     with pytest.raises(UserError, match=r"model\.weights: 'blake2b:0' when the rank stage ran, 'blake2b:\w{32}' now"):
         run.start(config)
 

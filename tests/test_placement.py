@@ -122,6 +122,7 @@ def test_the_table_of_a_config() -> None:
     overrides += ["sampling.accelerator_type=H100", "scoring.gpus_per_actor=0.5"]
     assert table(needs_of(load_config(ROOT / "configs" / "demo.yaml", [*TINY, *overrides]))) == [
         "          actors  CPUs each  GPUs each  accelerator",
+        "───────────────────────────────────────────────────",
         "sampling  2..4    1          2          H100",
         "scoring   1       1          0.5        any",
         "in all CPUs 3..5, GPUs 4.5..8.5",

@@ -14,20 +14,22 @@ import pytest
 from cluster.cli import build_parser
 from cluster.parquet import RowWriter
 from cluster.run_dir import RunDir
+from cluster.summary import REPORT_SCHEMA
+from evaluation.corpus import Corpus
+from evaluation.estimates import compare, examples, format_change
 from evaluation.evaluate import margins
-from evaluation.metrics import Answers, compare, examples
 from evaluation.page import FOLDER, axis, effect, for_script, place, shown
-from evaluation.report import PICTURES, SCHEMA_VERSION, write_pages
+from evaluation.report import PICTURES, write_pages
 from evaluation.verdict import verdict
 from scoring.records import PAIR
-from tests.report_fixture import ATTACK, ESCAPES, interval, some_answers, some_report
+from tests.report_fixture import ATTACK, ESCAPES, interval, some_corpus, some_report
 
 SCHEMA = json.loads((FOLDER / "report_schema.json").read_text())
 
 
 @pytest.fixture
-def answers() -> Answers:
-    return some_answers()
+def corpus() -> Corpus:
+    return some_corpus()
 
 
 @pytest.fixture
@@ -44,20 +46,25 @@ def run_of(folder: Path, report: dict[str, Any]) -> RunDir:
     return run
 
 
-def test_figures_by_hand(answers: Answers) -> None:
-    figures = compare(answers, 200, 0)
-    rate = figures["format_rate"]
-    assert (rate["base"]["value"], rate["tuned"]["value"]) == (0.5, 0.75)
-    assert (rate["only_base"], rate["only_tuned"], rate["mcnemar_p"]) == (1, 2, 1.0)
-    assert rate["difference"]["value"] == pytest.approx(0.25)
-    assert rate["difference"]["low"] < 0.25 < rate["difference"]["high"]
+def test_figures_by_hand(corpus: Corpus) -> None:
+    base_valid, tuned_valid = corpus.valid("base"), corpus.valid("tuned")
+    assert (base_valid.mean(), tuned_valid.mean()) == (0.5, 0.75)
+    form = format_change(base_valid, tuned_valid)
+    assert (form["only_reference"], form["only_arm"], form["p"]) == (1, 2, 1.0)
+    assert form["difference"]["value"] == pytest.approx(0.25)
+    assert form["difference"]["low"] < 0.25 < form["difference"]["high"]
+    figures = compare(corpus, 200, 0)
     both, everything = figures["similarity"]["both_valid"], figures["similarity"]["all_texts"]
     assert (both["texts"], both["difference"]["value"]) == (1, pytest.approx(0.1))
     assert everything["texts"] == 4
-    assert everything["base"]["mean"] == pytest.approx(np.mean([0.4, 0.2, 0, 0]))
-    assert everything["tuned"]["mean"] == pytest.approx(np.mean([0.5, 0, 0.6, 0.3]))
+    assert everything["base"]["value"] == pytest.approx(np.mean([0.4, 0.2, 0, 0]))
+    assert everything["tuned"]["value"] == pytest.approx(np.mean([0.5, 0, 0.6, 0.3]))
     assert everything["win_rate"]["value"] == 0.75
-    assert figures["defects"]["base"] == {"extra_text": 2}
+    assert both["sd"] == {"base": None, "tuned": None} and everything["cohens_d"]["value"] == pytest.approx(
+        0.2 / np.sqrt((np.var([0.4, 0.2, 0, 0], ddof=1) + np.var([0.5, 0, 0.6, 0.3], ddof=1)) / 2)
+    )
+    assert figures["histogram"] == {"base": [0.4, 0.2], "tuned": [0.5, 0.6, 0.3]}
+    assert figures["differences"] == pytest.approx([0.1, -0.2, 0.6, 0.3])
 
 
 def test_margins_by_hand(tmp_path: Path) -> None:
@@ -71,11 +78,11 @@ def test_margins_by_hand(tmp_path: Path) -> None:
     assert found["format"] == 2
 
 
-def test_examples_go_from_the_worst_to_the_best(answers: Answers) -> None:
-    gains = [example["gain"] for example in examples(answers, 3)]
+def test_examples_go_from_the_worst_to_the_best(corpus: Corpus) -> None:
+    gains = [example["gain"] for example in examples(corpus, 3)]
     assert gains == sorted(gains)
     assert (gains[0], gains[-1]) == (pytest.approx(-0.2), pytest.approx(0.6))
-    assert len(examples(answers, 99)) == 4
+    assert len(examples(corpus, 99)) == 4
 
 
 # -- the page -------------------------------------------------------------------------------------------------
@@ -94,7 +101,7 @@ def test_the_page_is_self_contained_and_escapes_everything(report: dict[str, Any
 
 def test_the_page_names_the_weights_of_packaged_models(report: dict[str, Any], tmp_path: Path) -> None:
     write_pages(report, tmp_path)
-    assert "rank: model.weights blake2b:0ba7" in (tmp_path / "report.html").read_text()
+    assert "rank-1: model.weights blake2b:0ba7" in (tmp_path / "report.html").read_text()
 
 
 def test_only_our_own_style_and_script_may_run(report: dict[str, Any], tmp_path: Path) -> None:
@@ -160,7 +167,7 @@ def test_the_page_has_a_line_a_round(report: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_the_report_is_as_its_schema_says(report: dict[str, Any]) -> None:
-    assert SCHEMA["properties"]["schema"]["const"] == SCHEMA_VERSION
+    assert SCHEMA["properties"]["schema"]["const"] == REPORT_SCHEMA
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(report, SCHEMA)
 
@@ -251,4 +258,4 @@ def test_the_verdict_on_people_and_uses(report: dict[str, Any]) -> None:
 
 def test_the_command_takes_one_run_or_several() -> None:
     arguments = build_parser().parse_args(["report", "runs/a", "runs/b", "--out", "both.html"])
-    assert (arguments.runs, arguments.out) == (["runs/a", "runs/b"], "both.html")
+    assert (arguments.runs, arguments.out) == (["runs/a", "runs/b"], Path("both.html"))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.layout import Step
+from cluster.places import write_json
 from cluster.run_dir import RunDir, shaping_values
 from configs.errors import UserError
 from configs.load import load_config
@@ -117,7 +118,7 @@ def test_what_is_no_run_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run directory"):
         RunDir(tmp_path).config()
     run = begun(tmp_path)
-    run.write_json(run.layout.manifest, run.manifest() | {"schema": 99})
+    write_json(run.layout.manifest, run.manifest() | {"schema": 99})
     with pytest.raises(UserError, match="schema 99"):
         run.manifest()
     with pytest.raises(UserError, match="cannot be reached"):

@@ -12,7 +12,7 @@ import pytest
 from configs.errors import UserError
 from configs.schema import Evaluation
 from evaluation.documents import Directions, directions_of, document_strings, ways_to_read
-from evaluation.independent import words_of
+from evaluation.measures import words_of
 from evaluation.search import (
     cross_encoder,
     figures_of,

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cluster.parquet import RowWriter
+from cluster.places import write_json
 from cluster.rounds import start_of
 from cluster.run_dir import RunDir
 from configs.errors import UserError
@@ -157,7 +158,7 @@ def test_a_killed_training_of_round_two_resumes_and_ends_as_if_undisturbed(finis
     manifest = run.manifest()
     for step in ("train-2", "validate-2", "evaluate"):
         del manifest["steps"][step]
-    run.write_json(run.layout.manifest, manifest)
+    write_json(run.layout.manifest, manifest)
     command = ["train", *tiny_demo(tmp_path), "--round", "2"]
     job = subprocess.Popen([sys.executable, "-m", "cluster.cli", *command], cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 300

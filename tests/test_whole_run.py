@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.parquet import RowWriter, read_rows
+from cluster.places import write_json
 from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir
 from evaluation.corpus import arms_of
@@ -49,8 +50,8 @@ def test_the_report_holds_what_it_promises(finished_run: Path) -> None:
         {row["text_id"] for row in read_rows(file)} for file in (run.layout.held_out, run.layout.answers)
     )
     assert answered == held_out and report["held_out_texts"] == len(held_out)
-    for arm in ("base", "tuned"):
-        assert 0 <= report["format_rate"][arm]["value"] <= 1
+    for arm in report["arms"]:
+        assert 0 <= arm["well_formed"]["value"] <= 1
     for kind in ("both_valid", "all_texts"):
         assert report["similarity"][kind]["difference"].keys() == {"value", "low", "high"}
     assert [line["round"] for line in report["rounds"]] == [1, 2]
@@ -196,7 +197,7 @@ def test_a_killed_stage_starts_anew_and_pairs_do_not_depend_on_it(
     manifest["steps"]["pairs-2"]["state"] = "running"  # as a kill leaves it
     for later in ("train-2", "validate-2", "evaluate"):
         del manifest["steps"][later]
-    copy.write_json(copy.layout.manifest, manifest)
+    write_json(copy.layout.manifest, manifest)
     shutil.rmtree(layout.pairs)
     partial = layout.pairs.with_name(".pairs.partial")
     partial.mkdir()

@@ -115,8 +115,7 @@ def lora_forward(layer: Linear, theirs: Callable[..., Tensor], inputs: Tensor) -
         return theirs(inputs)
     (name,) = layer.active_adapters
     base, down, up = layer.get_base_layer(), layer.lora_A[name], layer.lora_B[name]
-    found: Tensor = _Lora.apply(inputs, base.weight, base.bias, down.weight, up.weight, layer.scaling[name])
-    return found
+    return _Lora.apply(inputs, base.weight, base.bias, down.weight, up.weight, layer.scaling[name])
 
 
 class _Lora(torch.autograd.Function):
@@ -150,8 +149,7 @@ def head_log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets:
     plain = bias is None and softcap is None and temperature == scale == 1 and tuple(outputs) == ("log_probs",)
     if plain and hidden.device.type == "cpu" and not weight.requires_grad:
         return _Head.apply(hidden, weight, targets), None, None, None, None
-    found: tuple[Any, ...] = THEIR_HEAD.apply(hidden, weight, bias, targets, *how)
-    return found
+    return THEIR_HEAD.apply(hidden, weight, bias, targets, *how)
 
 
 class _Head(torch.autograd.Function):

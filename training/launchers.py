@@ -48,10 +48,12 @@ def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None
 def _by_accelerate(run: RunDir, config: Config, number: int, events: Path) -> None:
     # --multi_gpu is accelerate's word for torchrun: without a GPU it starts processes that train on CPUs, which --cpu
     # would not.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    command += ["--num_processes", str(config.training.workers), "--num_machines", "1", "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"]
-    command += ["-m", "training.ranks", str(run.path), str(number), str(events)]
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+        *("--num_processes", str(config.training.workers), "--num_machines", "1", "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"),
+        *("-m", "training.ranks", str(run.path), str(number), str(events)),
+    ]
     threads = max(1, (os.cpu_count() or 1) // config.training.workers)
     environment = {"OMP_NUM_THREADS": str(threads)} | ONE_MACHINE | os.environ
     status = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent).wait()

@@ -6,7 +6,6 @@ each completion's log-probabilities are those that it has by itself; the copies 
 the first token of a completion. Several lists share a row up to a budget of tokens.
 """
 
-import heapq
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -49,8 +48,7 @@ def into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
     total, best, least = sum(lengths), [], 1.0
     fewest = max(1, min(-(-total // budget), len(lengths)))
     for count in range(len(lengths), fewest - 1, -1):
-        rows = _spread(lengths, count)
-        used = [sum(lengths[index] for index in row) for row in rows]
+        rows, used = _spread(lengths, count)
         padding = 1 - total / (count * max(used))
         if padding < least and all(len(row) == 1 or tokens <= budget for row, tokens in zip(rows, used, strict=True)):
             best, least = rows, padding
@@ -59,14 +57,15 @@ def into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return best
 
 
-def _spread(lengths: Sequence[int], count: int) -> list[list[int]]:
+def _spread(lengths: Sequence[int], count: int) -> tuple[list[list[int]], list[int]]:
+    """Rows of about as many tokens, and how many each has."""
     rows: list[list[int]] = [[] for _ in range(count)]
-    filled = [(0, row) for row in range(count)]  # a heap
+    used = [0] * count
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        tokens, row = filled[0]
-        rows[row].append(index)
-        heapq.heapreplace(filled, (tokens + lengths[index], row))
-    return rows
+        emptiest = used.index(min(used))
+        rows[emptiest].append(index)
+        used[emptiest] += lengths[index]
+    return rows, used
 
 
 def may_see(lists: Tensor, completions: Tensor) -> Callable[..., Tensor]:

@@ -19,32 +19,31 @@ class Teller(Progress):
 
     def say(self, message: str) -> None:
         """Tell a line."""
-        if self._speaks:
-            self._tell(said=message)
+        self._tell("say", message)
 
     def begin(self, total: int, before: int = 0, unit: str | None = None) -> None:
         """Tell that counting begins anew."""
         super().begin(total, before, unit)
-        if self._speaks:
-            self._tell(begun=before, total=total, unit=self.unit)
+        self._tell("begin", total, before, self.unit)
 
     def set(self, count: int, note: str = "") -> None:
         """Tell the count."""
-        if self._speaks:
-            self._tell(count=count, note=note)
+        self._tell("set", count, note)
         self.count = count
 
     def failed(self, error: BaseException) -> None:
         """Tell why this process ends."""
+        self._speaks = True
         if isinstance(error, UserError):
-            self._tell(what=error.what, mend=error.mend)
+            self._tell("mistake", error.what, error.mend)
         else:
-            self._tell(trace="".join(traceback.format_exception(error)[-12:]))
+            self._tell("trace", "".join(traceback.format_exception(error)[-12:]))
 
-    def _tell(self, **event: Any) -> None:
-        # One write of a short line to a file opened for appending: the lines of several processes do not mix.
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+    def _tell(self, *event: Any) -> None:
+        if self._speaks:
+            # One write of a short line to a file opened for appending: the lines of several processes do not mix.
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
 
 
 class Listener:
@@ -65,19 +64,13 @@ class Listener:
         whole = told[: told.rfind(b"\n") + 1]
         self._read += len(whole)
         for line in whole.splitlines():
-            self._take(json.loads(line))
-
-    def _take(self, event: dict[str, Any]) -> None:
-        if "said" in event:
-            self._progress.say(event["said"])
-        elif "begun" in event:
-            self._progress.begin(event["total"], event["begun"], event["unit"])
-        elif "count" in event:
-            self._progress.set(event["count"], event["note"])
-        elif "what" in event:
-            self._error = self._error or UserError(event["what"], event["mend"])
-        else:
-            self._trace = self._trace or event["trace"]
+            match json.loads(line):
+                case ["mistake", what, mend]:
+                    self._error = self._error or UserError(what, mend)
+                case ["trace", trace]:
+                    self._trace = self._trace or trace
+                case [method, *arguments]:
+                    getattr(self._progress, method)(*arguments)
 
     def failure(self, how: str) -> Exception:
         """The first error that a process told: the user's if there is one; else that it ended so."""
