@@ -26,20 +26,22 @@ from tests.conftest import ROOT, tiny_model
 
 SCRIPTS = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
 SCRIPTS.remove("contenders")  # a part of `generation`
-RANDOM = ["rounds.least_gain=0", "evaluation.arms=[yake]", "evaluation.resamples=100", *SMALL]
+# The demo by a model of random weights.
+RANDOM = ["rounds.each=[{training: {loss: likelihood}}]", "evaluation.arms=[rounds, yake]", "evaluation.resamples=100"]
+RANDOM += ["rounds.least_gain=0", "data.limit=60", "training.dtype=float32", "training.max_steps=2", *SMALL]
 # The arguments of each script at its smallest size; {root} is a folder of its own.
 SMALLEST = {
+    "cheats": ["{root}/runs/demo-0"],
     "chaos": ["--root", "{root}/runs", "--texts", "120", "--kills", "2", "--pause", "1", "--json", "{root}/out.json"],
     "generation": ["--model", "random", "--texts", "340", "--max-tokens", "4", "--rounds", "1", "prompt.examples=[]"],
     "many_pairs": ["{root}/runs/scale-2000"],
     "poison": ["--root", "{root}/runs", "--rows", "200", "--deadly", "1"],
-    "recipes": ["--root", "{root}/runs", "--seeds", "0", "--json", "{root}/out.json", "--recipes", "ipo, lists"],
-    "results": ["--root", "{root}/runs", "--seeds", "0", "--json", "{root}/out.json"],
     "scale": ["--root", "{root}/runs", "--small", "1000", "--texts", "2000"],
     "scoring": ["--texts", "64", "--rounds", "1"],
+    "seeds": ["configs/demo.yaml", "--root", "{root}/runs", "--seeds", "0", "--json", "{root}/out.json"],
     "training": ["--shape", "tiny", "--k", "2", "--prompt-tokens", "20", "--steps", "2", "--rounds", "1"],
 }
-OF_THE_DEMO = {"recipes", "results"}
+ON_ANOTHERS_RUN = {"cheats", "many_pairs", "scale", "seeds"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -57,9 +59,8 @@ def test_every_script_has_a_smallest_size() -> None:
 def run_smallest(name: str, root: Path) -> str:
     """What a script prints that ends well."""
     arguments = [one.format(root=root) for one in SMALLEST[name]]
-    if name in OF_THE_DEMO:
-        arguments += [*RANDOM, "data.limit=60", "training.dtype=float32", "training.max_steps=2"]
-        arguments += [f"model.base={tiny_model()}"]
+    if name == "seeds":
+        arguments += [*RANDOM, f"model.base={tiny_model()}"]
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -68,7 +69,7 @@ def run_smallest(name: str, root: Path) -> str:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("name", [name for name in SMALLEST if name not in ("many_pairs", "scale")])
+@pytest.mark.parametrize("name", sorted(SMALLEST.keys() - ON_ANOTHERS_RUN))
 def test_it_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     assert "| --- |" in run_smallest(name, tmp_path)
 
@@ -77,6 +78,12 @@ def test_it_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
 def test_many_pairs_are_those_that_scale_leaves(tmp_path: Path) -> None:
     assert "speed ratio" in run_smallest("scale", tmp_path)
     assert "| again, to the next step |" in run_smallest("many_pairs", tmp_path)
+
+
+@pytest.mark.cluster
+def test_cheats_are_tried_on_a_run_of_a_seed(tmp_path: Path) -> None:
+    assert "| round 2 |" in run_smallest("seeds", tmp_path)
+    assert "| the best candidate |" in run_smallest("cheats", tmp_path)
 
 
 def test_every_contender_goes_first_in_turn() -> None:
