@@ -15,7 +15,7 @@ setup: .venv/.ready
 	@requirements/install.sh $(BIN)/python "$(TORCH_INDEX)"
 	@touch $@
 
-# With other settings: make demo ARGS="run.name=lists training.data=lists training.loss=lipo_lambda"
+# With other settings: make demo ARGS="run.name=lipo rounds.each.1.training.loss=lipo_lambda"
 demo: setup
 	@$(BIN)/semtag run configs/demo.yaml $(ARGS)
 
