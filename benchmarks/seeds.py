@@ -116,6 +116,8 @@ def contrast(seeds: list[tuple[list[int], dict[str, Figures]]], arm: str, other:
     """Arm less other on the texts where both are well formed in a seed, pooled over the seeds."""
     by_text: dict[int, list[float]] = {}
     for ids, found in seeds:
+        if not {arm, other} <= found.keys():
+            continue  # this seed's rounds stopped early
         both = found[arm]["valid"] & found[other]["valid"]
         for place in np.flatnonzero(both):
             by_text.setdefault(ids[place], []).append(float(found[arm][figure][place] - found[other][figure][place]))
@@ -127,8 +129,8 @@ def arms_table(seeds: dict[str, dict[str, Figures]]) -> str:
     """Means over the seeds, and the least well formed share of a seed."""
     columns = ["arm", "well formed", "least of a seed", "score", "text found", "question found", "words", "copied"]
     rows = []
-    for arm in next(iter(seeds.values())):
-        own = [found[arm] for found in seeds.values()]
+    for arm in dict.fromkeys(arm for found in seeds.values() for arm in found):
+        own = [found[arm] for found in seeds.values() if arm in found]
         cells: list[object] = [f"{_mean(own, 'well_formed'):.1%}", f"{min(one['well_formed'] for one in own):.1%}"]
         for name in ("score", "found", "questions", "words", "copied"):
             mean = _mean(own, name)
@@ -190,7 +192,7 @@ def main() -> None:
             contrasts.append(pair | contrast(pooled, pair["arm"], other, figure))
     ids, texts, found = measured[arguments.seeds[0]]
     print(f"{machine()}\n\n{arms_table(seeds)}\n\n{contrasts_table(contrasts)}\n")
-    print(examples_table(ids, texts, found[f"round {last}"]["tags"]))
+    print(examples_table(ids, texts, found[arms_of(runs[arguments.seeds[0]])["tuned"]]["tags"]))
     if arguments.json:
         result = {"machine": machine(), "overrides": overrides, "seeds": seeds, "contrasts": contrasts}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

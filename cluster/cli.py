@@ -191,7 +191,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     ),
     "rank": ("texts -> candidates -> scores -> ranked lists", "", _of_round),
     "pairs": ("ranked lists -> preference pairs and lists", "", _of_round),
-    "train": ("pairs -> adapter", "", _of_round),
+    "train": ("pairs -> adapter, and the weights with it merged in", "", _of_round),
     "evaluate": ("base against tuned on the held-out texts -> report", "", _of_stage),
     "submit": ("the same as a job of a Ray cluster, whose log is followed", "", _of_submit),
     "verify": ("check a run's files against every invariant; exit status 0 or 1", "", _of_run),

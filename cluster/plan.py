@@ -46,9 +46,8 @@ def show_plan(run: RunDir, config: Config) -> None:
 def _training_plan(training: Training) -> str:
     first = f": the first loss must be {training.first_loss:g}" if training.first_loss else ""
     precision = "4-bit NF4" if training.four_bit else training.dtype
-    return (
-        f"{training.rows}, {training.loss}, beta {training.beta:g}{first}; LoRA rank {training.lora.rank}, {precision}"
-    )
+    beta = "" if training.loss == "likelihood" else f", beta {training.beta:g}{first}"
+    return f"{training.rows}, {training.loss}{beta}; LoRA rank {training.lora.rank}, {precision}"
 
 
 def _show_placement(config: Config) -> None:

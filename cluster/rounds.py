@@ -47,7 +47,7 @@ def validation(run: RunDir, number: int) -> dict[str, Any]:
 
 
 def round_lines(run: RunDir, config: Config) -> list[str]:
-    """A line a round: form and score of its model on the validation texts, and what the round gained."""
+    """A line a round: form, score and gain of its model on the validation texts; and which one is the tagger."""
     lines = []
     for number in trained_rounds(run):
         counts = validation(run, number)
@@ -60,4 +60,4 @@ def round_lines(run: RunDir, config: Config) -> list[str]:
         )
         nothing = gain["high"] < config.rounds.least_gain
         lines.append(f"{line}; it gained nothing" if nothing else line)
-    return lines
+    return [*lines, f"the tagger is the model of round {delivered_round(run)}"] if lines else []

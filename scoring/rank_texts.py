@@ -243,7 +243,7 @@ def _check_counts(counts: dict[str, Any], expected: TextIds, progress: Progress)
     if not counts["ranked"]:
         raise UserError(
             f"None of the {counts['texts']} texts could be sampled: {dict(counts['rejects'])}.",
-            "See rejects/rank; for too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
+            "See the round's rejects/; for too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
         )
 
 

@@ -41,9 +41,7 @@ def unknown(rows: Dataset) -> Dataset:
 def settled(trainer: PreferenceTrainer, out: Path, tolerance: float = 1e-3) -> tuple[dict[str, int], list[Any], str]:
     said = io.StringIO()
     lists = trainer.train_dataset
-    trainer.references, counts = settle(
-        trainer, lists, tolerance, out / "references.npy", Progress("train", "steps", said)
-    )
+    counts = settle(trainer, lists, tolerance, out / "references.npy", Progress("train", "steps", said))
     of_rows = trainer.references[lists["row"][:]].tolist()
     return counts, [row[: len(ids)] for row, ids in zip(of_rows, lists["scores"], strict=True)], said.getvalue()
 

@@ -61,7 +61,8 @@ def test_rounds_stop_at_one_that_gained_nothing(tmp_path: Path) -> None:
     assert last_round(run, config) == 2
     assert last_round(run, config_of(tmp_path, "rounds.least_gain=0.0099")) == 3
     assert last_round(run, config_of(tmp_path, "rounds.count=1")) == 1
-    *_, gained, stopped = round_lines(run, config)
+    gained, stopped, tagger = round_lines(run, config)
+    assert tagger == "the tagger is the model of round 1"
     assert gained == (
         "round 1: 90.0% well formed, mean score 0.400, gain +0.050 [-0.010, +0.110] on 30 validation texts"
     )

@@ -87,7 +87,7 @@ def test_the_first_loss_is_known(
     assert Training(loss=loss, beta=beta).first_loss == pytest.approx(first)
     trainer = trainer_for(base, pairs, tmp_path, loss=loss, beta=beta)
     assert losses(trainer)[0] == pytest.approx(first, rel=1e-4)
-    assert trainer.checked
+    assert trainer.first_loss == pytest.approx(first, rel=1e-4)
 
 
 def test_the_likelihood_term_adds_to_the_loss_but_not_to_the_check(base: str, pairs: Dataset, tmp_path: Path) -> None:
@@ -108,6 +108,14 @@ def test_a_false_start_is_refused(base: str, pairs: Dataset, tmp_path: Path) -> 
             if "lora_B" in name:
                 parameter.normal_(0, 0.5)
     with pytest.raises(UserError, match=r"not 25 = \(1/\(2 beta\)\)\^2 at beta 0.1"):
+        trainer.train()
+
+
+def test_references_of_another_model_are_refused(base: str, pairs: Dataset, tmp_path: Path) -> None:
+    trainer = trainer_for(base, pairs, tmp_path, beta=0.5)
+    trainer.references = torch.arange(2.0 * len(pairs)).reshape(-1, 2) - 100
+    trainer.reference_gap = 1e-3
+    with pytest.raises(UserError, match="The first loss is"):
         trainer.train()
 
 

@@ -48,7 +48,7 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
         trainer.choose_sequences(progress.say)
         if training.loss != "likelihood":
             kept, tolerance = folder / "references.npy", training.reference_tolerance
-            trainer.references, counts["references"] = settle(trainer, rows, tolerance, kept, progress)
+            counts["references"] = settle(trainer, rows, tolerance, kept, progress)
 
     trainer.add_callback(BeforeFirstStep(before_first_step))
     trainer.add_callback(ShowProgress(progress))

@@ -32,8 +32,8 @@ class Audit(NamedTuple):
 
 def settle(
     trainer: "PreferenceTrainer", lists: Dataset, tolerance: float, kept: Path, progress: Progress
-) -> tuple[Tensor, dict[str, int]]:
-    """Reference log-probabilities [rows, K], by `row`, and, as it says, how many from where.
+) -> dict[str, int]:
+    """Give the trainer its reference log-probabilities; returns and says how many are from where.
 
     Those from sampling serve if they differ from recomputed ones by `tolerance` nats a token at most, in the mean over
     a sample. A completion has none if it was drawn under another prompt or within a grammar, or if nobody sampled it: a
@@ -51,6 +51,7 @@ def settle(
     if counts["from_sampling"]:
         audit = audited(trainer, lists, known)
         agree = audit.mean <= tolerance
+        trainer.reference_gap = audit.mean if agree else 0.0
         progress.say(
             f"audit of {audit.completions} log-probabilities from sampling: {audit.mean:.2g} nats a token from the "
             f"training model's in the mean, {audit.largest:.2g} at most; they {'' if agree else 'do not '}serve"
@@ -66,7 +67,8 @@ def settle(
     progress.say(
         "reference log-probabilities: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items())
     )
-    return _by_row(lists, known), counts
+    trainer.references = _by_row(lists, known)
+    return counts
 
 
 def audited(trainer: "PreferenceTrainer", lists: Dataset, known: np.ndarray) -> Audit:
