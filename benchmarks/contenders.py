@@ -93,7 +93,6 @@ def raw(folder: Path, config: Config, engine: Record) -> None:
 def ray_data_llm(folder: Path, config: Config, engine: Record) -> None:
     """ray.data.llm's processor over K copies of each prompt, since it keeps the first sample of a request alone."""
     sampling = config.sampling
-    # No actors of ours: its engine gets all cores from the start.
     with ray_session(config, actors=False, cpus=config.cluster.cpus or 0):
         import ray.data
 

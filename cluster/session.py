@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.cores import kept_aside
 from cluster.placement import Node, check_fits, needs_of, node_of
 from cluster.progress import Counts, Progress
 from cluster.repeating import repeating
@@ -27,22 +26,19 @@ def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[
     Without `actors` the block runs something else, and a private Ray has as many CPUs as the machine, or `cpus` if that
     is more. Raises UserError when there is no such cluster or it cannot hold the actors.
     """
-    sampling = config.sampling
-    on_own_cores = config.cluster.address == "local" and sampling.engine == "vllm" and not sampling.gpus
-    with kept_aside() if actors and on_own_cores else contextlib.nullcontext():
-        _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus))
-        import ray
-        import ray.data
+    _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus))
+    import ray
+    import ray.data
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        try:
-            if actors:
-                check_fits(needs_of(config), nodes_there(), place(config))
-            yield
-        finally:
-            ray.shutdown()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    try:
+        if actors:
+            check_fits(needs_of(config), nodes_there(), place(config))
+        yield
+    finally:
+        ray.shutdown()
 
 
 def nodes_to_use(config: Config) -> list[Node]:

@@ -8,7 +8,6 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from cluster import cores
 from cluster.orphans import end_with_this
 from cluster.places import local_folder
 from cluster.progress import Counts
@@ -54,7 +53,6 @@ class Sampler:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.sampling.cpu_cache_gb)
             # vLLM would leave a core to the process that feeds it, which of two cores is half of the speed.
             os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-            cores.take_all()
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -66,8 +64,6 @@ class Sampler:
         arguments = engine_arguments(config, model) | (engine or {})
         # vLLM sets batch sizes by who asks: a pile of prompts gets 256 sequences or more, a bare engine 128.
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
-        if not on_gpu:
-            cores.step_aside()
         self._watch = end_with_this(psutil.Process().children(recursive=True))
         self.context = self.engine.model_config.max_model_len
         self.vocabulary = self.engine.model_config.get_vocab_size()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from cluster import cores
 from cluster.metrics import BatchMetrics
 from cluster.places import local_folder
 from cluster.progress import Counts
@@ -35,7 +34,6 @@ class Embedder:
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
         if scoring.gpus_per_actor == 0:
             # Ray gives an actor of one CPU one thread; scoring works in bursts while sampling waits, so take all.
-            cores.take_all()
             torch.set_num_threads(os.cpu_count() or 1)
         self.scoring = scoring
         try:
