@@ -35,10 +35,9 @@ def show_plan(run: RunDir, config: Config) -> None:
     if config.training.launcher != "local":
         launcher, workers = config.training.launcher, config.training.workers
         plan["launcher"] = f"{launcher}: {workers} processes, {config.training.parallel}"
-    for step in steps_of(run, config):
-        plan[step.name] = "done, would be skipped" if run.is_done(step) else "to do"
+    steps = {step.name: "done, would be skipped" if run.is_done(step) else "to do" for step in steps_of(run, config)}
     print("Plan")
-    for name, what in plan.items():
+    for name, what in [*plan.items(), *steps.items()]:
         print(f"  {name:<10} {what}")
     _show_placement(config)
 
