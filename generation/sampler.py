@@ -53,6 +53,9 @@ class Sampler:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.sampling.cpu_cache_gb)
             # vLLM would leave a core to the process that feeds it, which of two cores is half of the speed.
             os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+            # The model runs in the engine's process: one that waits for another process spins, on a core that computes.
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+            os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
