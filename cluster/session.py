@@ -7,7 +7,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+
 from cluster.cores import kept_aside
+from cluster.orphans import end_with_this
 from cluster.placement import Node, check_fits, needs_of, node_of
 from cluster.progress import Counts, Progress
 from cluster.repeating import repeating
@@ -31,18 +34,19 @@ def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[
     on_own_cores = config.cluster.address == "local" and sampling.engine == "vllm" and not sampling.gpus
     with kept_aside() if actors and on_own_cores else contextlib.nullcontext():
         _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus))
-        import ray
         import ray.data
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        try:
-            if actors:
-                check_fits(needs_of(config), nodes_there(), place(config))
-            yield
-        finally:
-            ray.shutdown()
+        # Two agents of a private Ray outlive a killed process by a minute: they wait for a server that is gone as well.
+        with end_with_this(psutil.Process().children(recursive=True)):
+            try:
+                if actors:
+                    check_fits(needs_of(config), nodes_there(), place(config))
+                yield
+            finally:
+                ray.shutdown()
 
 
 def nodes_to_use(config: Config) -> list[Node]:
@@ -50,13 +54,8 @@ def nodes_to_use(config: Config) -> list[Node]:
     if config.cluster.address == "local":
         gpus, kind = _own_gpus() if any(need.gpus for need in needs_of(config)) else (0, None)
         return [Node(_local_cpus(config), gpus, frozenset({kind} if kind else ()))]
-    _start(config, _local_cpus(config))
-    import ray
-
-    try:
+    with ray_session(config, actors=False):
         return nodes_there()
-    finally:
-        ray.shutdown()
 
 
 def place(config: Config) -> str:
