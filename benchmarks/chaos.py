@@ -1,11 +1,16 @@
-"""Does ranking survive anything? Kills at random while one job runs, then proves that nothing was lost or done twice.
+"""Does a job survive anything? Kills while it runs, then a proof that nothing was lost, done twice or changed.
 
     python -m benchmarks.chaos --kills 20 --json chaos.json
+    python -m benchmarks.chaos --rounds 2 --json rounds.json
 
-The job runs once in peace. Then it runs again while processes of it are killed with `kill -9`: engines, actors, other
+Ranking runs once in peace. Then it runs again while processes of it are killed with `kill -9`: engines, actors, other
 Ray workers, the raylet, the driver. A job that dies of it is started again by the same command, as a user would. At the
 end `semtag verify` must hold, and every row must equal the one of the quiet run; scores are compared to 1e-6, because
 an embedding's last digits depend on the batch that it was made in. The model is a small one of random weights.
+
+With --rounds a whole job is tormented: each step of each round is ended by `kill -9` of its process, by `kill` and by
+`kill -9` of the command line, at moments that change from step to step, and each time the same command goes on. Rows
+must equal those of a quiet run likewise, and weights bit for bit.
 """
 
 import argparse
@@ -22,13 +27,21 @@ from typing import Any
 import psutil
 
 from benchmarks.contest import demo_texts, machine, markdown, publish
+from benchmarks.kills import compare, compare_runs, torment_steps
 from benchmarks.small_models import SMALL, save_small
-from cluster.parquet import read_rows
 from cluster.places import Place
 from cluster.run_dir import RunDir
+from configs.load import load_config
 from scoring.rank_texts import count_finished
 
 CONFIG = "configs/demo.yaml"
+# Of a job of rounds: many blocks and checkpoints, a warm start and then preferences, no round that ends it early.
+ROUNDS = [
+    *("data.held_out=0.3", "sampling.batch_size=4", "sampling.in_flight=1", "rounds.least_gain=0"),
+    *("pairs.format_share=0.5", "training.dtype=float32", "training.batch_size=4", "training.save_steps=2"),
+    *("training.max_steps=12", "rounds.each=[{training: {loss: likelihood, best: 2}}]"),
+    *("evaluation.arms=[yake]", "evaluation.resamples=100"),
+]
 KINDS = ("engine", "actor", "worker", "raylet", "driver")
 
 
@@ -126,66 +139,77 @@ def _wait(job: subprocess.Popen[bytes], family: Family, finished: Place, seconds
             time.sleep(0.005)
 
 
-def compare(calm: Path, tormented: Path) -> dict[str, int]:
-    """How many texts were lost, came twice, or have other candidates than in the quiet run."""
-    expected = {row["text_id"]: row for row in read_rows(RunDir(calm).layout.round(1).ranked)}
-    seen: Counter[int] = Counter()
-    different = 0
-    for row in read_rows(RunDir(tormented).layout.round(1).ranked):
-        seen[row["text_id"]] += 1
-        different += not _same(expected.get(row["text_id"]), row)
-    return {
-        "texts": len(expected),
-        "lost": len(expected.keys() - seen.keys()),
-        "twice": sum(times > 1 for times in seen.values()),
-        "different": different,
-    }
-
-
-def _same(left: dict[str, Any] | None, right: dict[str, Any]) -> bool:
-    if left is None or left | {"candidates": 0} != right | {"candidates": 0}:
+def ranking(arguments: argparse.Namespace, job: list[str]) -> bool:
+    """Rank in peace, then in torment; returns whether all were killed and nothing was lost, done twice or changed."""
+    data = arguments.root / "texts.jsonl"
+    texts = demo_texts(arguments.texts or 1200)
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    job = [f"data.path={data}", "data.limit=null", "data.held_out=0", "rounds.validation=0", *job]
+    job += ["sampling.batch_size=16", "sampling.in_flight=2", *arguments.overrides]
+    calm, stormy = ([CONFIG, f"run.name={name}", *job] for name in ("calm", "stormy"))
+    semtag("rank", *calm)
+    rng = random.Random(arguments.seed)
+    kinds = [KINDS[number % len(KINDS)] for number in range(arguments.kills)]
+    rng.shuffle(kinds)
+    one, other = (RunDir(arguments.root / name).layout.round(1) for name in ("calm", "stormy"))
+    begin = time.monotonic()
+    story = torment(stormy, other.sampled_ids, kinds, rng, arguments.pause)
+    result = story | compare(one.ranked, other.ranked)
+    result |= {"verified": verified(arguments.root / "stormy"), "seconds": round(time.monotonic() - begin)}
+    publish({"machine": machine(), **result}, markdown(list(result), [list(map(str, result.values()))]), arguments.json)
+    if sum(story["killed"].values()) < arguments.kills:
+        print(f"The job was done before {arguments.kills} processes were killed: lower --pause, or give it more texts.")
         return False
-    for one, other in zip(left["candidates"], right["candidates"], strict=True):
-        if one | {"score": 0} != other | {"score": 0} or (one["score"] is None) != (other["score"] is None):
-            return False
-        if one["score"] is not None and abs(one["score"] - other["score"]) > 1e-6:
-            return False
-    return True
+    return result["verified"] and not result["lost"] + result["twice"] + result["different"]
+
+
+def whole_job(arguments: argparse.Namespace, job: list[str]) -> bool:
+    """The same for a whole job of rounds, with each of its steps ended in each way."""
+    job += [f"data.limit={arguments.texts or 80}", f"rounds.count={arguments.rounds}", *ROUNDS, *arguments.overrides]
+    calm, stormy = ([CONFIG, f"run.name={name}", *job] for name in ("calm", "stormy"))
+    semtag("run", *calm)
+    one, other = (RunDir(arguments.root / name) for name in ("calm", "stormy"))
+    begin = time.monotonic()
+    kills = torment_steps(stormy, other, load_config(stormy[0], stormy[1:]))
+    found = compare_runs(one, other, arguments.rounds)
+    sound, seconds = verified(arguments.root / "stormy"), round(time.monotonic() - begin)
+    tables = markdown(["step", "ended", "at", "the same command again"], [list(kill.values()) for kill in kills])
+    differences = [[name, *counts.values()] for name, counts in found.items()]
+    tables += "\n\n" + markdown(["", "rows or tensors", "lost", "twice", "different"], differences)
+    tables += f"\n\nverified: {'yes' if sound else 'no'}; {seconds:,} s"
+    result = {"machine": machine(), "kills": kills, "compared": found, "verified": sound, "seconds": seconds}
+    publish(result, tables, arguments.json)
+    wrong = sum(counts["lost"] + counts["twice"] + counts["different"] for counts in found.values())
+    return sound and not wrong
+
+
+def semtag(*arguments: str) -> None:
+    """Run the command line, which must end well."""
+    subprocess.run([sys.executable, "-m", "cluster.cli", *arguments], check=True)
+
+
+def verified(run: Path) -> bool:
+    """Whether `semtag verify` finds nothing wrong."""
+    return not subprocess.run([sys.executable, "-m", "cluster.cli", "verify", str(run)], check=False).returncode
 
 
 def main() -> int:
-    """Run in peace, then in torment; returns 0 when all were killed and nothing was lost, done twice or changed."""
+    """Torment what was asked for; returns 0 when it came to what a quiet run comes to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="processes to kill; of each kind in turn")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and victims")
-    parser.add_argument("--texts", type=int, default=1200, help="texts to rank; enough to outlast the kills")
-    parser.add_argument("--pause", type=float, default=45, help="longest wait before a kill, in seconds")
+    parser.add_argument("--rounds", type=int, default=0, help="torment a whole job of so many rounds, not ranking")
+    parser.add_argument("--kills", type=int, default=20, help="of ranking: processes to kill; of each kind in turn")
+    parser.add_argument("--seed", type=int, default=0, help="of ranking: for the moments and victims")
+    parser.add_argument("--texts", type=int, help="texts, enough to outlast the kills; default 1200, with --rounds 80")
+    parser.add_argument("--pause", type=float, default=45, help="of ranking: longest wait before a kill, in seconds")
     parser.add_argument("--root", type=Path, default=Path("runs/chaos"), help="folder of the runs; emptied")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides for both runs")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.root, ignore_errors=True)
     arguments.root.mkdir(parents=True)
-    data = arguments.root / "texts.jsonl"
-    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in demo_texts(arguments.texts)))
-    job = [f"data.path={data}", "data.limit=null", "data.held_out=0", "rounds.validation=0", *SMALL]
-    job += [f"model.base={save_small(arguments.root / 'model')}", "sampling.samples=4", "sampling.batch_size=16"]
-    job += ["sampling.in_flight=2", *arguments.overrides]
-    calm, stormy = ([CONFIG, f"run.root={arguments.root}", f"run.name={name}", *job] for name in ("calm", "stormy"))
-    subprocess.run([sys.executable, "-m", "cluster.cli", "rank", *calm], check=True)
-    rng = random.Random(arguments.seed)
-    kinds = [KINDS[number % len(KINDS)] for number in range(arguments.kills)]
-    rng.shuffle(kinds)
-    run, start = arguments.root / "stormy", time.monotonic()
-    story = torment(stormy, RunDir(run).layout.round(1).sampled_ids, kinds, rng, arguments.pause)
-    verified = subprocess.run([sys.executable, "-m", "cluster.cli", "verify", str(run)], check=False).returncode == 0
-    result = story | compare(arguments.root / "calm", run)
-    result |= {"verified": verified, "seconds": round(time.monotonic() - start)}
-    publish({"machine": machine(), **result}, markdown(list(result), [list(map(str, result.values()))]), arguments.json)
-    if sum(story["killed"].values()) < arguments.kills:
-        print(f"The job was done before {arguments.kills} processes were killed: lower --pause, or give it more texts.")
-        return 1
-    return 0 if verified and not result["lost"] + result["twice"] + result["different"] else 1
+    job = [f"run.root={arguments.root}", f"model.base={save_small(arguments.root / 'model')}", *SMALL]
+    job += ["sampling.samples=4"]
+    return 0 if (whole_job if arguments.rounds else ranking)(arguments, job) else 1
 
 
 if __name__ == "__main__":

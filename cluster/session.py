@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+
+from cluster.orphans import end_with_this
 from cluster.placement import Node, check_fits, needs_of, node_of
 from cluster.progress import Counts, Progress
 from cluster.repeating import repeating
@@ -27,18 +30,19 @@ def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[
     is more. Raises UserError when there is no such cluster or it cannot hold the actors.
     """
     _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus))
-    import ray
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    try:
-        if actors:
-            check_fits(needs_of(config), nodes_there(), place(config))
-        yield
-    finally:
-        ray.shutdown()
+    # Two agents of a private Ray outlive a killed process by a minute: they wait for a server that is gone as well.
+    with end_with_this(psutil.Process().children(recursive=True)):
+        try:
+            if actors:
+                check_fits(needs_of(config), nodes_there(), place(config))
+            yield
+        finally:
+            ray.shutdown()
 
 
 def nodes_to_use(config: Config) -> list[Node]:
@@ -46,13 +50,8 @@ def nodes_to_use(config: Config) -> list[Node]:
     if config.cluster.address == "local":
         gpus, kind = _own_gpus() if any(need.gpus for need in needs_of(config)) else (0, None)
         return [Node(_local_cpus(config), gpus, frozenset({kind} if kind else ()))]
-    _start(config, _local_cpus(config))
-    import ray
-
-    try:
+    with ray_session(config, actors=False):
         return nodes_there()
-    finally:
-        ray.shutdown()
 
 
 def place(config: Config) -> str:

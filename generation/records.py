@@ -91,5 +91,5 @@ def sampled_counts(rows: Sequence[dict[str, Any]]) -> Counts:
         texts=len(rows),
         candidates=len(candidates),
         valid=sum(candidate["format"] == "valid" for candidate in candidates),
-        tokens=sum(candidate["num_tokens"] or 0 for candidate in candidates),
+        tokens=sum(candidate.get("num_tokens") or 0 for candidate in candidates),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import chaos, poison, scale, training
+from benchmarks import kills, poison, scale, training
 from benchmarks.contest import demo_texts, markdown, median_ratio, order
 from benchmarks.generation import Finished, check_same_work, steady, summary
 from benchmarks.generation import table as generation_table
@@ -18,7 +18,6 @@ from benchmarks.scoring import table as scoring_table
 from benchmarks.small_models import SMALL
 from benchmarks.trainers import as_pairs, make_lists, run_contender
 from cluster.parquet import RowWriter
-from cluster.run_dir import RunDir
 from configs.errors import UserError
 from generation.parse import parse
 from scoring.records import RANKED
@@ -56,9 +55,9 @@ def test_every_script_has_a_smallest_size() -> None:
     assert set(SCRIPTS) == SMALLEST.keys()
 
 
-def run_smallest(name: str, root: Path) -> str:
+def run_smallest(name: str, root: Path, *more: str) -> str:
     """What a script prints that ends well."""
-    arguments = [one.format(root=root) for one in SMALLEST[name]]
+    arguments = [*(one.format(root=root) for one in SMALLEST[name]), *more]
     if name == "seeds":
         arguments += [*RANDOM, f"model.base={tiny_model()}"]
     done = subprocess.run(
@@ -72,6 +71,11 @@ def run_smallest(name: str, root: Path) -> str:
 @pytest.mark.parametrize("name", sorted(SMALLEST.keys() - ON_ANOTHERS_RUN))
 def test_it_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     assert "| --- |" in run_smallest(name, tmp_path)
+
+
+@pytest.mark.cluster
+def test_every_step_of_a_round_is_ended_in_every_way(tmp_path: Path) -> None:
+    assert "| train-1 | command line, kill -9 |" in run_smallest("chaos", tmp_path, "--rounds", "1")
 
 
 @pytest.mark.cluster
@@ -204,18 +208,19 @@ def test_made_up_words_differ_and_rows_repeat() -> None:
 
 def test_chaos_sees_what_was_lost_doubled_or_changed(tmp_path: Path) -> None:
     def run(name: str, rows: list[tuple[int, str, float]]) -> Path:
-        ranked = RunDir(tmp_path / name).layout.round(1).ranked
-        ranked.mkdir(parents=True)
-        with RowWriter(ranked / "rows.parquet", RANKED) as out:
+        with RowWriter(tmp_path / f"{name}.parquet", RANKED) as out:
             for id_, completion, score in rows:
-                out.write({"text_id": id_, "candidates": [{"completion": completion, "score": score}]})
-        return tmp_path / name
+                candidate = {"completion": completion, "score": score, "logprob": -score}
+                out.write({"text_id": id_, "candidates": [candidate]})
+        return tmp_path / f"{name}.parquet"
 
     calm = run("calm", [(1, "[a]", 0.5), (2, "[b]", 0.5), (3, "[c]", 0.5), (4, "[d]", 0.5)])
-    same = run("same", [(4, "[d]", 0.5 + 1e-8), (1, "[a]", 0.5), (2, "[b]", 0.5), (3, "[c]", 0.5)])
+    same = run("same", [(4, "[d]", 0.5), (1, "[a]", 0.5), (2, "[b]", 0.5), (3, "[c]", 0.5)])
     stormy = run("stormy", [(1, "[a]", 0.5), (1, "[a]", 0.5), (2, "[x]", 0.5), (3, "[c]", 0.6)])
-    assert chaos.compare(calm, same) == {"texts": 4, "lost": 0, "twice": 0, "different": 0}
-    assert chaos.compare(calm, stormy) == {"texts": 4, "lost": 1, "twice": 1, "different": 2}
+    assert kills.compare(calm, same) == {"rows": 4, "lost": 0, "twice": 0, "different": 0}
+    assert kills.compare(calm, stormy) == {"rows": 4, "lost": 1, "twice": 1, "different": 2}
+    assert kills.same([{"score": 0.5, "margin": None}], [{"score": 0.5 + 1e-8, "margin": None}])
+    assert not kills.same({"logprob": 0.5}, {"logprob": 0.5 + 1e-8})
 
 
 def test_poisoned_rows_are_one_in_a_hundred() -> None:

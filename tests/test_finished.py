@@ -17,6 +17,7 @@ from benchmarks.scale import DATA, make_models, make_rows
 from cluster.orphans import left_at_work
 from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.progress import Progress
+from cluster.run_dir import RunDir
 from generation.records import SAMPLED
 from scoring.finished import TextIds, finish, read_ids
 from scoring.rank_texts import _split
@@ -160,7 +161,8 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_real_ranking_heals(arguments: list[str]) -> None:
     """Its command line is killed with some blocks done: one loses its rows, one comes twice, one is pending still."""
     run = Path(arguments[4].removeprefix("run.root=")) / "demo"
-    rows, ids = run / ".rank.unfinished" / "rows", run / ".rank.unfinished" / "ids"
+    layout = RunDir(run).layout.round(1)
+    rows, ids = layout.sampled, layout.sampled_ids
     job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments], cwd=ROOT)
     while len(committed := [file for file in ids.glob("*.parquet") if ".pending" not in file.name]) < 3:
         assert job.poll() is None
@@ -176,6 +178,5 @@ def test_a_real_ranking_heals(arguments: list[str]) -> None:
     done = semtag("rank", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 block lacks rows" in done.stdout and "1 file of rows was never committed" in done.stdout
-    assert count_rows(run / "texts" / "train.parquet") == TEXTS
-    assert len({row["text_id"] for row in read_rows(run / "ranked", ["text_id"])}) == count_rows(run / "ranked")
+    assert len({row["text_id"] for row in read_rows(layout.ranked, ["text_id"])}) == count_rows(layout.ranked) == TEXTS
     assert semtag("verify", str(run)).returncode == 0

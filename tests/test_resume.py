@@ -1,6 +1,7 @@
-"""Killed at any point and started again, ranking loses nothing and does nothing twice."""
+"""Killed and started again, a job loses nothing, does nothing twice, and comes to what it would have come to."""
 
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -11,8 +12,10 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from benchmarks.chaos import Family, compare, kind_of, torment
-from cluster.parquet import count_rows
+from benchmarks.chaos import Family, kind_of, torment
+from benchmarks.kills import KILL, compare, compare_runs, start
+from cluster.layout import Step
+from cluster.places import write_json
 from cluster.run_dir import RunDir
 from scoring.rank_texts import count_finished
 from tests.conftest import ROOT, semtag, tiny_demo
@@ -20,19 +23,34 @@ from tests.conftest import ROOT, semtag, tiny_demo
 OFTEN = ["sampling.batch_size=4", "sampling.in_flight=1"]
 
 
-def check_nothing_lost(calm: Path, run: Path) -> None:
-    texts = count_rows(RunDir(calm).layout.round(1).ranked)
-    assert compare(calm, run) == {"texts": texts, "lost": 0, "twice": 0, "different": 0}
-    assert semtag("verify", str(run)).returncode == 0
-
-
-def test_a_tormented_ranking_equals_a_quiet_one(finished_run: Path, tmp_path: Path) -> None:
-    arguments, run = tiny_demo(tmp_path, *OFTEN), tmp_path / "demo"
-    finished = RunDir(run).layout.round(1).sampled_ids
-    story = torment(arguments, finished, ["engine", "driver"], random.Random(0), pause=0)
+def test_a_job_killed_in_round_two_ends_as_if_undisturbed(finished_run: Path, tmp_path: Path) -> None:
+    """Its engine and its stage while it ranks, its command line while it trains; up to round two it is a copy."""
+    arguments, calm, run = tiny_demo(tmp_path, *OFTEN), RunDir(finished_run), RunDir(tmp_path / "demo")
+    shutil.copytree(calm.path, run.here)
+    undo(run, *(Step(stage, 2) for stage in ("rank", "pairs", "train", "validate")))
+    shutil.rmtree(run.here / "round-2")
+    ids = run.layout.round(2).sampled_ids
+    story = torment([*arguments, "--round", "2"], ids, ["engine", "driver"], random.Random(0), pause=0)
     assert story == {"killed": {"engine": 1, "driver": 1}, "starts": 2}
-    check_nothing_lost(finished_run, run)
-    assert not list(run.rglob(".*.unfinished"))
+    training = Step("train", 2)
+    assert "checkpoint-" in start(arguments, run, training, KILL, after=1).hit
+    assert "resuming from" in start(arguments, run).healed(training)
+    check_nothing_lost(compare_runs(calm, run, rounds=2), run.here)
+    assert not list(run.here.rglob(".*.unfinished"))
+
+
+def undo(run: RunDir, *steps: Step) -> None:
+    """Have the manifest name the steps no more."""
+    manifest = run.manifest()
+    for step in steps:
+        del manifest["steps"][step.name]
+    write_json(run.layout.manifest, manifest)
+
+
+def check_nothing_lost(found: dict[str, dict[str, int]], run: Path) -> None:
+    same = {"lost": 0, "twice": 0, "different": 0}
+    assert {name: counts for name, counts in found.items() if counts != same | {"rows": counts["rows"]}} == {}
+    assert semtag("verify", str(run)).returncode == 0
 
 
 @pytest.mark.cluster
@@ -56,7 +74,9 @@ def test_a_lost_node_costs_nothing(finished_run: Path, tmp_path: Path) -> None:
         assert finished.exists(), "the ranking was over before the node was lost"
         cluster.add_node(num_cpus=4, **node)
         assert job.wait(timeout=400) == 0
-        check_nothing_lost(finished_run, run)
+        check_nothing_lost(
+            {"ranked": compare(*(RunDir(one).layout.round(1).ranked for one in (finished_run, run)))}, run
+        )
         assert not any(process.is_running() for process in engine_and_workers)
     finally:
         cluster.shutdown()

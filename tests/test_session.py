@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import psutil
+
 from tests.conftest import ROOT
 
 # In a process of its own: Ray reads where to listen when it is imported.
@@ -15,7 +17,7 @@ from configs.load import load_config
 with ray_session(load_config("configs/demo.yaml")):
     tally = Tally()
     tally.add(Counts(texts=3, scored=1, score_sum=0.5))
-    tally.add(Counts(texts=1, scored=1, score_sum=0.25))
+    tally.add(Counts(texts=1, scored=1, score_sum=0.25), at_once=True)
     assert tally.total() == Counts(texts=4, scored=2, score_sum=0.75)
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     for process in processes:
@@ -32,3 +34,22 @@ def test_local_mode_listens_on_loopback_alone() -> None:
     listening = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens")}
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert listening
+
+
+# Killed while its Ray is up; two of Ray's agents would live on for a minute, and the run with them.
+KILLED = """
+import os, psutil
+from cluster.session import ray_session
+from configs.load import load_config
+
+with ray_session(load_config("configs/demo.yaml")):
+    print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_process_leaves_nothing_of_its_ray() -> None:
+    command = [sys.executable, "-c", KILLED]
+    killed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
+    left = [psutil.Process(int(pid)) for pid in killed.stdout.split() if psutil.pid_exists(int(pid))]
+    assert psutil.wait_procs(left, timeout=30)[1] == []

@@ -19,8 +19,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.parquet import RowWriter
+from cluster.progress import Counts
 from cluster.run_dir import RunDir
 from configs.errors import UserError
+from generation.records import sampled_counts
 from generation.vote import elect
 from scoring.tag_texts import FORMATS, ROW, _joined
 from tests.conftest import ROOT, TEXTS, semtag, tiny_model
@@ -42,6 +44,7 @@ def test_votes_by_hand() -> None:
     assert elect(voters(["a", "b"], ["c", "d"]))["tags"] == ["a", "c"]  # equal votes: further in front, then first
     assert elect(voters(["b", "a"], ["a", "c"]))["tags"] == ["a", "b"]
     assert elect(voters([], []))["format"] == "invalid"
+    assert sampled_counts([{"candidates": [won]}]) == Counts(texts=1, candidates=1, valid=1)  # no tokens of its own
 
 
 @example([["red"], ["blue"], ["blue", "red"]])  # most name red, and as many blue, which stands further in front

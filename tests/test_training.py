@@ -1,12 +1,6 @@
 """Training on the real TRL: the first loss, parity, lengths, resuming, and merging."""
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +12,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cluster.parquet import RowWriter
-from cluster.places import write_json
 from cluster.rounds import start_of
 from cluster.run_dir import RunDir
 from configs.errors import UserError
@@ -26,7 +19,7 @@ from configs.schema import Model
 from configs.training import Lora, Training
 from generation.prompts import load_tokenizer, prompt_ids
 from scoring.records import PAIR
-from tests.conftest import ROOT, asked, said, semtag, tiny_demo
+from tests.conftest import asked, said
 from training.cpu_kernels import lean_head_on_cpus, utils
 from training.data import load_rows
 from training.merge import merge
@@ -155,33 +148,6 @@ def test_the_newest_whole_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-10" / "trainer_state.json").write_text("{}")
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-
-
-def test_a_killed_training_of_round_two_resumes_and_ends_as_if_undisturbed(finished_run: Path, tmp_path: Path) -> None:
-    run, whole = (RunDir(folder) for folder in (tmp_path / "demo", finished_run))
-    shutil.copytree(finished_run, tmp_path / "demo")
-    layout, done = run.layout.round(2), whole.layout.round(2)
-    for folder in (layout.adapter, layout.merged, layout.checkpoints, layout.validation, run.layout.evaluation):
-        shutil.rmtree(folder)
-    manifest = run.manifest()
-    for step in ("train-2", "validate-2", "evaluate"):
-        del manifest["steps"][step]
-    write_json(run.layout.manifest, manifest)
-    command = ["train", *tiny_demo(tmp_path), "--round", "2"]
-    job = subprocess.Popen([sys.executable, "-m", "cluster.cli", *command], cwd=ROOT, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while last_checkpoint(layout.checkpoints) is None and time.monotonic() < deadline and job.poll() is None:
-        time.sleep(0.05)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
-    again = semtag(*command)
-    assert again.returncode == 0, again.stdout
-    assert "resuming from" in again.stdout
-    curves = [json.loads((one.adapter / "curve.json").read_text()) for one in (layout, done)]
-    assert [entry["loss"] for entry in curves[0]] == pytest.approx([entry["loss"] for entry in curves[1]], abs=1e-4)
-    merged = [load_file(one.merged / "model.safetensors") for one in (layout, done)]
-    assert all(torch.allclose(merged[0][name], merged[1][name], atol=1e-5) for name in merged[1])
-    assert not layout.training.exists()
 
 
 def test_four_bit_gradients_are_those_of_the_dequantised_weights(base: str) -> None:

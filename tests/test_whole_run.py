@@ -1,6 +1,7 @@
 """The whole job for real: vLLM samples, sentence-transformers scores, TRL trains, the report is written."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -153,6 +154,11 @@ def test_a_tampered_pair_of_round_two_is_named(copy: RunDir) -> None:
     [(check, [problem])] = problems(copy).items()
     assert check == "round 2: every pair is a preference between two of its text's candidates"
     assert problem.startswith("pair ")
+    rewrite(copy.layout.round(2).pairs, PAIR, lambda rows: rows[1:])
+    assert any(
+        re.search(r"ledger.json names \d+ pairs of pairs-2 for .*round-2/pairs", one)
+        for [one] in problems(copy).values()
+    )
 
 
 @pytest.mark.parametrize("number", [1, 2])
