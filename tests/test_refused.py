@@ -6,9 +6,11 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.small_models import save_random_llama
 from configs.load import load_config
+from generation.decoding import Decoding
 from generation.prompts import load_tokenizer
-from tests.conftest import ROOT, TINY, tiny_llama
+from tests.conftest import ROOT, TINY
 from tests.test_sampler import Engine
 
 TEXT = "The bridge of Lyon was built by monks."
@@ -22,7 +24,7 @@ TEMPLATE = (
 def engine(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Serves a model whose tokenizer has one token more than the model."""
     folder = tmp_path_factory.mktemp("beyond")
-    model = tiny_llama(tokenizer, folder)
+    model = save_random_llama(folder, tokenizer)
     (folder / "own.jinja").write_text(TEMPLATE)
     config = load_config(ROOT / "configs" / "demo.yaml", [*TINY, f"model.chat_template={folder / 'own.jinja'}"])
     grown = load_tokenizer(model, config.model)
@@ -51,8 +53,8 @@ def test_a_refused_text_costs_no_other(engine: Engine) -> None:
 def test_what_vllm_says_of_a_prompt_is_the_detail(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, ids: list[Any], said: str
 ) -> None:
-    async def given(row: dict[str, Any], _: list[int], candidates: Any = engine.sampler._candidates) -> Any:
-        return await candidates(row, ids)
+    async def given(row: dict[str, Any], decoding: Decoding, candidates: Any = engine.sampler._candidates) -> Any:
+        return await candidates(row | {"sampled_prompt_ids": ids}, decoding)
 
     monkeypatch.setattr(engine.sampler, "_candidates", given)
     [row] = engine([TEXT])
