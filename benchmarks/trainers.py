@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -100,6 +101,7 @@ def our_trainer(
     trainer = PreferenceTrainer(training, train_dataset=Dataset.from_list(lists, features=TOKENIZED), **shared)
     if arguments.contender != "ours, own":
         trainer.references = torch.zeros(len(lists), arguments.k)
+        trainer.reference_gap = math.inf  # they are made up, and so is the first loss
     trainer.data_collator.shared = arguments.contender != "separate"
     return trainer
 

@@ -175,7 +175,7 @@ def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
             "training.batch_size=8",
             "training.report_to=[]",
         ]
-        settings += ["training.max_steps=null", "training.dtype=float32"]
+        settings += ["training.max_steps=null", "training.dtype=float32", "rounds.count=1", "rounds.each=[]"]
         config = load_config(ROOT / "configs" / "demo.yaml", [*settings, *overrides])
         run, told = RunDir.of(config), io.StringIO()
         run.create()

@@ -57,7 +57,7 @@ def spelled(tokenizer: Any, *words: str) -> list[int]:
 
 
 def test_tokens_drawn_under_another_prompt_are_trained_behind_the_plain_one(tokenizer: Any) -> None:
-    rendered, drawn = chat(tokenizer, "[ab]"), spelled(tokenizer, "[", "a", "##b", "]")
+    rendered, drawn = chat(tokenizer, "[ab]"), spelled(tokenizer, "[", "a", "b", "]")
     plain = [7, 8, *rendered["prompt_ids"]]
     both = [drawn, spelled(tokenizer, "[", "b", "]")]
     row = chat(tokenizer, "[ab]", prompt_ids=plain, sampled_ids=both)
@@ -73,7 +73,7 @@ def test_tokens_drawn_under_another_prompt_are_trained_behind_the_plain_one(toke
 def test_a_prompt_that_completions_change_is_cut_unless_all_were_sampled(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, drawn = chat(tokenizer, "[ab]")["prompt_ids"], spelled(tokenizer, "[", "a", "##b", "]")
+    plain, drawn = chat(tokenizer, "[ab]")["prompt_ids"], spelled(tokenizer, "[", "a", "b", "]")
     # A template that opens the answer in another way than it writes one.
     opened = "{% if add_generation_prompt %}a{% else %}b{% endif %}"
     monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0]['content'] }}" + opened + "{{ eos_token }}")
