@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 CHILD = "import sys, time, pathlib\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.02)"
 
 
-def work(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
+def work(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
     """Run until there is a file `done`, in ways that files of other names ask for."""
 
     def linger(number: int, frame: FrameType | None) -> None:
@@ -57,7 +57,7 @@ def wait_for(what: Callable[[], Any], seconds: float = 60) -> None:
 
 
 class Job:
-    """The command line with `work` as its only stage."""
+    """The command line with `work` in place of ranking, and no texts."""
 
     def __init__(self, root: Path) -> None:
         self.run = root / "demo"
@@ -170,8 +170,7 @@ def test_a_stage_that_was_killed_gives_its_signal_as_status(job: Job) -> None:
 
 if __name__ == "__main__":
     if Path(sys.argv[1]).is_dir():
-        stage_main("rank", work)
+        stage_main(*(("rank", work) if "--round" in sys.argv else ("texts", lambda *_: {})))
     else:
-        pipeline.MODULES.clear()
-        pipeline.MODULES["rank"] = "tests.test_one_writer"
+        pipeline.MODULES |= dict.fromkeys(("texts", "rank"), "tests.test_one_writer")
         sys.exit(main(sys.argv[1:]))
