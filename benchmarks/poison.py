@@ -83,7 +83,7 @@ def run(rows: int, deadly: int, root: Path, overrides: list[str]) -> dict[str, A
     start = time.monotonic()
     rank = [CONFIG, "run.name=poison", f"run.root={root}", f"model.base={save_small(root / 'model')}", *SMALL]
     rank += [f"data.path={data}", "data.limit=null", "data.held_out=0"]
-    rank += ["rounds.count=1", "rounds.each=[]", "rounds.validation=0", *overrides]
+    rank += ["rounds.count=1", "rounds.validation=0", *overrides]
     subprocess.run([sys.executable, "-m", "benchmarks.poison", "--semtag", "rank", *rank], check=True)
     verify = [sys.executable, "-m", "cluster.cli", "verify", str(run.path)]
     layout = run.layout.round(1)

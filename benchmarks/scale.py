@@ -85,7 +85,7 @@ def run_job(texts: int, folder: Path, models: tuple[Path, Path]) -> dict[str, An
             out.write(row)
     shutil.rmtree(folder / name, ignore_errors=True)
     arguments = [CONFIG, f"run.name={name}", f"run.root={folder}", f"data.path={data}", "data.limit=null"]
-    arguments += ["data.held_out=0", "rounds.count=1", "rounds.each=[]", "rounds.validation=0"]
+    arguments += ["data.held_out=0", "rounds.count=1", "rounds.validation=0"]
     arguments += [f"model.base={models[0]}", f"scoring.model={models[1]}", "pairs.format_share=0.2"]
     arguments += ["sampling.engine=replay", "sampling.candidates=completions", "sampling.batch_size=2000"]
     for command in (["rank", *arguments], ["pairs", *arguments], ["verify", str(folder / name)]):

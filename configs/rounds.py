@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from configs.fields import Positive, Section
 
@@ -18,16 +18,10 @@ class Rounds(Section):
     """How often the model samples, is scored and is trained; each round starts from the merged weights of the last."""
 
     count: int = Field(1, ge=1, le=99, description="Rounds at most.")
-    each: list[Round] = Field([], description="The keys that differ, first round first.")
+    each: list[Round] = Field([], description="The keys that differ, first round first; none for rounds after these.")
     texts: Literal["split", "reuse"] = Field("split", description="Deal the train texts to the rounds, or reuse all.")
     validation: float = Field(0.1, ge=0, le=0.5, description="Share of the train texts on which gains are measured.")
     max_validation: Positive = Field(300, description="Texts that measure gains at most.")
     least_gain: float = Field(
         0.01, ge=0, le=2, description="Stop when the 95 % interval of a round's gain in mean score lies below this."
     )
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "Rounds":
-        if len(self.each) > self.count:
-            raise ValueError(f"rounds.each names {len(self.each)} rounds, rounds.count is {self.count}")
-        return self

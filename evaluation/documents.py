@@ -55,7 +55,7 @@ class Directions:
         if not self._known:
             return np.zeros((len(strings), 1), dtype=np.float32)
         nothing = np.zeros_like(next(iter(self._known.values())))
-        return np.stack([self._known.get(string, nothing) for string in strings])
+        return np.array([self._known.get(string, nothing) for string in strings]).reshape(-1, len(nothing))
 
 
 def directions_of(embed: Embed) -> Directions:

@@ -62,19 +62,23 @@ def paired_differences(differences: list[float], mean: dict[str, float | None], 
 
 
 def training_curves(curve: list[dict[str, float]], file: Path) -> None:
-    """Loss, and nats per token of the chosen and the rejected answers beside IPO's target margin."""
+    """Loss, and nats per token of the chosen and the rejected answers beside IPO's target margin.
+
+    A warm start by likelihood has a loss alone.
+    """
     _, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.4))
-    steps = np.arange(1, len(curve) + 1)
+    steps, target = np.arange(1, len(curve) + 1), curve[-1].get("nats_per_token/target")
     left.plot(steps, [entry["loss"] for entry in curve], color=TUNED)
     left.set_ylabel("loss")
-    for name, colour in (("chosen", TUNED), ("rejected", BASE), ("margin", LOUD)):
-        right.plot(steps, [entry[f"nats_per_token/{name}"] for entry in curve], color=colour, label=name)
-    target = curve[-1]["nats_per_token/target"]
-    right.axhline(0, color=INK, linewidth=0.6)
-    right.set_ylabel(f"nats per token (target margin {target:g})")
     left.set_xlabel("step")
-    right.set_xlabel("step")
-    right.legend()
+    right.set_visible(target is not None)
+    if target is not None:
+        for name, colour in (("chosen", TUNED), ("rejected", BASE), ("margin", LOUD)):
+            right.plot(steps, [entry[f"nats_per_token/{name}"] for entry in curve], color=colour, label=name)
+        right.axhline(0, color=INK, linewidth=0.6)
+        right.set_ylabel(f"nats per token (target margin {target:g})")
+        right.set_xlabel("step")
+        right.legend()
     _save(file)
 
 

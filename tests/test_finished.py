@@ -153,7 +153,13 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     with RowWriter(folder / "texts.parquet", DATA) as out:
         for row in make_rows(0)[:TEXTS]:
             out.write(row)
-    models = [f"model.base={base}", f"scoring.model={embedding}", f"run.root={folder}", "data.held_out=0"]
+    models = [
+        f"model.base={base}",
+        f"scoring.model={embedding}",
+        f"run.root={folder}",
+        "data.held_out=0",
+        "rounds.count=1",
+    ]
     replay = ["sampling.engine=replay", "sampling.candidates=completions", "sampling.batch_size=5"]
     return ["configs/demo.yaml", f"data.path={folder / 'texts.parquet'}", *models, *replay]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import packaged
+from cluster.layout import Step
 from cluster.places import is_hub_name, local_folder, write_json
 from cluster.plan import check_model
 from cluster.run_dir import RunDir, shaping_values
@@ -165,20 +166,20 @@ def test_what_errors_say_to_install_is_what_the_set_up_installs() -> None:
 
 def test_other_weights_are_another_run(tmp_path: Path) -> None:
     config = demo(tmp_path, f"evaluation.second_model={JUDGE}")
-    assert shaping_values(config, "rank")["model.weights"] == packaged.weights_of(BASE)
+    assert shaping_values(config, Step("rank", 1))["model.weights"] == packaged.weights_of(BASE)
     assert {"scoring.weights"} == {
-        key for key in shaping_values(demo(tmp_path, "model.base=x"), "rank") if "weights" in key
+        key for key in shaping_values(demo(tmp_path, "model.base=x"), Step("rank", 1)) if "weights" in key
     }
-    assert shaping_values(config, "evaluate")["evaluation.second_weights"] == packaged.weights_of(JUDGE)
+    assert shaping_values(config, Step("evaluate"))["evaluation.second_weights"] == packaged.weights_of(JUDGE)
     run = RunDir.of(config)
     run.create()
     run.start(config)
-    run.begin("rank", config)
+    run.begin(Step("rank", 1), config)
     run.start(config)
     manifest = run.manifest()
-    manifest["stages"]["rank"]["config"]["model.weights"] = "blake2b:0"
+    manifest["steps"]["rank-1"]["config"]["model.weights"] = "blake2b:0"
     write_json(run.layout.manifest, manifest)
-    with pytest.raises(UserError, match=r"model\.weights: 'blake2b:0' when the rank stage ran, 'blake2b:\w{32}' now"):
+    with pytest.raises(UserError, match=r"model\.weights: 'blake2b:0' when rank-1 ran, 'blake2b:\w{32}' now"):
         run.start(config)
 
 
@@ -187,15 +188,14 @@ def test_an_adapter_of_packaged_weights_is_not_pushed_alone(tmp_path: Path) -> N
     run = RunDir.of(config)
     run.create()
     run.start(config)
-    run.begin("train", config)
-    run.finish("train", {}, {})
-    (run.path / "model").mkdir()
+    run.begin(Step("train", 1), config)
+    run.finish(Step("train", 1), {}, {})
     with pytest.raises(UserError, match=r"dequantised from a Python package(.|\n)*--merged"):
         push(run, config, "me/tagger", merged=False, public=False)
 
 
 def test_the_card_names_the_weights_and_no_hub_model() -> None:
     step: dict[str, Any] = {"loss": 1.0, "nats_per_token/chosen": 0.0, "nats_per_token/rejected": 0.0}
-    card = model_card(demo(Path("runs")), 3, [step])
+    card = model_card(demo(Path("runs")), 1, 3, [step])
     assert f"for {BASE} (dequantised from a Python package's file, `{packaged.weights_of(BASE)}`)" in card
     assert "base_model:" not in card

@@ -30,7 +30,12 @@ def rows(base: str, lists: Dataset, tmp_path_factory: pytest.TempPathFactory) ->
     """Lists of which all completions but the last have the log-probability that the model gives them."""
     unknown = tokenized(lists, load_tokenizer(base, Model(base=base)))
     trainer = trainer_for(base, unknown, tmp_path_factory.mktemp("trainer"))
-    return unknown.map(lambda row: {"reference": [*trainer.reference([row])[0][:-1], math.nan]})
+
+    def sampled(row: dict[str, Any]) -> dict[str, Any]:
+        known = trainer.reference([row])[0][:-1]
+        return {"reference": [*known, math.nan], "sampled": [*[True] * len(known), False]}
+
+    return unknown.map(sampled)
 
 
 def unknown(rows: Dataset) -> Dataset:

@@ -142,6 +142,13 @@ def test_a_page_without_uses_people_and_examples(report: dict[str, Any], tmp_pat
         assert absent not in page
 
 
+def test_a_warm_start_can_deliver(report: dict[str, Any], tmp_path: Path) -> None:
+    report["curve"] = [{"loss": 2.0}, {"loss": 1.0}]  # it knows of no margins
+    jsonschema.validate(report, SCHEMA)
+    write_pages(report, tmp_path)
+    assert (tmp_path / "training.png").stat().st_size > 0
+
+
 def test_axes_and_numbers() -> None:
     assert axis([interval(0.5), None, interval(-0.2)]) == (pytest.approx(-0.3), pytest.approx(0.6))
     assert axis([interval(0.0, 0.0)]) == (0, 1)

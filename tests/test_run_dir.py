@@ -43,10 +43,14 @@ def test_a_begun_step_pins_what_shaped_it(tmp_path: Path) -> None:
 
 def test_each_round_is_pinned_by_its_own_keys(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    later = ["rounds.count=2", "rounds.each=[{}, {sampling: {samples: 3}}]", "rounds.texts=reuse"]
+    later = [
+        "rounds.count=2",
+        "rounds.each=[{sampling: {constrained: true}}, {sampling: {samples: 3}}]",
+        "rounds.texts=reuse",
+    ]
     run.start(demo(tmp_path, *later))
     with pytest.raises(UserError, match=r"sampling\.samples: 8 when rank-1 ran, 3 now"):
-        run.start(demo(tmp_path, *later, "rounds.each=[{sampling: {samples: 3}}]"))
+        run.start(demo(tmp_path, *later, "rounds.each=[{sampling: {constrained: true, samples: 3}}]"))
 
 
 def test_how_texts_are_dealt_is_pinned_and_a_round_more_of_the_same_texts_is_not(tmp_path: Path) -> None:

@@ -81,8 +81,9 @@ def with_lists(pairs: Any, tmp_path: Path) -> None:
         completions = [pair["rejected"], pair["chosen"], [{"role": "assistant", "content": "[other]"}]]
         row = {"text_id": pair["text_id"], "prompt": pair["prompt"], "completions": completions}
         rows.append(row | {"scores": [0.1, 0.8, 0.5], "samples": [0, 1, 2]})
-    (tmp_path / "demo" / "lists").mkdir(parents=True)
-    with RowWriter(tmp_path / "demo" / "lists" / "part.parquet", LIST) as out:
+    folder = RunDir(tmp_path / "demo").layout.round(1).lists
+    folder.mkdir(parents=True)
+    with RowWriter(folder / "part.parquet", LIST) as out:
         for row in rows:
             out.write(dict.fromkeys(LIST.names) | row | {name: [None] * 3 for name in ("ref_logprobs", "sampled_ids")})
 
@@ -94,12 +95,12 @@ def test_likelihood_learns_the_best_answers_without_a_reference(work: Any, with_
     counts, said = work(*LIKELIHOOD)
     assert (counts["lists"], counts["references"]) == (64, {"needed": 0})
     assert not any(word in said for word in ("audit", "reference", "first loss"))
-    model = tmp_path / "demo" / "model"
-    curve = [entry["loss"] for entry in json.loads((model / "curve.json").read_text())]
+    layout = RunDir(tmp_path / "demo").layout.round(1)
+    curve = [entry["loss"] for entry in json.loads((layout.adapter / "curve.json").read_text())]
     assert curve[-1] < curve[0] - 0.5
     assert counts["loss"] == pytest.approx(sum(curve[-2:]) / 2, abs=1e-5)
-    assert "`likelihood` (the 2 best answers of each list" in (model / "README.md").read_text()
-    rows = Dataset.load_from_disk(tmp_path / "demo" / ".train.unfinished" / "rows")
+    assert "`likelihood` (the 2 best answers of each list" in (layout.adapter / "README.md").read_text()
+    rows = Dataset.load_from_disk(layout.training / "rows")
     assert {tuple(scores) for scores in rows["scores"]} == {(0.8, 0.5)}
 
     again, said = work(*LIKELIHOOD)
