@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 
 from benchmarks.contest import demo_texts, machine, markdown, publish
-from benchmarks.kills import compare, compare_runs, torment_steps
+from benchmarks.kills import MISSED, compare, compare_runs, torment_steps
 from benchmarks.small_models import SMALL, save_small
 from cluster.places import Place
 from cluster.run_dir import RunDir
@@ -180,7 +180,9 @@ def whole_job(arguments: argparse.Namespace, job: list[str]) -> bool:
     result = {"machine": machine(), "kills": kills, "compared": found, "verified": sound, "seconds": seconds}
     publish(result, tables, arguments.json)
     wrong = sum(counts["lost"] + counts["twice"] + counts["different"] for counts in found.values())
-    return sound and not wrong
+    if missed := sum(kill["at"] == MISSED for kill in kills):
+        print(f"{missed} steps were done before they could be ended: give them more --texts.")
+    return sound and not wrong + missed
 
 
 def semtag(*arguments: str) -> None:
