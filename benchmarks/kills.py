@@ -45,7 +45,7 @@ KEYS = ("text_id", "row", "chosen_sample", "rejected_sample")
 
 
 class Start(NamedTuple):
-    """One start of the command: the trace at which it was ended, or nothing if the step was missed, and what it said."""
+    """One start of the command: the trace at which it was ended, nothing if the step was missed, and what it said."""
 
     hit: str
     said: str
