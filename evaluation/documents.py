@@ -52,10 +52,8 @@ class Directions:
             vectors = np.asarray(self._embed(new), dtype=np.float32)
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             self._known |= dict(zip(new, vectors / np.maximum(norms, 1e-12), strict=True))
-        if not self._known:
-            return np.zeros((len(strings), 1), dtype=np.float32)
-        nothing = np.zeros_like(next(iter(self._known.values())))
-        return np.stack([self._known.get(string, nothing) for string in strings])
+        nothing = np.zeros_like(next(iter(self._known.values()), np.zeros(1, dtype=np.float32)))
+        return np.stack([*(self._known.get(string, nothing) for string in strings), nothing])[:-1]
 
 
 def directions_of(embed: Embed) -> Directions:
