@@ -39,8 +39,10 @@ TRACES = {
     "evaluate": (r"\.partial/", 1, 3),
 }
 HEALED = re.compile(r"done before and are kept|blocks? lacks? rows|never committed|were computed before|resuming from")
-# Scores of an embedding model change in their last digits with the batch that a text is in.
-SCORES, TOLERANCE = ("score", "scores", "margin"), 1e-6
+# What a model computes for a text changes in its last digits with the batch that the text is in: sums in float32, of
+# other blocks. A resumed ranking makes other batches. Log-probabilities are sums over some 20 tokens.
+NEAR = ("score", "scores", "margin", "logprob", "ref_logprobs", "ref_chosen_logprob", "ref_rejected_logprob")
+TOLERANCE = 1e-5
 KEYS = ("text_id", "row", "chosen_sample", "rejected_sample")
 
 
@@ -129,7 +131,7 @@ def torment_steps(arguments: list[str], run: RunDir, config: Config) -> list[dic
 
 
 def compare(calm: Place, tormented: Place) -> dict[str, int]:
-    """How many rows were lost, came twice, or are others than in the quiet run; scores may differ by TOLERANCE."""
+    """How many rows were lost, came twice, or are others than in the quiet run; those of NEAR may differ a little."""
     expected = {_key(row): row for row in read_rows(calm)}
     seen: Counter[tuple[Any, ...]] = Counter()
     different = 0
@@ -149,9 +151,9 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def same(left: Any, right: Any, near: bool = False) -> bool:
-    """Whether two rows hold the same; what is a score may be `near`."""
+    """Whether two rows hold the same; floats that may be `near` differ by TOLERANCE at most."""
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key], key in SCORES) for key in left)
+        return left.keys() == right.keys() and all(same(left[key], right[key], key in NEAR) for key in left)
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(same(*both, near) for both in zip(left, right, strict=True))
     if near and isinstance(left, float) and isinstance(right, float):
