@@ -5,12 +5,13 @@
 
 Ranking runs once in peace. Then it runs again while processes of it are killed with `kill -9`: engines, actors, other
 Ray workers, the raylet, the driver. A job that dies of it is started again by the same command, as a user would. At the
-end `semtag verify` must hold, and every row must equal the one of the quiet run; scores are compared to 1e-6, because
-an embedding's last digits depend on the batch that it was made in. The model is a small one of random weights.
+end `semtag verify` must hold, and every row must equal the one of the quiet run; scores and log-probabilities are
+compared to 1e-5, because their last digits depend on the batch. The model is a small one of random weights.
 
 With --rounds a whole job is tormented: each step of each round is ended by `kill -9` of its process, by `kill` and by
 `kill -9` of the command line, at moments that change from step to step, and each time the same command goes on. Rows
-must equal those of a quiet run likewise, and weights bit for bit.
+must equal those of a quiet run likewise, and weights bit for bit: candidates come from within the grammar, so training
+computes its references itself. Those from sampling would differ in their last digits, and weights with them.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from typing import Any
 import psutil
 
 from benchmarks.contest import demo_texts, machine, markdown, publish
-from benchmarks.kills import compare, compare_runs, torment_steps
+from benchmarks.kills import MISSED, compare, compare_runs, torment_steps
 from benchmarks.small_models import SMALL, save_small
 from cluster.places import Place
 from cluster.run_dir import RunDir
@@ -180,7 +181,9 @@ def whole_job(arguments: argparse.Namespace, job: list[str]) -> bool:
     result = {"machine": machine(), "kills": kills, "compared": found, "verified": sound, "seconds": seconds}
     publish(result, tables, arguments.json)
     wrong = sum(counts["lost"] + counts["twice"] + counts["different"] for counts in found.values())
-    return sound and not wrong
+    if missed := sum(kill["at"] == MISSED for kill in kills):
+        print(f"{missed} steps were done before they could be ended: give them more --texts.")
+    return sound and not wrong + missed
 
 
 def semtag(*arguments: str) -> None:

@@ -52,9 +52,7 @@ class Directions:
             vectors = np.asarray(self._embed(new), dtype=np.float32)
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             self._known |= dict(zip(new, vectors / np.maximum(norms, 1e-12), strict=True))
-        if not self._known:
-            return np.zeros((len(strings), 1), dtype=np.float32)
-        nothing = np.zeros_like(next(iter(self._known.values())))
+        nothing = np.zeros_like(next(iter(self._known.values()), np.zeros(1, dtype=np.float32)))
         return np.array([self._known.get(string, nothing) for string in strings]).reshape(-1, len(nothing))
 
 

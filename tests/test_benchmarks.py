@@ -219,8 +219,8 @@ def test_chaos_sees_what_was_lost_doubled_or_changed(tmp_path: Path) -> None:
     stormy = run("stormy", [(1, "[a]", 0.5), (1, "[a]", 0.5), (2, "[x]", 0.5), (3, "[c]", 0.6)])
     assert kills.compare(calm, same) == {"rows": 4, "lost": 0, "twice": 0, "different": 0}
     assert kills.compare(calm, stormy) == {"rows": 4, "lost": 1, "twice": 1, "different": 2}
-    assert kills.same([{"score": 0.5, "margin": None}], [{"score": 0.5 + 1e-8, "margin": None}])
-    assert not kills.same({"logprob": 0.5}, {"logprob": 0.5 + 1e-8})
+    assert kills.same([{"scores": [0.5], "margin": None}], [{"scores": [0.5 + 1e-8], "margin": None}])
+    assert not kills.same({"rank": 0.5}, {"rank": 0.5 + 1e-8})
 
 
 def test_poisoned_rows_are_one_in_a_hundred() -> None:
