@@ -17,7 +17,9 @@ import psutil
 
 LIBC = ctypes.CDLL(None)
 WORK = "SEMTAG_WORK"  # the environment variable that says what a process and all that it starts work on
-PATIENCE = 60.0  # seconds for what a killed process leaves; workers of Ray end 2 seconds after their driver
+# Seconds for what a killed process leaves. Ray's workers end 2 seconds after it, and where it was killed while Ray was
+# starting, agents of Ray's wait for a minute for a server that is gone.
+PATIENCE = 90.0
 CLOCK_STEPS = 2.0  # seconds that a process's start may seem to move while the clock is being set
 
 
