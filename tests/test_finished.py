@@ -159,6 +159,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         f"run.root={folder}",
         "data.held_out=0",
         "rounds.count=1",
+        "rounds.validation=0",
     ]
     replay = ["sampling.engine=replay", "sampling.candidates=completions", "sampling.batch_size=5"]
     return ["configs/demo.yaml", f"data.path={folder / 'texts.parquet'}", *models, *replay]
