@@ -28,8 +28,9 @@ from benchmarks.contest import machine, markdown
 from cluster.parquet import read_rows
 from cluster.rounds import delivered_round, trained_rounds
 from cluster.run_dir import RunDir
+from evaluation import measures
+from evaluation.corpus import valid_of
 from evaluation.documents import Directions
-from evaluation.measures import copied_share, found_by_meaning, word_count
 from evaluation.search import hits_by_meaning
 from evaluation.statistics import bootstrap_mean
 from generation.texts import hash64
@@ -67,15 +68,15 @@ def measure(run: RunDir, judge: Directions) -> tuple[list[int], list[str], dict[
         if arm not in answers:
             continue
         tags = [answer["tags"] for answer in answers[arm]]
-        valid = np.array([answer["format"] == "valid" for answer in answers[arm]])
+        own = measures.measure(texts, answers[arm], judge)
         found[name] = {
             "tags": tags,
-            "valid": valid,
-            "score": np.array([answer["score"] if answer["format"] == "valid" else 0.0 for answer in answers[arm]]),
-            "found": found_by_meaning(texts, tags, judge),
+            "valid": valid_of(answers[arm]),
+            "score": own["similarity"],
+            "found": own["found_by_meaning"],
             "questions": _questions(metas, tags, judge),
-            "words": np.array([float(word_count(own)) for own in tags]),
-            "copied": np.array([copied_share(text, own) for text, own in zip(texts, tags, strict=True)]),
+            "words": own["words"],
+            "copied": own["copied_share"],
         }
     return [row["text_id"] for row in rows], texts, found
 

@@ -43,24 +43,11 @@ def gates(
     if measures["similarity"]["base"]["value"] is None:
         return [{"name": "texts", "passed": False, "why": "there is no text that both models answered well formed"}]
     change = {name: one["difference"] for name, one in measures.items()}
-    rose = change["similarity"]["low"] > 0
     copied, span = change["copied_share"], change["longest_span"]
     ratio = measures["words"]["tuned"]["value"] / max(measures["words"]["base"]["value"], 1e-9)
     lost = spread["base"]["entropy_bits"]["value"] - spread["tuned"]["entropy_bits"]["value"]
     return [
-        *(
-            {
-                "name": name,
-                "passed": not rose or change[measured]["low"] > 0,
-                "why": f"similarity {'rose' if rose else 'did not rise'}; the reciprocal rank at which {who} finds a "
-                f"text by its tags changed by {between(change[measured], 'signed')}",
-            }
-            for name, measured, who in (
-                ("independent score", "found_by_words", "BM25"),
-                ("second model", "found_by_meaning", "an embedding model that training never saw"),
-            )
-            if measured in change
-        ),
+        *_finding(change),
         {
             "name": "copying",
             "passed": copied["value"] <= evaluation.most_copied and span["value"] <= evaluation.most_span,
@@ -78,4 +65,22 @@ def gates(
             "passed": lost <= evaluation.most_entropy_lost,
             "why": f"the entropy of all tags changed by {-lost:+.2f} bits (at least -{evaluation.most_entropy_lost:g})",
         },
+    ]
+
+
+def _finding(change: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The gates on who finds a text by its tags, of those who were asked."""
+    rose = change["similarity"]["low"] > 0
+    return [
+        {
+            "name": name,
+            "passed": not rose or change[measured]["low"] > 0,
+            "why": f"similarity {'rose' if rose else 'did not rise'}; the reciprocal rank at which {who} finds a "
+            f"text by its tags changed by {between(change[measured], 'signed')}",
+        }
+        for name, measured, who in (
+            ("independent score", "found_by_words", "BM25"),
+            ("second model", "found_by_meaning", "an embedding model that training never saw"),
+        )
+        if measured in change
     ]

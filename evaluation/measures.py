@@ -29,8 +29,6 @@ MEASURES = {
     "words": "words of an answer",
     "words_per_tag": "words of a tag",
 }
-
-
 RECALL_AT = 3
 _WORD = re.compile(r"[^\W_]+")
 
@@ -174,12 +172,14 @@ def agreement(keys_N: Sequence[Sequence[str]], tags_N: Sequence[Sequence[str]], 
 
     stemmer = Stemmer.Stemmer("english")
 
-    def stems(phrase: str) -> str:
+    def stem(phrase: str) -> str:
         return " ".join(stemmer.stemWords(words_of(phrase)))
 
+    def phrases(of: Callable[[str], str]) -> list[tuple[list[str], list[str]]]:
+        return [([*map(of, keys)], [*map(of, tags)]) for keys, tags in texts]
+
     texts = list(zip(keys_N, tags_N, strict=True))
-    stemmed = [([stems(key) for key in keys], [stems(tag) for tag in tags]) for keys, tags in texts]
-    plain = [([_plain(key) for key in keys], [_plain(tag) for tag in tags]) for keys, tags in texts]
+    stemmed, plain = phrases(stem), phrases(_plain)
     return {
         "exact_f1": np.array([_f1(keys, tags) for keys, tags in plain]),
         "stemmed_f1": np.array([_f1(keys, tags) for keys, tags in stemmed]),
