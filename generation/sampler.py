@@ -51,9 +51,8 @@ class Sampler:
         os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
         if not on_gpu:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.sampling.cpu_cache_gb)
-            # vLLM would leave a core to the process that feeds it, which of two cores is half of the speed.
-            os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-            # The model runs in the engine's process: one that waits for another process spins, on a core that computes.
+            # The model runs in the engine's process, on all cores: one that waits for another process spins, and vLLM
+            # keeps a core free for it, which of two cores is half of the speed.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
             os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
         from vllm import AsyncEngineArgs
