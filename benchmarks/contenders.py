@@ -34,6 +34,7 @@ class Journal:
             "max_num_batched_tokens": scheduler.max_num_batched_tokens,
             "chunked_prefill": scheduler.enable_chunked_prefill,
             "prefix_caching": cache.enable_prefix_caching,
+            "block_size": cache.block_size,
             "max_model_len": model.max_model_len,
             "dtype": str(model.dtype),
             "enforce_eager": model.enforce_eager,

@@ -8,7 +8,7 @@
 
 Every contender draws K candidates for the same texts from the same model, after the demo's examples, with the same
 sampling settings and seeds and the same engine settings (checked: batch sizes, prefix caching, dtype and so on, as the
-engines report them):
+engines report them), on as many cores:
 
     ours           generation.sampler.Sampler under Ray Data, as scoring.rank_texts drives it; no scoring; with the
                    candidates' log-probabilities, tags and formats; written as Parquet.
@@ -46,6 +46,7 @@ from configs.errors import UserError
 from configs.load import dump_config, load_config
 from configs.schema import Config
 from generation.records import TEXT
+from generation.sampler import engine_environment
 from generation.texts import text_id
 
 CONTENDERS = ("ours", "raw", "ray_data_llm")
@@ -138,11 +139,11 @@ def run_contender(name: str, folder: Path, shared: Path, config: Config, load_fo
     (folder / "job.json").write_text(json.dumps({"engine": {"load_format": load_format}}), encoding="utf-8")
     (folder / "texts.parquet").symlink_to(shared / "texts.parquet")
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    cache = {"VLLM_CPU_KVCACHE_SPACE": str(config.sampling.cpu_cache_gb)}
+    environment = os.environ | quiet | engine_environment(config)
     start, log = time.monotonic(), folder / "log.txt"
     with log.open("w") as output:
         command = [sys.executable, "-m", "benchmarks.contenders", name, str(folder)]
-        code = subprocess.run(command, stdout=output, stderr=output, env=os.environ | quiet | cache).returncode
+        code = subprocess.run(command, stdout=output, stderr=output, env=environment).returncode
     seconds = time.monotonic() - start
     if code:
         raise UserError(f"{name} failed:\n{log.read_text()[-3000:]}", "See its log above.")

@@ -46,15 +46,7 @@ class Sampler:
         tally: Tally,
         engine: dict[str, Any] | None = None,
     ) -> None:
-        on_gpu = config.sampling.gpus_per_actor > 0
-        # An engine never spans nodes, so its parts have no need to listen beyond loopback, on a cluster either.
-        os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
-        if not on_gpu:
-            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.sampling.cpu_cache_gb)
-            # The model runs in the engine's process, on all cores: one that waits for another process spins, and vLLM
-            # keeps a core free for it, which of two cores is half of the speed.
-            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-            os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+        os.environ.update(engine_environment(config))
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -175,6 +167,21 @@ def sampling_parameters(decoding: Decoding, seed: int) -> Any:
     )
 
 
+def engine_environment(config: Config) -> dict[str, str]:
+    """Variables that vLLM reads as its engine starts."""
+    # An engine never spans nodes, so its parts have no need to listen beyond loopback, on a cluster either.
+    variables = {"VLLM_HOST_IP": os.environ.get("VLLM_HOST_IP", "127.0.0.1")}
+    if config.sampling.gpus_per_actor == 0:
+        # The model runs in the engine's process, on all cores: one that waits for another process spins, and vLLM keeps
+        # a core free for it, which of two cores is half of the speed.
+        variables |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(config.sampling.cpu_cache_gb),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        }
+    return variables
+
+
 def engine_arguments(config: Config, model: str) -> dict[str, Any]:
     """Arguments of vLLM's engine for a model."""
     sampling = config.sampling
@@ -196,5 +203,7 @@ def engine_arguments(config: Config, model: str) -> dict[str, Any]:
         arguments["gpu_memory_utilization"] = sampling.gpu_memory
     else:
         # Chunked prefill on a CPU refuses a request's own seed; max_num_seqs bounds the batch instead.
-        arguments |= {"enable_chunked_prefill": False, "enforce_eager": True}
+        # Prefix caching keeps whole blocks: of 128 tokens, vLLM's size on a CPU, most texts end within one, which each of
+        # their samples then reads anew. 32 is the least that its kernels take.
+        arguments |= {"enable_chunked_prefill": False, "enforce_eager": True, "block_size": 32}
     return arguments
