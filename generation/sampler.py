@@ -203,7 +203,7 @@ def engine_arguments(config: Config, model: str) -> dict[str, Any]:
         arguments["gpu_memory_utilization"] = sampling.gpu_memory
     else:
         # Chunked prefill on a CPU refuses a request's own seed; max_num_seqs bounds the batch instead.
-        # Prefix caching keeps whole blocks: of 128 tokens, vLLM's size on a CPU, most texts end within one, which each of
-        # their samples then reads anew. 32 is the least that its kernels take.
+        # Prefix caching keeps whole blocks, and each sample reads what is left of its prompt again. A block has 128
+        # tokens on a CPU unless it is told otherwise, and 32 at least.
         arguments |= {"enable_chunked_prefill": False, "enforce_eager": True, "block_size": 32}
     return arguments

@@ -20,7 +20,7 @@ from generation.decoding import Decoding, greedy, sampled
 from generation.parse import answer_pattern
 from generation.prompts import PLAIN_TEMPLATE, build_messages, load_tokenizer, takes_system_role
 from generation.records import TEXT
-from generation.sampler import Sampler, engine_arguments, seed_of
+from generation.sampler import Sampler, engine_arguments, sampling_parameters, seed_of
 from tests.conftest import ROOT, TINY, tiny_model
 from tests.test_training import losses, trainer_for
 from training.data import tokenized
@@ -115,6 +115,19 @@ def plain(config: Config, base: str) -> Iterator[Engine]:
     engine = Engine(config, base)
     yield engine
     engine.close()
+
+
+def test_a_prompt_that_was_read_is_read_again_from_its_last_block_of_32_on(plain: Engine) -> None:
+    """So the samples of a text share its prompt; vLLM's own blocks have 128 tokens on a CPU."""
+    (row,) = plain(["The lock lifts a boat from the lower water to the upper one."])
+    prompt = {"prompt_token_ids": row["sampled_prompt_ids"]}
+
+    async def cached_tokens() -> int:
+        parameters = sampling_parameters(plain.sampler.decodings["greedy"], 0)
+        outputs = [output async for output in plain.sampler.engine.generate(prompt, parameters, "again")]
+        return int(outputs[-1].num_cached_tokens)
+
+    assert plain.loop.run_until_complete(cached_tokens()) == (len(row["sampled_prompt_ids"]) - 1) // 32 * 32
 
 
 def logprob_of(model: Any, prompt: list[int], tokens: list[int]) -> float:
