@@ -127,7 +127,8 @@ def test_a_prompt_that_was_read_is_read_again_from_its_last_block_of_32_on(plain
         outputs = [output async for output in plain.sampler.engine.generate(prompt, parameters, "again")]
         return int(outputs[-1].num_cached_tokens)
 
-    assert plain.loop.run_until_complete(cached_tokens()) == (len(row["sampled_prompt_ids"]) - 1) // 32 * 32
+    whole_blocks = (len(row["sampled_prompt_ids"]) - 1) // 32 * 32
+    assert plain.loop.run_until_complete(cached_tokens()) == whole_blocks > 0
 
 
 def logprob_of(model: Any, prompt: list[int], tokens: list[int]) -> float:
