@@ -179,6 +179,11 @@ class Pairs(Section):
     margin_bin: float = Field(0.01, ge=0.005, le=2, description="Width of a bin of score gaps under margin_bins.")
     min_margin: float = Field(0.0, ge=0, le=2, description="Smallest score gap of a similarity pair; ties never pass.")
     max_per_text: Positive = Field(8, description="Most similarity pairs, and most format pairs, of one text.")
+    max_tag_words: Positive | None = Field(
+        None,
+        description="A tag of more words makes an answer malformed for training; below prompt.max_tag_words it keeps "
+        "the tagger clear of that limit. Null: only that limit holds.",
+    )
     format_share: float = Field(0.2, ge=0, lt=1, description="Largest share of format pairs among all pairs.")
     list_least: int = Field(2, ge=2, le=256, description="Fewest distinct answers of a ranked list.")
     list_most: int = Field(256, ge=2, le=256, description="Most answers of a list: best, worst, and evenly between.")

@@ -17,7 +17,18 @@ from cluster.session import Tally, ray_session
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config, Pairs
-from scoring.pairs import FORMAT, cap_thresholds, group_of, groups_of, list_row, match, pair_hash, pair_row, quotas
+from scoring.pairs import (
+    FORMAT,
+    cap_thresholds,
+    group_of,
+    groups_of,
+    judged,
+    list_row,
+    match,
+    pair_hash,
+    pair_row,
+    quotas,
+)
 from scoring.records import LIST, MATCHED, PAIR
 
 BATCH = 1024
@@ -68,6 +79,7 @@ def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
         # Training asks by the plain prompt and without a grammar, where these candidates have other log-probabilities.
         if config.sampling.constrained or row["prompt_ids"] != row["sampled_prompt_ids"]:
             row["candidates"] = [candidate | {"logprob": None} for candidate in row["candidates"]]
+        row["candidates"] = [judged(candidate, config.pairs) for candidate in row["candidates"]]
         found = match(row["text_id"], row["candidates"], config.pairs, config.run.seed)
         matches = [*found.similarity, *found.format]
         made = [pair_row(row, match_) for match_ in matches]

@@ -1,6 +1,7 @@
 """Ranked lists -> preference pairs and lists. What a pair is, which ones are kept, and why the others are not."""
 
 import itertools
+import math
 import statistics
 from bisect import bisect_right
 from collections import Counter
@@ -49,6 +50,18 @@ def match(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) ->
     found.similarity = _at_most(found.similarity, text_id, pairs.max_per_text, seed, found.dropped)
     found.format = _at_most(found.format, text_id, pairs.max_per_text, seed, found.dropped)
     return found
+
+
+def judged(candidate: Candidate, pairs: Pairs) -> Candidate:
+    """The candidate as training sees it: without a score, and invalid, if a tag is longer than `max_tag_words`.
+
+    Cosine similarity grows with the length of an answer, so a tagger that learns the best answers comes ever closer to
+    the limit of words that its form allows, and crosses it on texts of another kind.
+    """
+    longest = max((len(tag.split()) for tag in candidate["tags"]), default=0)
+    if pairs.max_tag_words is None or longest <= pairs.max_tag_words:
+        return candidate
+    return candidate | {"format": "invalid", "score": None}
 
 
 def pair_hash(seed: int, text_id: int, match_: Match) -> int:
@@ -191,7 +204,7 @@ def _meetings(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int
     if best is not None and others:
         yield best, _opponent(text_id, best, others, pairs, seed)
     if best is not None and malformed:
-        yield best, malformed[0]
+        yield best, max(malformed, key=_by_likelihood)
     if not valid:
         yield from itertools.combinations(malformed[:2], 2)
 
@@ -213,6 +226,12 @@ def _opponent(text_id: int, best: Candidate, others: list[Candidate], pairs: Pai
 
 def _by_score(candidate: Candidate) -> tuple[float, int]:
     return candidate["score"], -candidate["sample"]
+
+
+def _by_likelihood(candidate: Candidate) -> tuple[float, int]:
+    # Decoded greedily, the tagger errs in the way that it finds likeliest; an API need not tell how likely that is.
+    logprob = candidate["logprob"]
+    return -math.inf if logprob is None else logprob, -candidate["sample"]
 
 
 def _prefer(left: Candidate, right: Candidate, pairs: Pairs) -> tuple[Match | None, str]:

@@ -20,7 +20,7 @@ from generation.parse import parse
 from generation.records import REJECT, SAMPLED, TEXT
 from generation.texts import IdSet, text_id
 from scoring.finished import read_ids
-from scoring.pairs import format_quota, group_of
+from scoring.pairs import format_quota, group_of, judged
 from scoring.records import LIST, PAIR, RANKED
 
 Problems = Iterator[str]
@@ -166,7 +166,7 @@ def _pairs(run: RunDir, config: Config, layout: RoundLayout, _: int) -> Problems
         ranked = {
             (row["text_id"], c["sample"]): (c["format"], c["score"], (c["answer"] or "").casefold())
             for row in _part_of(layout.ranked, ["text_id", "candidates"], part, parts)
-            for c in row["candidates"]
+            for c in (judged(candidate, config.pairs) for candidate in row["candidates"])
         }
         for row in _part_of(layout.pairs, columns, part, parts):
             key = (row["text_id"], row["chosen_sample"], row["rejected_sample"])

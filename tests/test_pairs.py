@@ -15,6 +15,7 @@ from scoring.pairs import (
     format_quota,
     group_of,
     groups_of,
+    judged,
     list_row,
     match,
     pair_hash,
@@ -62,6 +63,19 @@ def test_best_vs_worst_pairs_the_extremes_and_one_malformed() -> None:
     found = match(1, FIVE, Pairs(strategy="best_vs_worst"), 0)
     assert samples_of(found.similarity) == [(1, 3)]
     assert samples_of(found.format) == [(1, 2)]
+
+
+def test_the_likeliest_malformed_answer_is_the_one_rejected() -> None:
+    best, *malformed = candidate(0, "[a]", 0.5), candidate(1, "b"), candidate(2, "c"), candidate(3, "d")
+    for likely, expected in (
+        ([-9.0, -2.0, -4.0], 2),
+        ([None, None, -4.0], 3),
+        ([None] * 3, 1),
+        ([-1.0, -1.0, -2.0], 1),
+    ):
+        drawn = [one | {"logprob": logprob} for one, logprob in zip(malformed, likely, strict=True)]
+        for candidates in ([best, *drawn], [*drawn[::-1], best]):
+            assert samples_of(match(1, candidates, Pairs(), 0).format) == [(0, expected)]
 
 
 def test_best_vs_random_draws_any_other_and_always_the_same() -> None:
@@ -220,6 +234,22 @@ def test_lists_have_enough_answers_some_range_and_not_too_many() -> None:
     for most, scores in ((4, [0.95, 0.9, 0.5, 0.1]), (3, [0.95, 0.9, 0.1]), (2, [0.95, 0.1])):
         list_, _ = list_row(row, Pairs(list_most=most))
         assert list_ is not None and list_["scores"] == scores
+
+
+def test_a_long_tag_makes_an_answer_malformed_for_training_alone() -> None:
+    short, long = candidate(0, "[old mill][river]", 0.5), candidate(1, "[the old mill on the river]", 0.9)
+    unusable = candidate(2, "no brackets")
+    assert [judged(one, Pairs()) for one in (short, long, unusable)] == [short, long, unusable]
+    assert judged(short, Pairs(max_tag_words=2)) == short
+    assert judged(long, Pairs(max_tag_words=6)) == long
+    pairs = Pairs(max_tag_words=5)
+    candidates = [judged(one, pairs) for one in (short, long, unusable)]
+    assert (candidates[1]["format"], candidates[1]["score"]) == ("invalid", None)
+    assert long["format"] == "valid"
+    found = match(1, candidates, pairs, 0)
+    assert (samples_of(found.similarity), samples_of(found.format)) == ([], [(0, 1)])
+    row = {"text_id": 1, "prompt": [], "prompt_ids": [], "candidates": candidates}
+    assert list_row(row, pairs) == (None, "too_few_answers")
 
 
 def test_hash_depends_on_text_and_samples() -> None:
