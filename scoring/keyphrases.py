@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cluster.session import Tally
 
 LONGEST = 3  # words of a keyphrase
+DIVERSE = {"keybert": False, "keybert_mmr": True}  # KeyBERT's ways, and whether their phrases must differ
 OPENING = 2  # words of a tag that is cut off the text's opening
 
 
@@ -30,18 +31,25 @@ def yake_keyphrases(texts: list[str], max_tags: int) -> list[list[str]]:
     return [[phrase for phrase, _ in extractor.extract_keywords(text)] for text in texts]
 
 
-def keybert_keyphrases(texts: list[str], max_tags: int, model: Any, diverse: bool) -> list[list[str]]:
-    """The text's phrases whose embeddings are closest to its own; if `diverse`, by maximal marginal relevance.
+def keybert_keyphrases(texts: list[str], max_tags: int, model: Any) -> dict[str, list[list[str]]]:
+    """The text's phrases whose embeddings are closest to its own; `keybert_mmr`: by maximal marginal relevance.
 
-    `model` is the sentence-transformers model that scores, so this arm maximises the score itself.
+    `model` is the sentence-transformers model that scores, so these arms maximise the score itself. Embedding the
+    phrases takes most of the time, and both ways share it.
     """
     from keybert import KeyBERT
 
-    found = KeyBERT(model).extract_keywords(
-        texts, keyphrase_ngram_range=(1, LONGEST), stop_words="english", use_mmr=diverse, diversity=0.5, top_n=max_tags
-    )
-    lists = [found] if len(texts) == 1 else found  # it takes a list of one text for one text
-    return [[phrase for phrase, _ in own] for own in lists]
+    bert, phrases = KeyBERT(model), {"keyphrase_ngram_range": (1, LONGEST), "stop_words": "english"}
+    embeddings = bert.extract_embeddings(texts, **phrases)
+    if not embeddings:  # none of the texts has a phrase
+        return {way: [[] for _ in texts] for way in DIVERSE}
+    settings = phrases | dict(zip(("doc_embeddings", "word_embeddings"), embeddings, strict=True)) | {"top_n": max_tags}
+    found = {}
+    for way, diverse in DIVERSE.items():
+        lists = bert.extract_keywords(texts, use_mmr=diverse, diversity=0.5, **settings)
+        lists = [lists] if len(texts) == 1 else lists  # it takes a list of one text for one text
+        found[way] = [[phrase for phrase, _ in own] for own in lists]
+    return found
 
 
 class KeyphraseScorer(Scorer):
@@ -53,19 +61,24 @@ class KeyphraseScorer(Scorer):
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
-        for decoding in {row["decoding"] for row in rows}:
-            own = [row for row in rows if row["decoding"] == decoding]
-            for row, tags in zip(own, self._tags(decoding, [row["text"] for row in own]), strict=True):
-                answer = answer_of(tags)
-                row |= {"prompt": [], "candidates": [candidate_row(self.prompt, 0, answer, "stop", None, None, None)]}
+        found = self._tags([(row["decoding"], row["text"]) for row in rows])
+        for row in rows:
+            answer = answer_of(found[row["decoding"], row["text"]])
+            row |= {"prompt": [], "candidates": [candidate_row(self.prompt, 0, answer, "stop", None, None, None)]}
         self.tally.add(sampled_counts(rows))
         return super().__call__(pa.Table.from_pylist(rows, SAMPLED))
 
-    def _tags(self, decoding: str, texts: list[str]) -> list[list[str]]:
-        most = self.prompt.max_tags
-        if decoding == "yake":
-            return yake_keyphrases(texts, most)
-        if decoding in ("keybert", "keybert_mmr"):
+    def _tags(self, asked: list[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
+        """The tags of each text by each way that is asked for."""
+        most, found = self.prompt.max_tags, dict[tuple[str, str], list[str]]()
+        ways = {way for way, _ in asked}
+        texts = list(dict.fromkeys(text for _, text in asked))
+        lists = {"first_words": [first_words(text, most) for text in texts]}
+        if "yake" in ways:
+            lists["yake"] = yake_keyphrases(texts, most)
+        if ways & DIVERSE.keys():
             assert self.embedder is not None
-            return keybert_keyphrases(texts, most, self.embedder.model, diverse=decoding == "keybert_mmr")
-        return [first_words(text, most) for text in texts]
+            lists |= keybert_keyphrases(texts, most, self.embedder.model)
+        for way, own in lists.items():
+            found |= {(way, text): tags for text, tags in zip(texts, own, strict=True)}
+        return found

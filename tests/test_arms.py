@@ -98,6 +98,8 @@ def test_keyphrases_are_rows_like_those_of_a_model() -> None:
         assert "lyon" in said or "bridge" in said
         assert tags[0, decoding]["format"] == "valid" and tags[0, decoding]["score"] > 0.3
     assert (tags[2, "keybert"]["format"], tags[2, "keybert"]["reason"]) == ("invalid", "empty")
+    without = keyphrases(["of the", "and of"])  # no text of the batch has a phrase
+    assert {row["candidates"][0]["reason"] for row in without if row["decoding"].startswith("keybert")} == {"empty"}
 
 
 def corpus_of(**answers: list[dict[str, Any]]) -> Corpus:
