@@ -98,7 +98,7 @@ def _write(work: RunDir, job: Record, answers: list[Place]) -> Record:
     """Join rows and answers into the file, and the rejects into theirs; each appears whole."""
     out = work.here.with_name(job["out"])
     rejects = out.with_name(f"{out.name}.rejects.jsonl")
-    tagged, formats, rejected = 0, Counter[str](), Counter[str]()
+    tagged, formats, defects, rejected = 0, Counter[str](), Counter[str](), Counter[str]()
     with work.scratch("joined") as scratch:
         with (scratch / "rows.jsonl").open("wb") as good, (scratch / "rejects.jsonl").open("wb") as bad:
             for row, answer in _joined(work, answers, scratch):
@@ -109,6 +109,7 @@ def _write(work: RunDir, job: Record, answers: list[Place]) -> Record:
                 [found] = answer["candidates"]
                 tagged += 1
                 formats[found["format"]] += 1
+                defects.update([found["reason"]] if found["reason"] else [])
                 added = (found["tags"], found["format"], found["score"])
                 good.write(_line(row | dict(zip(ADDED, added, strict=True))))
         columns = json.loads((work.layout.texts / "columns.json").read_text(encoding="utf-8"))
@@ -120,6 +121,7 @@ def _write(work: RunDir, job: Record, answers: list[Place]) -> Record:
         "rows": tagged + rejected.total(),
         "tagged": tagged,
         "formats": dict(formats),
+        "defects": dict(defects),
         "rejected": dict(rejected),
         "file": str(out),
     }

@@ -102,6 +102,8 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     assert [row["number"] for row in rows] == [*range(150), 7]
     assert rows[7] | {"tags": 0} == rows[-1] | {"tags": 0} and rows[7]["tags"] == rows[-1]["tags"]
     assert "valid" in {row["tags_format"] for row in rows} <= {"valid", "repaired", "invalid"}
+    malformed = sum(row["tags_format"] != "valid" for row in rows)
+    assert ("defects: " in again.stdout) == bool(malformed), again.stdout
     assert all(row["by"] == {"name": "é"} and (row["tags"] or row["tags_format"] == "invalid") for row in rows)
     rejects = tagged(tmp_path / "tags.jsonl.rejects.jsonl")
     assert [row["reason"] for row in rejects] == ["null_text", "empty_text", "too_long", "broken_line"]
