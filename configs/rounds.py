@@ -18,7 +18,9 @@ class Rounds(Section):
     """How often the model samples, is scored and is trained; each round starts from the merged weights of the last."""
 
     count: int = Field(1, ge=1, le=99, description="Rounds at most.")
-    each: list[Round] = Field([], description="The keys that differ, first round first; none for rounds after these.")
+    each: list[Round] = Field(
+        [], description="The keys that differ, first round first; later rounds have the last one's."
+    )
     texts: Literal["split", "reuse"] = Field("split", description="Deal the train texts to the rounds, or reuse all.")
     validation: float = Field(0.1, ge=0, le=0.5, description="Share of the train texts on which gains are measured.")
     max_validation: Positive = Field(300, description="Texts that measure gains at most.")

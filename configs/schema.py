@@ -253,7 +253,8 @@ class Config(Section):
 
         Raises pydantic's ValidationError for unknown keys and bad values among them.
         """
-        changed = (self.rounds.each[number - 1 : number] or [Round()])[0]
+        each = [Round(), *self.rounds.each]
+        changed = each[min(number, len(each) - 1)]
         values = self.model_dump()
         for section, keys in changed.model_dump().items():
             merge_into(values[section], keys)

@@ -26,7 +26,11 @@ from tests.conftest import ROOT, tiny_model
 SCRIPTS = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
 SCRIPTS.remove("contenders")  # a part of `generation`
 # The demo by a model of random weights.
-RANDOM = ["rounds.each=[{training: {loss: likelihood}}]", "evaluation.arms=[rounds, yake]", "evaluation.resamples=100"]
+RANDOM = [
+    "rounds.each=[{training: {loss: likelihood}}, {}]",
+    "evaluation.arms=[rounds, yake]",
+    "evaluation.resamples=100",
+]
 RANDOM += ["rounds.least_gain=0", "data.limit=60", "training.dtype=float32", "training.max_steps=2", *SMALL]
 # The arguments of each script at its smallest size; {root} is a folder of its own.
 SMALLEST = {
