@@ -253,8 +253,7 @@ class Config(Section):
 
         Raises pydantic's ValidationError for unknown keys and bad values among them.
         """
-        each = [Round(), *self.rounds.each]
-        changed = each[min(number, len(each) - 1)]
+        changed = [Round(), *self.rounds.each][: number + 1][-1]
         values = self.model_dump()
         for section, keys in changed.model_dump().items():
             merge_into(values[section], keys)

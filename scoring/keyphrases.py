@@ -43,12 +43,12 @@ def keybert_keyphrases(texts: list[str], max_tags: int, model: Any) -> dict[str,
     embeddings = bert.extract_embeddings(texts, **phrases)
     if not embeddings:  # none of the texts has a phrase
         return {way: [[] for _ in texts] for way in DIVERSE}
-    settings = phrases | dict(zip(("doc_embeddings", "word_embeddings"), embeddings, strict=True)) | {"top_n": max_tags}
+    known = dict(zip(("doc_embeddings", "word_embeddings"), embeddings, strict=True))
     found = {}
     for way, diverse in DIVERSE.items():
-        lists = bert.extract_keywords(texts, use_mmr=diverse, diversity=0.5, **settings)
-        lists = [lists] if len(texts) == 1 else lists  # it takes a list of one text for one text
-        found[way] = [[phrase for phrase, _ in own] for own in lists]
+        lists = bert.extract_keywords(texts, use_mmr=diverse, diversity=0.5, top_n=max_tags, **phrases, **known)
+        # It takes a list of one text for one text.
+        found[way] = [[phrase for phrase, _ in own] for own in ([lists] if len(texts) == 1 else lists)]
     return found
 
 
@@ -70,15 +70,12 @@ class KeyphraseScorer(Scorer):
 
     def _tags(self, asked: list[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
         """The tags of each text by each way that is asked for."""
-        most, found = self.prompt.max_tags, dict[tuple[str, str], list[str]]()
-        ways = {way for way, _ in asked}
-        texts = list(dict.fromkeys(text for _, text in asked))
+        ways, texts = {way for way, _ in asked}, list(dict.fromkeys(text for _, text in asked))
+        most = self.prompt.max_tags
         lists = {"first_words": [first_words(text, most) for text in texts]}
         if "yake" in ways:
             lists["yake"] = yake_keyphrases(texts, most)
         if ways & DIVERSE.keys():
             assert self.embedder is not None
             lists |= keybert_keyphrases(texts, most, self.embedder.model)
-        for way, own in lists.items():
-            found |= {(way, text): tags for text, tags in zip(texts, own, strict=True)}
-        return found
+        return {(way, text): tags for way, own in lists.items() for text, tags in zip(texts, own, strict=True)}

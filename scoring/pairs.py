@@ -59,9 +59,8 @@ def judged(candidate: Candidate, pairs: Pairs) -> Candidate:
     the limit of words that its form allows, and crosses it on texts of another kind.
     """
     longest = max((len(tag.split()) for tag in candidate["tags"]), default=0)
-    if pairs.max_tag_words is None or longest <= pairs.max_tag_words:
-        return candidate
-    return candidate | {"format": "invalid", "score": None}
+    short = pairs.max_tag_words is None or longest <= pairs.max_tag_words
+    return candidate if short else candidate | {"format": "invalid", "score": None}
 
 
 def pair_hash(seed: int, text_id: int, match_: Match) -> int:
@@ -230,8 +229,7 @@ def _by_score(candidate: Candidate) -> tuple[float, int]:
 
 def _by_likelihood(candidate: Candidate) -> tuple[float, int]:
     # Decoded greedily, the tagger errs in the way that it finds likeliest; an API need not tell how likely that is.
-    logprob = candidate["logprob"]
-    return -math.inf if logprob is None else logprob, -candidate["sample"]
+    return -math.inf if candidate["logprob"] is None else candidate["logprob"], -candidate["sample"]
 
 
 def _prefer(left: Candidate, right: Candidate, pairs: Pairs) -> tuple[Match | None, str]:

@@ -98,7 +98,7 @@ def _write(work: RunDir, job: Record, answers: list[Place]) -> Record:
     """Join rows and answers into the file, and the rejects into theirs; each appears whole."""
     out = work.here.with_name(job["out"])
     rejects = out.with_name(f"{out.name}.rejects.jsonl")
-    tagged, formats, defects, rejected = 0, Counter[str](), Counter[str](), Counter[str]()
+    formats, defects, rejected = Counter[str](), Counter[str](), Counter[str]()
     with work.scratch("joined") as scratch:
         with (scratch / "rows.jsonl").open("wb") as good, (scratch / "rejects.jsonl").open("wb") as bad:
             for row, answer in _joined(work, answers, scratch):
@@ -107,19 +107,17 @@ def _write(work: RunDir, job: Record, answers: list[Place]) -> Record:
                     bad.write(_line({"reason": answer["reason"], "row": row}))
                     continue
                 [found] = answer["candidates"]
-                tagged += 1
                 formats[found["format"]] += 1
                 defects.update([found["reason"]] if found["reason"] else [])
-                added = (found["tags"], found["format"], found["score"])
-                good.write(_line(row | dict(zip(ADDED, added, strict=True))))
+                good.write(_line(row | dict(zip(ADDED, (found["tags"], found["format"], found["score"]), strict=True))))
         columns = json.loads((work.layout.texts / "columns.json").read_text(encoding="utf-8"))
         whole = FORMATS[out.suffix](scratch / "rows.jsonl", columns)
         if rejected:
             (scratch / "rejects.jsonl").replace(rejects)
         whole.replace(out)
     return {
-        "rows": tagged + rejected.total(),
-        "tagged": tagged,
+        "rows": formats.total() + rejected.total(),
+        "tagged": formats.total(),
         "formats": dict(formats),
         "defects": dict(defects),
         "rejected": dict(rejected),
