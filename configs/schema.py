@@ -253,7 +253,7 @@ class Config(Section):
 
         Raises pydantic's ValidationError for unknown keys and bad values among them.
         """
-        changed = [Round(), *self.rounds.each][: number + 1][-1]
+        changed = [Round(), *self.rounds.each][: number + 1][-1]  # its own, or else the last one's
         values = self.model_dump()
         for section, keys in changed.model_dump().items():
             merge_into(values[section], keys)

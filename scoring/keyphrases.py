@@ -39,14 +39,14 @@ def keybert_keyphrases(texts: list[str], max_tags: int, model: Any) -> dict[str,
     """
     from keybert import KeyBERT
 
-    bert, phrases = KeyBERT(model), {"keyphrase_ngram_range": (1, LONGEST), "stop_words": "english"}
+    bert, phrases = KeyBERT(model), dict[str, Any](keyphrase_ngram_range=(1, LONGEST), stop_words="english")
     embeddings = bert.extract_embeddings(texts, **phrases)
     if not embeddings:  # none of the texts has a phrase
-        return {way: [[] for _ in texts] for way in DIVERSE}
-    known = dict(zip(("doc_embeddings", "word_embeddings"), embeddings, strict=True))
+        return dict.fromkeys(DIVERSE, [[]] * len(texts))
+    phrases |= {"top_n": max_tags, "doc_embeddings": embeddings[0], "word_embeddings": embeddings[1]}
     found = {}
     for way, diverse in DIVERSE.items():
-        lists = bert.extract_keywords(texts, use_mmr=diverse, diversity=0.5, top_n=max_tags, **phrases, **known)
+        lists = bert.extract_keywords(texts, use_mmr=diverse, diversity=0.5, **phrases)
         # It takes a list of one text for one text.
         found[way] = [[phrase for phrase, _ in own] for own in ([lists] if len(texts) == 1 else lists)]
     return found

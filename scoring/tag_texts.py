@@ -108,7 +108,8 @@ def _write(work: RunDir, job: Record, answers: list[Place]) -> Record:
                     continue
                 [found] = answer["candidates"]
                 formats[found["format"]] += 1
-                defects.update([found["reason"]] if found["reason"] else [])
+                if found["reason"]:
+                    defects[found["reason"]] += 1
                 good.write(_line(row | dict(zip(ADDED, (found["tags"], found["format"], found["score"]), strict=True))))
         columns = json.loads((work.layout.texts / "columns.json").read_text(encoding="utf-8"))
         whole = FORMATS[out.suffix](scratch / "rows.jsonl", columns)

@@ -166,7 +166,8 @@ def _pairs(run: RunDir, config: Config, layout: RoundLayout, _: int) -> Problems
         ranked = {
             (row["text_id"], c["sample"]): (c["format"], c["score"], (c["answer"] or "").casefold())
             for row in _part_of(layout.ranked, ["text_id", "candidates"], part, parts)
-            for c in (judged(candidate, config.pairs) for candidate in row["candidates"])
+            for candidate in row["candidates"]
+            for c in [judged(candidate, config.pairs)]
         }
         for row in _part_of(layout.pairs, columns, part, parts):
             key = (row["text_id"], row["chosen_sample"], row["rejected_sample"])
