@@ -21,7 +21,7 @@ demo: setup
 
 test: setup check
 	@requirements/chromium.sh
-	@$(BIN)/python -m pytest -m "not cluster" --durations=8
+	@$(BIN)/python -m pytest -m "not cluster" -n 2 --dist loadfile --durations=8
 
 # Clusters of several nodes, jobs sent to them, object stores that see kills and outages, and every script of benchmarks/
 # at its smallest size: some 40 minutes.

@@ -34,7 +34,7 @@ class Embedder:
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
         if scoring.gpus_per_actor == 0:
             # Ray gives an actor of one CPU one thread; scoring works in bursts while sampling waits, so take all.
-            torch.set_num_threads(os.cpu_count() or 1)
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.scoring = scoring
         try:
             self.model = SentenceTransformer(

@@ -10,19 +10,32 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from benchmarks.small_models import SMALL, build_tokenizer, save_random_llama, save_small
+from cluster.run_dir import RunDir
 from cluster.session import LOOPBACK
 from configs.load import load_config
-from configs.schema import SYSTEM, Arm
+from configs.schema import SYSTEM
 from generation.prompts import build_messages
 
 ROOT = Path(__file__).parent.parent
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", **LOOPBACK}
+
+# Each of pytest's workers keeps to cores of its own: engines that share cores wait for each other most of the time.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: workers] or cores)
+
+# What is made once for all tests lies here. Workers inherit it from the process that starts them, which removes it.
+if "SEMTAG_TESTS" not in os.environ:
+    os.environ["SEMTAG_TESTS"] = tempfile.mkdtemp(prefix="semtag-tests-")
+    atexit.register(shutil.rmtree, os.environ["SEMTAG_TESTS"], ignore_errors=True)
+ONCE = Path(os.environ["SEMTAG_TESTS"])
 
 # A busy machine is no failure.
 settings.register_profile("semtag", deadline=None)
@@ -47,8 +60,24 @@ TINY = [
     "training.dtype=float32",
     "pairs.format_share=0.5",
     "evaluation.resamples=200",
-    f"evaluation.arms=[{', '.join(get_args(Arm))}]",
+    "evaluation.arms=[rounds, first_words, yake, keybert, keybert_mmr]",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Makes the finished run first, asks for it again last: workers, which take file after file, seldom wait for it.
+
+    Of those last files the longest begin.
+    """
+    longest = ["test_resume.py", "test_tag.py"]
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.name
+        if name == "test_whole_run.py" or "finished_run" not in item.path.read_text(encoding="utf-8"):
+            return int(name != "test_whole_run.py")
+        return 2 + (longest.index(name) if name in longest else len(longest))
+
+    items.sort(key=place)
 
 
 TEXTS = [
@@ -67,10 +96,9 @@ def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProces
 
 @functools.cache
 def tiny_model() -> str:
-    """The folder of a random model that answers within the grammar; it is gone when the tests are over."""
-    folder = Path(tempfile.mkdtemp(prefix="semtag-model-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return save_small(folder)
+    """The folder of a random model that answers within the grammar."""
+    with FileLock(ONCE / "model.lock"):
+        return str(ONCE / "model") if (ONCE / "model").exists() else save_small(ONCE / "model")
 
 
 def tiny_demo(root: Path, *overrides: str) -> list[str]:
@@ -79,12 +107,14 @@ def tiny_demo(root: Path, *overrides: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run() -> Path:
     """The directory of a whole run, made by the real command."""
-    root = tmp_path_factory.mktemp("runs")
-    done = semtag("run", *tiny_demo(root))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return root / "demo"
+    run = RunDir(ONCE / "runs" / "demo")
+    with FileLock(ONCE / "run.lock"):
+        if not run.layout.page.exists():
+            done = semtag("run", *tiny_demo(ONCE / "runs"))
+            assert done.returncode == 0, done.stdout + done.stderr
+    return run.path
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +197,6 @@ def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
     from cluster.layout import Step
     from cluster.parquet import RowWriter
     from cluster.progress import Progress
-    from cluster.run_dir import RunDir
     from scoring.records import PAIR
     from training.launch import train
 

@@ -49,7 +49,7 @@ def alone(work: Any, tmp_path: Path) -> tuple[list[float], list[float]]:
 def check_same(found: list[float], expected: list[float]) -> None:
     assert len(found) == len(expected)
     assert found[0] != found[-1]
-    assert found == pytest.approx(expected, abs=1e-3)
+    assert found == pytest.approx(expected, rel=5e-4)  # sums in another order drift apart over a hundred steps
 
 
 @pytest.mark.parametrize("launcher", ["accelerate", "ray"])
@@ -110,6 +110,14 @@ def once(there: Callable[[], bool], then: Callable[[], None]) -> Iterator[None]:
     assert came
 
 
+def title_of(process: psutil.Process) -> str:
+    """What a process calls itself; nothing where it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def test_a_worker_that_dies_on_ray_changes_nothing(work: Any, tmp_path: Path) -> None:
     long = ["training.epochs=15", *SHORT[1:], "training.save_steps=10"]
     work(*long)
@@ -118,7 +126,7 @@ def test_a_worker_that_dies_on_ray_changes_nothing(work: Any, tmp_path: Path) ->
 
     def kill_one() -> None:
         family = psutil.Process().children(recursive=True)
-        workers = [process for process in family if "TrainWorker" in " ".join(process.cmdline())]
+        workers = [process for process in family if "TrainWorker" in title_of(process)]
         assert len(workers) == 2
         workers[-1].send_signal(signal.SIGKILL)
 

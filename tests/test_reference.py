@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from cluster.layout import Step
 from cluster.progress import Progress
-from cluster.run_dir import RunDir
 from configs.schema import Model
 from generation.prompts import load_tokenizer
 from tests.test_training import losses, trainer_for
@@ -120,12 +118,3 @@ def test_what_was_computed_is_not_computed_again(base: str, rows: Dataset, tmp_p
     assert second[1][0] == -123.0
     assert second[0] == pytest.approx(first[0], abs=1e-5)
     assert second[2:] == first[2:]
-
-
-def test_log_and_manifest_say_how_many_came_from_where(finished_run: Path) -> None:
-    run = RunDir(finished_run)
-    for number in (1, 2):  # drawn within the grammar, so that none can come from sampling
-        counts = run.counts(Step("train", number))
-        everything = 2 * counts["pairs"]
-        assert counts["references"] == {"from_sampling": 0, "recomputed_for_another_prompt_or_grammar": everything}
-        assert f"{everything} recomputed for another prompt or grammar" in run.layout.page.read_text()

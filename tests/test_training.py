@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cluster.parquet import RowWriter
-from cluster.rounds import start_of
-from cluster.run_dir import RunDir
 from configs.errors import UserError
 from configs.schema import Model
 from configs.training import Lora, Training
@@ -203,21 +201,6 @@ def test_weights_are_merged_in_float32_and_rounded_once(dtype: torch.dtype, base
         torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-6 if dtype == torch.float32 else 0)
     assert changed == 2 * 7  # layers, each with as many linear maps
     assert "library_name: transformers" in (merged / "README.md").read_text()
-
-
-def test_a_round_s_merged_model_is_its_start_and_its_adapter_in_one(finished_run: Path) -> None:
-    run = RunDir(finished_run)
-    config, ids = run.config(), torch.randint(10, 200, (2, 20), generator=torch.Generator().manual_seed(0))
-    for number in (1, 2):
-        layout, start = run.layout.round(number), start_of(run, config, number)
-        plain, merged = (AutoModelForCausalLM.from_pretrained(folder) for folder in (start, layout.merged))
-        with torch.no_grad():
-            untouched = plain(ids).logits
-            adapted = PeftModel.from_pretrained(plain, layout.adapter).eval()(ids).logits
-            torch.testing.assert_close(merged(ids).logits, adapted, rtol=0, atol=1e-4)
-        assert (untouched - adapted).abs().max() > 1e-3
-        templates = {load_tokenizer(folder, config.model).chat_template for folder in (start, layout.merged)}
-        assert len(templates) == 1
 
 
 def test_a_small_models_tokenizer_reads_back_what_it_writes_and_opens_with_the_prompt(base: str) -> None:

@@ -12,12 +12,17 @@ import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
+from cluster.layout import Step
 from cluster.parquet import RowWriter, read_rows
 from cluster.places import write_json
-from cluster.rounds import delivered_round
+from cluster.rounds import delivered_round, start_of
 from cluster.run_dir import RunDir
 from evaluation.corpus import arms_of
+from generation.prompts import load_tokenizer
 from generation.records import SAMPLED
 from scoring.records import PAIR, RANKED
 from scoring.verify import verify
@@ -85,6 +90,30 @@ def test_the_first_loss_and_the_curve(finished_run: Path) -> None:
         assert curve[0]["loss"] > (1 / (2 * beta)) ** 2  # the likelihood term lies on top
         assert curve[0]["nats_per_token/margin"] == pytest.approx(0, abs=1e-4)
         assert {entry["nats_per_token/target"] for entry in curve} == {1 / (2 * beta)}
+
+
+def test_log_and_manifest_say_how_many_came_from_where(finished_run: Path) -> None:
+    run = RunDir(finished_run)
+    for number in (1, 2):  # drawn within the grammar, so that none can come from sampling
+        counts = run.counts(Step("train", number))
+        everything = 2 * counts["pairs"]
+        assert counts["references"] == {"from_sampling": 0, "recomputed_for_another_prompt_or_grammar": everything}
+        assert f"{everything} recomputed for another prompt or grammar" in run.layout.page.read_text()
+
+
+def test_a_round_s_merged_model_is_its_start_and_its_adapter_in_one(finished_run: Path) -> None:
+    run = RunDir(finished_run)
+    config, ids = run.config(), torch.randint(10, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    for number in (1, 2):
+        layout, start = run.layout.round(number), start_of(run, config, number)
+        plain, merged = (AutoModelForCausalLM.from_pretrained(folder) for folder in (start, layout.merged))
+        with torch.no_grad():
+            untouched = plain(ids).logits
+            adapted = PeftModel.from_pretrained(plain, layout.adapter).eval()(ids).logits
+            torch.testing.assert_close(merged(ids).logits, adapted, rtol=0, atol=1e-4)
+        assert (untouched - adapted).abs().max() > 1e-3
+        templates = {load_tokenizer(folder, config.model).chat_template for folder in (start, layout.merged)}
+        assert len(templates) == 1
 
 
 def test_the_same_command_again_is_done_at_once(finished_run: Path) -> None:

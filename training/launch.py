@@ -63,7 +63,7 @@ def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: An
         source = layout.lists if kind == "lists" else layout.pairs
         loaded = load_rows(Path(local_folder(uri(source))), kind, scratch)
         progress.say(f"tokenising {len(loaded):,} {kind}")
-        processes = min(os.cpu_count() or 1, 1 + len(loaded) // ROWS_PER_PROCESS)
+        processes = min(len(os.sched_getaffinity(0)), 1 + len(loaded) // ROWS_PER_PROCESS)
         fitting, dropped = fit_length(tokenized(loaded, tokenizer, training.kept, processes), longest)
         run.record(Step("train", number), kind, len(loaded), len(fitting), dict(dropped))
         if not len(fitting):

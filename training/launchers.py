@@ -54,7 +54,7 @@ def _by_accelerate(run: RunDir, config: Config, number: int, events: Path) -> No
         *("--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"),
         *("-m", "training.ranks", str(run.path), str(number), str(events)),
     ]
-    threads = max(1, (os.cpu_count() or 1) // config.training.workers)
+    threads = max(1, len(os.sched_getaffinity(0)) // config.training.workers)
     environment = {"OMP_NUM_THREADS": str(threads)} | ONE_MACHINE | os.environ
     status = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent).wait()
     if status:
