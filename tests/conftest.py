@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from filelock import FileLock
 from hypothesis import settings
@@ -92,6 +93,14 @@ def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProces
     """Run the command line as a user does."""
     command = [sys.executable, "-m", "cluster.cli", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def title_of(process: psutil.Process) -> str:
+    """What a process calls itself; nothing where it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from cluster.layout import RoundLayout
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from configs.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, title_of
 from training.relay import Listener, Teller
 
 STEPS = 12
@@ -108,14 +108,6 @@ def once(there: Callable[[], bool], then: Callable[[], None]) -> Iterator[None]:
     done.set()
     thread.join()
     assert came
-
-
-def title_of(process: psutil.Process) -> str:
-    """What a process calls itself; nothing where it has ended meanwhile."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def test_a_worker_that_dies_on_ray_changes_nothing(work: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from benchmarks.small_models import save_random_llama
 from configs.load import load_config
 from generation.decoding import Decoding
 from generation.prompts import load_tokenizer
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, title_of
 from tests.test_sampler import Engine
 
 TEXT = "The bridge of Lyon was built by monks."
@@ -66,7 +66,7 @@ def test_a_dead_engine_is_an_error(engine: Engine) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError
 
     for child in psutil.Process().children(recursive=True):
-        if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline()):
+        if "EngineCore" in title_of(child):
             child.kill()
     with pytest.raises(EngineDeadError):
         while True:
