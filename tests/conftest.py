@@ -98,7 +98,7 @@ def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProces
 def title_of(process: psutil.Process) -> str:
     """What a process calls itself; nothing where it has ended meanwhile."""
     try:
-        return " ".join(process.cmdline())
+        return " ".join([process.name(), *process.cmdline()])
     except psutil.Error:
         return ""
 
