@@ -73,12 +73,17 @@ class Family:
             kill(member)
 
 
-def kind_of(process: psutil.Process) -> str | None:
-    """Which of KINDS a process is, if any, by the title that it gave itself."""
+def title_of(process: psutil.Process) -> str:
+    """The title that a process gave itself; nothing where it has ended meanwhile."""
     try:
-        title = " ".join(process.cmdline())
+        return " ".join(process.cmdline())
     except psutil.Error:
-        return None
+        return ""
+
+
+def kind_of(process: psutil.Process) -> str | None:
+    """Which of KINDS a process is, if any, by its title."""
+    title = title_of(process)
     if "EngineCore" in title:
         return "engine"
     if title.startswith("ray::"):

@@ -10,9 +10,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import psutil
 import pytest
 from filelock import FileLock
 from hypothesis import settings
@@ -21,7 +20,7 @@ from benchmarks.small_models import SMALL, build_tokenizer, save_random_llama, s
 from cluster.run_dir import RunDir
 from cluster.session import LOOPBACK
 from configs.load import load_config
-from configs.schema import SYSTEM
+from configs.schema import SYSTEM, Arm
 from generation.prompts import build_messages
 
 ROOT = Path(__file__).parent.parent
@@ -61,24 +60,18 @@ TINY = [
     "training.dtype=float32",
     "pairs.format_share=0.5",
     "evaluation.resamples=200",
-    "evaluation.arms=[rounds, first_words, yake, keybert, keybert_mmr]",
+    f"evaluation.arms=[{', '.join(get_args(Arm))}]",
 ]
 
 
+# Files that use the finished run but do not make it, the longest first.
+LAST = ["test_resume.py", "test_tag.py", "test_replay.py", "test_push.py", "test_submit.py"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Makes the finished run first, asks for it again last: workers, which take file after file, seldom wait for it.
-
-    Of those last files the longest begin.
-    """
-    longest = ["test_resume.py", "test_tag.py"]
-
-    def place(item: pytest.Item) -> int:
-        name = item.path.name
-        if name == "test_whole_run.py" or "finished_run" not in item.path.read_text(encoding="utf-8"):
-            return int(name != "test_whole_run.py")
-        return 2 + (longest.index(name) if name in longest else len(longest))
-
-    items.sort(key=place)
+    """Makes the finished run first, asks for it again last: workers, which take file after file, seldom wait for it."""
+    order = {"test_whole_run.py": 0} | {name: 2 + place for place, name in enumerate(LAST)}
+    items.sort(key=lambda item: order.get(item.path.name, 1))
 
 
 TEXTS = [
@@ -93,14 +86,6 @@ def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProces
     """Run the command line as a user does."""
     command = [sys.executable, "-m", "cluster.cli", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def title_of(process: psutil.Process) -> str:
-    """What a process calls itself; nothing where it has ended meanwhile."""
-    try:
-        return " ".join([process.name(), *process.cmdline()])
-    except psutil.Error:
-        return ""
 
 
 @functools.cache

@@ -15,11 +15,12 @@ import psutil
 import pytest
 import torch
 
+from benchmarks.chaos import title_of
 from cluster.layout import RoundLayout
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from configs.errors import UserError
-from tests.conftest import ROOT, title_of
+from tests.conftest import ROOT
 from training.relay import Listener, Teller
 
 STEPS = 12
@@ -49,7 +50,7 @@ def alone(work: Any, tmp_path: Path) -> tuple[list[float], list[float]]:
 def check_same(found: list[float], expected: list[float]) -> None:
     assert len(found) == len(expected)
     assert found[0] != found[-1]
-    assert found == pytest.approx(expected, rel=5e-4)  # sums in another order drift apart over a hundred steps
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("launcher", ["accelerate", "ray"])
@@ -111,7 +112,8 @@ def once(there: Callable[[], bool], then: Callable[[], None]) -> Iterator[None]:
 
 
 def test_a_worker_that_dies_on_ray_changes_nothing(work: Any, tmp_path: Path) -> None:
-    long = ["training.epochs=15", *SHORT[1:], "training.save_steps=10"]
+    # Sums in another order drift apart over so many steps, the more the longer the steps.
+    long = ["training.epochs=15", *SHORT[1:], "training.learning_rate=3e-3", "training.save_steps=10"]
     work(*long)
     undisturbed = curve(tmp_path)
     (tmp_path / "demo").rename(tmp_path / "alone")

@@ -6,11 +6,12 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.chaos import kind_of
 from benchmarks.small_models import save_random_llama
 from configs.load import load_config
 from generation.decoding import Decoding
 from generation.prompts import load_tokenizer
-from tests.conftest import ROOT, TINY, title_of
+from tests.conftest import ROOT, TINY
 from tests.test_sampler import Engine
 
 TEXT = "The bridge of Lyon was built by monks."
@@ -66,7 +67,7 @@ def test_a_dead_engine_is_an_error(engine: Engine) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError
 
     for child in psutil.Process().children(recursive=True):
-        if "EngineCore" in title_of(child):
+        if kind_of(child) == "engine":
             child.kill()
     with pytest.raises(EngineDeadError):
         while True:
