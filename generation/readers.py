@@ -5,13 +5,18 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.parquet import read_rows as read_parquet_rows
+from cluster.parquet import read_tables
 from cluster.places import Place, in_store, naming_store, place_at
 from configs.errors import UserError
 from configs.schema import Data
+from generation.cells import load_json, rows_of
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_AT_ONCE = 256  # of a dataset; its other columns may hold sounds and pictures
 ENDINGS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -50,7 +55,13 @@ def _all_rows(data: Data) -> Iterator[Row]:
         try:
             yield from READERS[format_](file, data)
         except OSError as error:
-            raise UserError(f"Cannot read {file}: {error.strerror or error}.", "Check data.path.") from None
+            raise UserError(f"Cannot read {file}: {_reason(error)}.", "Check data.path.") from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what it says, without its full stop."""
+    said = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return said.splitlines()[0].rstrip(". ")
 
 
 def detect_format(data: Data) -> str:
@@ -98,7 +109,7 @@ def _read_jsonl(file: Place, data: Data) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
+                values = load_json(line)
             except UnicodeDecodeError as error:
                 yield Row(source, {"line": _shown(line)}, "invalid_utf8", str(error))
             except (json.JSONDecodeError, RecursionError) as error:
@@ -120,11 +131,23 @@ def _read_parquet(file: Place, data: Data) -> Iterator[Row]:
 
     try:
         with file.open("rb") as source:
-            require_column(data.column, pq.read_schema(source).names, file)
-        for number, values in enumerate(read_parquet_rows(file), 1):
+            schema = pq.read_schema(source)
+        require_column(data.column, schema.names, file)
+        features = _features(schema)
+        rows = itertools.chain.from_iterable(rows_of(table, features) for table in read_tables(file))
+        for number, values in enumerate(rows, 1):
             yield Row(f"{file.name}:{number}", values)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{file} is not a Parquet file: {error}.", "Check data.format.") from None
+    except pa.ArrowException as error:
+        raise UserError(f"{file} is not a Parquet file that can be read: {_reason(error)}.", "Check it.") from None
+
+
+def _features(schema: "pa.Schema") -> dict[str, Any]:
+    """What the `datasets` library noted of the columns when it wrote the file."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    import datasets
+
+    return dict(datasets.Features.from_arrow_schema(schema))
 
 
 def _read_csv(file: Place, data: Data) -> Iterator[Row]:
@@ -170,23 +193,31 @@ def _answered(paragraph: dict[str, Any]) -> list[str]:
 
 
 def _read_dataset(data: Data, format_: str) -> Iterator[Row]:
-    import datasets
-
+    """A dataset on disk or of the hub. Its columns come as Arrow has them, so none is decoded."""
     try:
-        if format_ == "disk":
-            loaded = datasets.load_from_disk(data.path)
-            dataset = loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        else:
-            dataset = datasets.load_dataset(data.path, data.subset, split=data.split, streaming=True)
+        dataset = _load_dataset(data, format_)
+        if dataset.features:
+            require_column(data.column, list(dataset.features), data.path)
+        tables = dataset.with_format("arrow").iter(ROWS_AT_ONCE)
+        rows = itertools.chain.from_iterable(rows_of(table, dict(dataset.features or {})) for table in tables)
+        for number, values in enumerate(rows):
+            yield Row(f"{data.path}:{number}", values)
+    except UserError:
+        raise
     except Exception as error:  # the hub client raises many kinds; all mean that the source cannot be read
         raise UserError(
-            f"Cannot load the dataset {data.path} ({type(error).__name__}: {str(error).splitlines()[0]}).",
+            f"Cannot read the dataset {data.path} ({type(error).__name__}: {_reason(error)}).",
             "Check data.path, data.subset and data.split, and the network; a file needs its ending.",
         ) from None
-    if dataset.features:
-        require_column(data.column, list(dataset.features), data.path)
-    for number, values in enumerate(dataset):
-        yield Row(f"{data.path}:{number}", dict(values))
+
+
+def _load_dataset(data: Data, format_: str) -> Any:
+    import datasets
+
+    if format_ == "hub":
+        return datasets.load_dataset(data.path, data.subset, split=data.split, streaming=True)
+    loaded = datasets.load_from_disk(data.path)
+    return loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
 
 
 def require_column(column: str, columns: list[str], source: Place | str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import re
 import unicodedata
 from array import array
@@ -20,9 +19,11 @@ from cluster.run_dir import RunDir, check_rejected
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config, Data
+from generation.cells import as_article, as_json, encodable
 from generation.readers import Row, detect_format, read_rows, require_column
 from generation.records import REJECT, TEXT
 
+FIRST_ROWS = 100  # when all of them lack the text's column, those that follow will lack it as well
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -78,13 +79,12 @@ class Texts:
         self.seen = IdSet()
         self.rows = 0
         self.dropped: Counter[str] = Counter()
+        self._columns: list[str] | None = None  # of the first row without the text's
 
     def take(self, row: Row) -> dict[str, Any]:
         """A TEXT record, or a REJECT record (it has a `reason`); that of a duplicate has its `text_id` as well."""
         self.rows += 1
         column = self.data.column
-        if row.problem is None and self.rows == 1:
-            require_column(column, list(row.values), row.source)
         problem, detail = row.problem, row.detail
         if problem is None:
             problem, detail = self._problem(row)
@@ -95,13 +95,23 @@ class Texts:
         if not self.seen.add(id_):
             return self._reject(row, "duplicate", f"same text as text_id {id_}") | {"text_id": id_}
         meta = {key: value for key, value in row.values.items() if key != column}
-        article = meta.get(self.data.article_column or "title")
         return {
             "text_id": id_,
             "text": text,
-            "article": None if article is None else str(article),
-            "meta": json.dumps(meta, ensure_ascii=True, default=str),
+            "article": as_article(meta.get(self.data.article_column or "title")),
+            "meta": as_json(meta),
         }
+
+    def check(self) -> None:
+        """Raises UserError when no row had a text."""
+        if self.rows > self.dropped.total():
+            return
+        if self._columns is not None:
+            require_column(self.data.column, self._columns, self.data.path)
+        raise UserError(
+            f"No usable text in {self.data.path}: {self.rows} rows read, dropped: {dict(self.dropped)}.",
+            "Check data.path (of tag: --data) and data.column.",
+        )
 
     def _problem(self, row: Row) -> tuple[str | None, str]:
         column = self.data.column
@@ -122,8 +132,12 @@ class Texts:
 
     def _reject(self, row: Row, reason: str, detail: str) -> dict[str, Any]:
         self.dropped[reason] += 1
-        content = json.dumps(row.values, ensure_ascii=True, default=str)
-        return {"stage": "texts", "reason": reason, "detail": f"{row.source}: {detail}".rstrip(": "), "row": content}
+        if reason == "missing_column":
+            self._columns = self._columns or list(row.values)
+            if self.dropped[reason] == self.rows == FIRST_ROWS:
+                self.check()
+        detail = encodable(f"{row.source}: {detail}".rstrip(": "))
+        return {"stage": "texts", "reason": reason, "detail": detail, "row": as_json(row.values)}
 
 
 def preview(data: Data) -> str:
@@ -133,6 +147,7 @@ def preview(data: Data) -> str:
     texts = Texts(data)
     for row in read_rows(data):
         texts.take(row)
+    texts.check()
     dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(texts.dropped.items()))
     return f"{texts.rows - texts.dropped.total():,} distinct texts in {texts.rows:,} rows of {data.path}{dropped}"
 
@@ -172,11 +187,7 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
                     keys.append(split_key(record, config))
                     ids.append(record["text_id"])
                 progress.advance()
-        if not keys:
-            raise UserError(
-                f"No usable text in {config.data.path}: {texts.rows} rows read, dropped: {dict(texts.dropped)}.",
-                "Check data.path and data.column.",
-            )
+        texts.check()
         parts = assign(np.frombuffer(keys, dtype=np.int64), np.frombuffer(ids, dtype=np.int64), config)
         counts = _split(folder, layout, parts, config)
     dropped = dict(texts.dropped)

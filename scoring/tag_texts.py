@@ -24,6 +24,7 @@ from cluster.stage import as_process
 from cluster.tag import job_file
 from configs.errors import UserError
 from configs.schema import Config
+from generation.cells import as_json
 from generation.decoding import greedy, sampled
 from generation.parse import answer_of
 from generation.readers import read_rows as read_data
@@ -60,15 +61,10 @@ def _read(folder: Path, config: Config) -> None:
             if "reason" not in record:
                 distinct.write(record)
             usable = "text_id" in record  # of a row seen before as well
-            content = json.dumps(row.values, ensure_ascii=True, default=str)
             reason = None if usable else record["reason"]
-            rows.write({"text_id": record.get("text_id"), "reason": reason, "row": content})
+            rows.write({"text_id": record.get("text_id"), "reason": reason, "row": as_json(row.values)})
             columns |= dict.fromkeys(row.values if usable else ())
-    if not distinct.rows:
-        raise UserError(
-            f"No usable text in {config.data.path}: {texts.rows} rows read, dropped: {dict(texts.dropped)}.",
-            "Check --data and data.column.",
-        )
+    texts.check()
     if taken := columns.keys() & set(ADDED):
         raise UserError(f"The data has columns of the names that tags get: {sorted(taken)}.", "Rename them.")
     (folder / "columns.json").write_text(json.dumps([*columns, *ADDED]), encoding="utf-8")

@@ -1,0 +1,116 @@
+"""What a cell of any type becomes: a Python value, and JSON or text that every later step can write."""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DEEPEST = 50  # levels of nesting that are kept of a value that Python cannot write whole
+LONGEST = 2000  # bytes that are spelled out; longer ones are a sound or a picture
+DIGITS = 4300  # that Python turns into a number; more would take time that grows with their square
+
+
+def as_json(value: Any) -> str:
+    """Write JSON in ASCII, the same on every run.
+
+    What JSON cannot hold is text: dates, decimals, bytes. Numbers that are none are null, and long bytes are only
+    counted: `b"\\x89PNG"` -> `"\\x89PNG"`, NaN -> null.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, default=_as_text)
+    except (ValueError, RecursionError):
+        return json.dumps(_plain(value, DEEPEST), default=_as_text)
+
+
+def as_article(value: Any) -> str | None:
+    """Name an article by a cell; None where the cell names none."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return encodable(as_json(value) if isinstance(value, dict | list) else str(value))
+
+
+def encodable(text: str) -> str:
+    """Spell out what is no UTF-8: `caf\\udce9` -> `caf\\\\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def load_json(text: str | bytes) -> Any:
+    """Read JSON; a whole number too long for Python is text. Raises as json.loads does."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < DIGITS else digits)
+
+
+def rows_of(table: "pa.Table", features: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a table. `features` are those of the `datasets` library: they name the numbers of class labels.
+
+    Text that is no UTF-8 comes with surrogates, as Python reads such files. What Python cannot hold comes as text.
+    """
+    columns = [
+        _values(column, features.get(name)) for name, column in zip(table.column_names, table.columns, strict=True)
+    ]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(table.column_names, values, strict=True))
+
+
+def _values(column: "pa.ChunkedArray", feature: Any) -> list[Any]:
+    try:
+        values = column.to_pylist()
+    except Exception:  # Arrow raises many kinds, for one cell of all
+        values = [_value(cell) for cell in column]
+    return [_named(value, feature) for value in values] if feature is not None else values
+
+
+def _value(cell: "pa.Scalar") -> Any:
+    """One cell, part by part where it is nested."""
+    import pyarrow as pa
+
+    try:
+        return cell.as_py()
+    except Exception:
+        if isinstance(cell, pa.DictionaryScalar):
+            return _value(cell.value)
+        if isinstance(cell, pa.StructScalar):
+            return {cell.type[place].name: _value(cell[place]) for place in range(cell.type.num_fields)}
+        if pa.types.is_nested(cell.type):
+            return [_value(part) for part in cell.values]
+    try:
+        if pa.types.is_string(cell.type) or pa.types.is_large_string(cell.type):
+            return cell.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+        return cell.cast(pa.string()).as_py()
+    except Exception:
+        return f"<{cell.type}>"
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """The name of a class label, or of each in a list."""
+    if isinstance(value, list):
+        inner = getattr(feature, "feature", None)
+        return value if inner is None else [_named(part, inner) for part in value]
+    names = getattr(feature, "names", None)
+    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
+
+
+def _as_text(value: Any) -> str:
+    if not isinstance(value, bytes):
+        return str(value)
+    return value.decode("utf-8", "backslashreplace") if len(value) <= LONGEST else f"<{len(value):,} bytes>"
+
+
+def _plain(value: Any, levels: int) -> Any:
+    """The value in what JSON has, down to so many levels."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if not levels:
+        return "nested too deeply"
+    if isinstance(value, dict):
+        return {key: _plain(part, levels - 1) for key, part in value.items()}
+    return [_plain(part, levels - 1) for part in value]
