@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Data
+from configs.data import Data
 from generation.readers import read_rows
 
 TEXTS = "configs/demo/texts.jsonl"

@@ -9,9 +9,10 @@ from cluster.pipeline import run_module
 from cluster.places import Place, place_at, uri, write_json
 from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir, shaping_values
+from configs.data import Data
 from configs.errors import UserError
 from configs.load import differences, override
-from configs.schema import Config, Data
+from configs.schema import Config
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
 

@@ -1,10 +1,11 @@
-"""Every configuration key, typed, bounded and explained; those of training are in training.py. No machine-learning
-imports."""
+"""Every configuration key, typed, bounded and explained; those of data and training are in data.py and training.py. No
+machine-learning imports."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from configs.data import Data
 from configs.fields import Fraction, PlaceName, Positive, Section, operational
 from configs.rounds import Round, Rounds
 from configs.training import Training
@@ -27,25 +28,6 @@ class Run(Section):
                 f"'{name}' is not a run name: use letters, digits, '.', '_' and '-'; run.root holds the folder"
             )
         return name
-
-
-class Data(Section):
-    """Which texts to read."""
-
-    path: PlaceName = Field(description="File or folder, also in s3:// or gs://, or Hugging Face dataset name.")
-    format: Literal["auto", "jsonl", "parquet", "csv", "text", "squad", "hub", "disk"] = Field(
-        "auto", description="Format of the data; auto goes by the file's ending."
-    )
-    column: str = Field("text", description="Column that holds the text.")
-    article_column: str | None = Field(None, description="Column that names the article a text comes from.")
-    subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
-    split: str = Field("train", description="Split of a Hugging Face dataset.")
-    limit: Positive | None = Field(None, description="Read at most this many rows.")
-    held_out: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="Share of texts kept for evaluation.")
-    held_out_by: Literal["text", "article"] = Field(
-        "text", description="What is held out whole: single texts, or all texts of an article."
-    )
-    split_seed: int | None = Field(None, ge=0, description="Seed of what is held out; null means run.seed.")
 
 
 class Model(Section):

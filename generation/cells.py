@@ -37,11 +37,11 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def load_json(text: str | bytes) -> Any:
-    """Read JSON; a whole number too long for Python is text. Raises as json.loads does."""
+def load_json(text: str) -> Any:
+    """Read JSON; a whole number too long for Python is text. Raises JSONDecodeError or RecursionError."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except json.JSONDecodeError:
         raise
     except ValueError:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < DIGITS else digits)

@@ -3,28 +3,24 @@
 import csv
 import itertools
 import json
+import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cluster.parquet import read_tables
-from cluster.places import Place, in_store, naming_store, place_at
+from cluster.parquet import ROWS_PER_GROUP
+from cluster.places import Place, naming_store, place_at
+from configs.data import Data
 from configs.errors import UserError
-from configs.schema import Data
-from generation.cells import load_json, rows_of
+from generation.cells import encodable, load_json, rows_of
+from generation.files import File, locate, opened, opened_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_AT_ONCE = 256  # of a dataset; its other columns may hold sounds and pictures
-ENDINGS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".txt": "text",
-    ".json": "squad",
-}
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -37,25 +33,36 @@ class Row:
     detail: str = ""
 
 
-def read_rows(data: Data) -> Iterator[Row]:
-    """Stream the first `data.limit` rows of `data.path` in order, or all of them.
+def read_rows(data: Data, say: Say = lambda _: None) -> Iterator[Row]:
+    """Stream the first `data.limit` rows of `data.path` in order, or all of them; `say` is told what is not read.
 
-    Raises UserError when the source as a whole cannot be read.
+    Raises UserError when a source as a whole cannot be read.
     """
-    with naming_store(place_at(data.path)):
-        yield from itertools.islice(_all_rows(data), data.limit)
+    yield from itertools.islice(_all_rows(data, say), data.limit)
 
 
-def _all_rows(data: Data) -> Iterator[Row]:
-    format_ = detect_format(data)
-    if format_ in ("hub", "disk"):
-        yield from _read_dataset(data, format_)
-        return
-    for file in _files(place_at(data.path), format_):
-        try:
-            yield from READERS[format_](file, data)
-        except OSError as error:
-            raise UserError(f"Cannot read {file}: {_reason(error)}.", "Check data.path.") from None
+def _all_rows(data: Data, say: Say) -> Iterator[Row]:
+    for path in data.paths:
+        with naming_store(place_at(path)):
+            located = locate(path, data.format)
+            if located.skipped:
+                say(
+                    f"{path}: {len(located.skipped):,} files are no {located.format} and not read, such as "
+                    f"{located.skipped[0]}"
+                )
+            if located.format in ("hub", "disk"):
+                yield from _read_dataset(path, data, located.format)
+            for file in located.files:
+                yield from _rows_of_file(file, data, READERS[located.format])
+
+
+def _rows_of_file(file: File, data: Data, read: "Reader") -> Iterator[Row]:
+    try:
+        yield from read(file, data)
+    except UnicodeError as error:
+        raise UserError(f"{file.place} is not in {data.encoding}: {_reason(error)}.", "Set data.encoding.") from None
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"Cannot read {file.place}: {_reason(error)}.", "Check data.path and the file.") from None
 
 
 def _reason(error: Exception) -> str:
@@ -64,81 +71,84 @@ def _reason(error: Exception) -> str:
     return said.splitlines()[0].rstrip(". ")
 
 
-def detect_format(data: Data) -> str:
-    """The configured format, or the one that the path shows."""
-    path = place_at(data.path)
-    if data.format != "auto":
-        if data.format != "hub" and not path.exists():
-            raise _missing(path)
-        return data.format
-    if path.is_dir():
-        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-            return "disk"
-        endings = {ENDINGS[file.suffix] for file in path.iterdir() if file.suffix in ENDINGS}
-        if len(endings) != 1:
-            raise UserError(f"{path} holds {sorted(endings) or 'no known'} formats.", "Set data.format.")
-        return endings.pop()
-    if path.exists():
-        if path.suffix not in ENDINGS:
-            raise UserError(
-                f"Cannot tell the format of {path}.", f"Set data.format; known endings: {', '.join(ENDINGS)}."
-            )
-        return ENDINGS[path.suffix]
-    if path.suffix or path.is_absolute() or in_store(path) or data.path.startswith("."):
-        raise _missing(path)
-    return "hub"
-
-
-def _missing(path: Place) -> UserError:
-    return UserError(f"No such file: {path}.", "Check data.path; a relative path starts at the current folder.")
-
-
-def _files(path: Place, format_: str) -> list[Place]:
-    if path.is_file():
-        return [path]
-    files = sorted((file for file in path.iterdir() if ENDINGS.get(file.suffix) == format_), key=str)
-    if not files:
-        raise UserError(f"No {format_} file in {path}.", "Check data.path and data.format.")
-    return files
-
-
-def _read_jsonl(file: Place, data: Data) -> Iterator[Row]:
-    with file.open("rb") as lines:
+def _read_jsonl(file: File, data: Data) -> Iterator[Row]:
+    with opened_text(file, data.encoding, newline="\n") as lines:
         for number, line in enumerate(lines, 1):
-            source = f"{file.name}:{number}"
-            if not line.strip():
-                continue
-            try:
-                values = load_json(line)
-            except UnicodeDecodeError as error:
-                yield Row(source, {"line": _shown(line)}, "invalid_utf8", str(error))
-            except (json.JSONDecodeError, RecursionError) as error:
-                yield Row(source, {"line": _shown(line)}, "broken_line", str(error))
-            else:
-                if isinstance(values, dict):
-                    yield Row(source, values)
-                else:
-                    yield Row(source, {"line": values}, "broken_line", "not a JSON object")
+            if line.strip():
+                yield _row_of_line(f"{file.name}:{number}", line)
 
 
-def _shown(line: bytes) -> str:
-    return line[:2000].decode("utf-8", "backslashreplace")
+def _row_of_line(source: str, line: str) -> Row:
+    # Files with byte-order marks were put together.
+    line = line.removeprefix("\ufeff").rstrip("\r\n")
+    try:
+        line.encode()
+        values = load_json(line)
+    except UnicodeEncodeError as error:
+        return Row(source, {"line": _shown(line)}, "invalid_utf8", encodable(str(error)))
+    except (json.JSONDecodeError, RecursionError) as error:
+        return Row(source, {"line": _shown(line)}, "broken_line", str(error))
+    return _row_of_value(source, values)
 
 
-def _read_parquet(file: Place, data: Data) -> Iterator[Row]:
+def _row_of_value(source: str, values: Any) -> Row:
+    if isinstance(values, dict):
+        return Row(source, values)
+    return Row(source, {"line": values}, "broken_line", "not a JSON object")
+
+
+def _shown(line: str) -> str:
+    return encodable(line[:2000])
+
+
+def _read_json(file: File, data: Data) -> Iterator[Row]:
+    """What ends in .json, told apart by looking: JSON lines, an array of rows, SQuAD's nesting, or one row."""
+    with opened_text(file, data.encoding) as text:
+        first = next((line for line in text if line.strip()), "")
+    try:
+        values = None if first.lstrip().startswith("[") else load_json(first)
+    except (ValueError, RecursionError):
+        values = None
+    if isinstance(values, dict) and not isinstance(values.get("data"), list):
+        yield from _read_jsonl(file, data)
+        return
+    whole = _load_whole(file, data)
+    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
+        yield from _rows_of_squad(file, whole["data"], data)
+        return
+    for number, values in enumerate(whole if isinstance(whole, list) else [whole]):
+        yield _row_of_value(f"{file.name}:{number}", values)
+
+
+def _load_whole(file: File, data: Data) -> Any:
+    with opened_text(file, data.encoding) as text:
+        try:
+            return load_json(text.read())
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(
+                f"{file.place} is not JSON: {_reason(error)}.",
+                "Mend the file, or set data.format=jsonl where each line is a row of its own.",
+            ) from None
+
+
+def _read_parquet(file: File, data: Data) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with file.open("rb") as source:
-            schema = pq.read_schema(source)
-        require_column(data.column, schema.names, file)
-        features = _features(schema)
-        rows = itertools.chain.from_iterable(rows_of(table, features) for table in read_tables(file))
-        for number, values in enumerate(rows, 1):
-            yield Row(f"{file.name}:{number}", values)
+        # pre_buffer would keep all that was read until the end.
+        with opened(file) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+            schema = parquet.schema_arrow
+            require_column(data.column, schema.names, file.place)
+            features = _features(schema)
+            batches = parquet.iter_batches(ROWS_PER_GROUP)
+            rows = itertools.chain.from_iterable(rows_of(pa.Table.from_batches([batch]), features) for batch in batches)
+            for number, values in enumerate(rows, 1):
+                yield Row(f"{file.name}:{number}", values)
     except pa.ArrowException as error:
-        raise UserError(f"{file} is not a Parquet file that can be read: {_reason(error)}.", "Check it.") from None
+        raise UserError(
+            f"{file.place} is not a Parquet file that can be read: {_reason(error)}.", "Check the file and data.format."
+        ) from None
 
 
 def _features(schema: "pa.Schema") -> dict[str, Any]:
@@ -150,19 +160,19 @@ def _features(schema: "pa.Schema") -> dict[str, Any]:
     return dict(datasets.Features.from_arrow_schema(schema))
 
 
-def _read_csv(file: Place, data: Data) -> Iterator[Row]:
+def _read_csv(file: File, data: Data) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+    with opened_text(file, data.encoding, newline="") as lines:
         reader = csv.DictReader(lines, restkey="extra_cells")
-        require_column(data.column, list(reader.fieldnames or []), file)
+        require_column(data.column, list(reader.fieldnames or []), file.place)
         for values in reader:
             yield Row(f"{file.name}:{reader.line_num}", values)
 
 
-def _read_text(file: Place, data: Data) -> Iterator[Row]:
+def _read_text(file: File, data: Data) -> Iterator[Row]:
     """A paragraph each; blank lines part them."""
     paragraph: list[str] = []
-    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+    with opened_text(file, data.encoding) as lines:
         for number, line in enumerate(itertools.chain(lines, [""]), 1):
             if line.strip():
                 paragraph.append(line.strip())
@@ -171,52 +181,63 @@ def _read_text(file: Place, data: Data) -> Iterator[Row]:
                 paragraph = []
 
 
-def _read_squad(file: Place, data: Data) -> Iterator[Row]:
+def _read_squad(file: File, data: Data) -> Iterator[Row]:
+    whole = _load_whole(file, data)
+    articles = whole.get("data") if isinstance(whole, dict) else None
+    if not isinstance(articles, list):
+        raise UserError(f"{file.place} is not SQuAD JSON: it has no list of articles as 'data'.", "Set data.format.")
+    yield from _rows_of_squad(file, articles, data)
+
+
+def _rows_of_squad(file: File, articles: list[Any], data: Data) -> Iterator[Row]:
     """SQuAD's own nesting: articles of paragraphs, each with the questions that it answers."""
-    try:
-        articles = json.loads(file.read_text(encoding="utf-8"))["data"]
-        nested = [(article["title"], article["paragraphs"]) for article in articles]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} is not SQuAD JSON ({error!r}).", "Set data.format; JSON lines end in .jsonl."
-        ) from None
-    for title, paragraphs in nested:
-        for number, paragraph in enumerate(paragraphs):
+    for place, article in enumerate(articles):
+        if not (isinstance(article, dict) and isinstance(article.get("paragraphs"), list)):
+            yield Row(f"{file.name}:{place}", {"article": article}, "broken_line", "not a SQuAD article")
+            continue
+        title = article.get("title")
+        for number, paragraph in enumerate(article["paragraphs"]):
+            source = f"{file.name}:{title}:{number}"
+            if not isinstance(paragraph, dict):
+                yield Row(source, {"paragraph": paragraph}, "broken_line", "not a SQuAD paragraph")
+                continue
             values = {data.column: paragraph.get("context"), "title": title, "questions": _answered(paragraph)}
-            yield Row(f"{file.name}:{title}:{number}", values)
+            yield Row(source, values)
 
 
 def _answered(paragraph: dict[str, Any]) -> list[str]:
     """The questions that a SQuAD paragraph answers; version 2 has others beside them."""
-    asked = [qa for qa in paragraph.get("qas") or [] if isinstance(qa, dict) and not qa.get("is_impossible")]
+    qas = paragraph.get("qas")
+    listed = qas if isinstance(qas, list) else []
+    asked = [qa for qa in listed if isinstance(qa, dict) and not qa.get("is_impossible")]
     return [qa["question"] for qa in asked if isinstance(qa.get("question"), str)]
 
 
-def _read_dataset(data: Data, format_: str) -> Iterator[Row]:
+def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
     """A dataset on disk or of the hub. Its columns come as Arrow has them, so none is decoded."""
     try:
-        dataset = _load_dataset(data, format_)
+        dataset = _load_dataset(path, data, format_)
         if dataset.features:
-            require_column(data.column, list(dataset.features), data.path)
+            require_column(data.column, list(dataset.features), path)
         tables = dataset.with_format("arrow").iter(ROWS_AT_ONCE)
         rows = itertools.chain.from_iterable(rows_of(table, dict(dataset.features or {})) for table in tables)
         for number, values in enumerate(rows):
-            yield Row(f"{data.path}:{number}", values)
+            yield Row(f"{path}:{number}", values)
     except UserError:
         raise
     except Exception as error:  # the hub client raises many kinds; all mean that the source cannot be read
         raise UserError(
-            f"Cannot read the dataset {data.path} ({type(error).__name__}: {_reason(error)}).",
+            f"Cannot read the dataset {path} ({type(error).__name__}: {_reason(error)}).",
             "Check data.path, data.subset and data.split, and the network; a file needs its ending.",
         ) from None
 
 
-def _load_dataset(data: Data, format_: str) -> Any:
+def _load_dataset(path: str, data: Data, format_: str) -> Any:
     import datasets
 
     if format_ == "hub":
-        return datasets.load_dataset(data.path, data.subset, split=data.split, streaming=True)
-    loaded = datasets.load_from_disk(data.path)
+        return datasets.load_dataset(path, data.subset, split=data.split, streaming=True)
+    loaded = datasets.load_from_disk(path)
     return loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
 
 
@@ -229,8 +250,10 @@ def require_column(column: str, columns: list[str], source: Place | str) -> None
         )
 
 
-READERS: dict[str, Callable[[Place, Data], Iterator[Row]]] = {
+Reader = Callable[[File, Data], Iterator[Row]]
+READERS: dict[str, Reader] = {
     "jsonl": _read_jsonl,
+    "json": _read_json,
     "parquet": _read_parquet,
     "csv": _read_csv,
     "text": _read_text,

@@ -17,10 +17,12 @@ from cluster.parquet import RowWriter, read_tables
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, check_rejected
 from cluster.stage import stage_main
+from configs.data import Data
 from configs.errors import UserError
-from configs.schema import Config, Data
+from configs.schema import Config
 from generation.cells import as_article, as_json, encodable
-from generation.readers import Row, detect_format, read_rows, require_column
+from generation.files import locate
+from generation.readers import Row, read_rows, require_column
 from generation.records import REJECT, TEXT
 
 FIRST_ROWS = 100  # when all of them lack the text's column, those that follow will lack it as well
@@ -107,9 +109,9 @@ class Texts:
         if self.rows > self.dropped.total():
             return
         if self._columns is not None:
-            require_column(self.data.column, self._columns, self.data.path)
+            require_column(self.data.column, self._columns, _named(self.data))
         raise UserError(
-            f"No usable text in {self.data.path}: {self.rows} rows read, dropped: {dict(self.dropped)}.",
+            f"No usable text in {_named(self.data)}: {self.rows} rows read, dropped: {dict(self.dropped)}.",
             "Check data.path (of tag: --data) and data.column.",
         )
 
@@ -140,16 +142,23 @@ class Texts:
         return {"stage": "texts", "reason": reason, "detail": detail, "row": as_json(row.values)}
 
 
+def _named(data: Data) -> str:
+    return ", ".join(data.paths)
+
+
 def preview(data: Data) -> str:
     """Count the texts of a local source; a hub dataset is only named, so that no network is needed."""
-    if detect_format(data) == "hub":
-        return f"{data.path}, split {data.split}, from the Hugging Face hub (read when the run starts)"
-    texts = Texts(data)
-    for row in read_rows(data):
+    if hub := [path for path in data.paths if locate(path, data.format).format == "hub"]:
+        return f"{', '.join(hub)}, split {data.split}, from the Hugging Face hub (read when the run starts)"
+    texts, said = Texts(data), list[str]()
+    for row in read_rows(data, said.append):
         texts.take(row)
     texts.check()
     dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(texts.dropped.items()))
-    return f"{texts.rows - texts.dropped.total():,} distinct texts in {texts.rows:,} rows of {data.path}{dropped}"
+    return (
+        f"{texts.rows - texts.dropped.total():,} distinct texts in {texts.rows:,} rows of {_named(data)}{dropped}"
+        + "".join(f"; {one}" for one in said)
+    )
 
 
 def split_key(record: dict[str, Any], config: Config) -> int:
@@ -178,7 +187,7 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     texts, keys, ids, layout = Texts(config.data), array("q"), array("q"), run.layout
     with run.writing(layout.texts) as folder, run.writing(layout.rejects) as rejects:
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
-            for row in read_rows(config.data):
+            for row in read_rows(config.data, progress.say):
                 record = texts.take(row)
                 if "reason" in record:
                     bad.write(record)

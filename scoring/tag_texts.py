@@ -46,17 +46,17 @@ def tag(work: RunDir, progress: Progress) -> Record:
     job, config = json.loads(job_file(work).read_text(encoding="utf-8")), work.config()
     if not work.layout.texts.exists():
         with work.writing(work.layout.texts) as folder:
-            _read(folder, config)
+            _read(folder, config, progress)
     counts = _write(work, job, _answer(work, job, config, progress))
     remove(work.path)
     return counts
 
 
-def _read(folder: Path, config: Config) -> None:
+def _read(folder: Path, config: Config, progress: Progress) -> None:
     """Write the distinct texts to tag, all rows in their order, and the names of their columns."""
     texts, columns = Texts(config.data), dict[str, None]()
     with RowWriter(folder / "texts.parquet", TEXT) as distinct, RowWriter(folder / "rows.parquet", ROW) as rows:
-        for row in read_data(config.data):
+        for row in read_data(config.data, progress.say):
             record = texts.take(row)
             if "reason" not in record:
                 distinct.write(record)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from cluster.parquet import read_rows as read_parquet
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
+from configs.data import Data
 from configs.errors import UserError
-from configs.schema import Data
 from generation.cells import as_json, rows_of
 from generation.readers import Row, read_rows
 from generation.texts import Texts, prepare

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster.parquet import ROWS_PER_GROUP, RowWriter, read_tables
-from configs.schema import Data
+from configs.data import Data
 from generation.readers import read_rows
 
 GROUPS = 30

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from cluster.parquet import read_rows as read_parquet
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
+from configs.data import Data
 from configs.errors import UserError
 from configs.load import load_config, validate
 from configs.rounds import Rounds
-from configs.schema import Config, Data
-from generation.readers import detect_format, read_rows
+from configs.schema import Config
+from generation.files import locate
+from generation.readers import read_rows
 from generation.texts import (
     HELD_OUT,
     VALIDATION,
@@ -71,7 +73,7 @@ def test_a_dataset_saved_to_disk_and_a_folder_of_files(tmp_path: Path) -> None:
     import datasets
 
     datasets.Dataset.from_dict({"text": ["one", "two"]}).save_to_disk(tmp_path / "saved")
-    assert detect_format(Data(path=str(tmp_path / "saved"))) == "disk"
+    assert locate(str(tmp_path / "saved")).format == "disk"
     assert texts_of(tmp_path / "saved") == ["one", "two"]
     parts = tmp_path / "parts"
     parts.mkdir()
@@ -131,16 +133,17 @@ def test_errors_that_the_user_can_mend(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_text("body\nx\n")
     (tmp_path / "bad.json").write_text("{}")
+    (tmp_path / "body.json").write_text('{\n  "body": "x"\n}')
     (tmp_path / "a.xyz").write_text("x")
-    for file in ("a.jsonl", "a.parquet", "a.csv"):
+    for file in ("a.jsonl", "a.parquet", "a.csv", "body.json"):
         with pytest.raises(UserError, match=r"no column 'text'; it has: body"):
             prepare(RunDir(tmp_path / "run"), config_for(tmp_path / file, tmp_path), Progress("texts", "rows"))
     with pytest.raises(UserError, match="No such file"):
-        detect_format(Data(path=str(tmp_path / "none.jsonl")))
+        locate(str(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match="not SQuAD JSON"):
-        texts_of(tmp_path / "bad.json")
+        texts_of(tmp_path / "bad.json", format="squad")
     with pytest.raises(UserError, match="Cannot tell the format"):
-        detect_format(Data(path=str(tmp_path / "a.xyz")))
+        locate(str(tmp_path / "a.xyz"))
 
 
 @given(st.text(max_size=60))

@@ -1,0 +1,44 @@
+"""The keys of the texts: where they are and how they are read."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from configs.fields import PlaceName, Positive, Section
+
+
+class Data(Section):
+    """Which texts to read."""
+
+    path: PlaceName | Annotated[list[PlaceName], Field(min_length=1)] = Field(
+        description="File, folder, pattern such as texts/*.jsonl.gz, also in s3:// or gs://, or Hugging Face dataset "
+        "name; or a list of them."
+    )
+    format: Literal["auto", "jsonl", "json", "parquet", "csv", "text", "squad", "hub", "disk"] = Field(
+        "auto", description="Format of the data; auto goes by the ending, and looks into .json."
+    )
+    encoding: str = Field("utf-8", description="Encoding of JSON, CSV and plain text, such as cp1252.")
+    column: str = Field("text", description="Column that holds the text.")
+    article_column: str | None = Field(None, description="Column that names the article a text comes from.")
+    subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
+    split: str = Field("train", description="Split of a Hugging Face dataset.")
+    limit: Positive | None = Field(None, description="Read at most this many rows.")
+    held_out: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="Share of texts kept for evaluation.")
+    held_out_by: Literal["text", "article"] = Field(
+        "text", description="What is held out whole: single texts, or all texts of an article."
+    )
+    split_seed: int | None = Field(None, ge=0, description="Seed of what is held out; null means run.seed.")
+
+    @property
+    def paths(self) -> list[str]:
+        """The path, or each of the list."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_an_encoding(cls, name: str) -> str:
+        try:
+            "".encode(name)
+        except LookupError as error:
+            raise ValueError(f"{error}; Python's names are meant, such as cp1252 or utf-16") from None
+        return name

@@ -1,0 +1,176 @@
+"""Which files `data.path` means, which format they have, and how they are opened: folders, patterns, compression."""
+
+import codecs
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO, TextIO, cast
+
+from cluster.places import Place, in_store, place_at
+from configs.errors import UserError
+
+ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+HIDDEN = (".", "_")  # names that begin so are other programs' own, such as _SUCCESS
+WILD = "*?["
+LIKE = {"jsonl": ".json", "squad": ".json"}  # endings that a format has besides its own
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of texts. `name` is its path within the folder or pattern that names it."""
+
+    place: Place
+    name: str
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a path means: files of one format, or a dataset on disk or of the hub. `skipped` are files not read."""
+
+    format: str
+    files: list[File] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def locate(path: str, format_: str = "auto") -> Located:
+    """Find what `path` means: a file, a folder with its subfolders, a pattern such as `texts/*.jsonl`, or a dataset.
+
+    A format other than `auto` is taken at its word. Raises UserError where nothing is found, or not one format.
+    """
+    place = place_at(path)
+    if format_ == "hub":
+        return Located("hub")
+    if place.is_dir():
+        if format_ == "disk" or (format_ == "auto" and _is_dataset(place)):
+            return Located("disk")
+        return _of_one_format(path, list(_below(place)), format_)
+    if place.exists():
+        return Located(_format_of(File(place, place.name), format_), [File(place, place.name)])
+    if any(sign in path for sign in WILD):
+        return _of_one_format(path, _matching(place), format_)
+    if format_ != "auto" or place.suffix or place.is_absolute() or in_store(place) or path.startswith("."):
+        raise UserError(f"No such file: {place}.", "Check data.path; a relative path starts at the current folder.")
+    return Located("hub")
+
+
+def ending(name: str) -> str:
+    """The ending that tells the format: `A.JSONL.gz` -> `.jsonl`."""
+    path = PurePosixPath(name.lower())
+    return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix
+
+
+def opened(file: File) -> BinaryIO:
+    """Open a file for reading; what is compressed comes as it was before."""
+    compression = "infer" if file.place.suffix.lower() in COMPRESSED else None
+    if compression:
+        _know_zstd()
+    if isinstance(file.place, Path):
+        from fsspec.implementations.local import LocalFileSystem
+
+        found: IO[bytes] = LocalFileSystem().open(str(file.place), "rb", compression=compression)
+    else:
+        found = file.place.fs.open(file.place.path, "rb", compression=compression)
+    return cast(BinaryIO, found)
+
+
+def opened_text(file: File, encoding: str, newline: str | None = None) -> TextIO:
+    """The same as text, without a byte-order mark. Bytes that are none of the encoding come as surrogates."""
+    name = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    return io.TextIOWrapper(opened(file), name, "surrogateescape", newline)
+
+
+def _know_zstd() -> None:
+    """Have fsspec read zstd by Arrow, which is there already."""
+    import fsspec.compression
+    import pyarrow as pa
+
+    def read(source: BinaryIO, **_: object) -> BinaryIO:
+        return cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(source, "zstd")))
+
+    fsspec.compression.register_compression("zstd", read, "zst", force=True)
+
+
+def _is_dataset(folder: Place) -> bool:
+    return any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
+
+
+def _below(folder: Place) -> Iterator[File]:
+    """All files of a folder and of its subfolders, also where those are links, without hidden ones."""
+    if not isinstance(folder, Path):
+        root = folder.path.rstrip("/")
+        names = [path.removeprefix(f"{root}/") for path in folder.fs.find(root)]
+        # Arrow's client marks a folder by an empty object of its name.
+        yield from (File(folder / name, name) for name in names if not (_is_hidden(name) or name.endswith("/")))
+        return
+    seen = set()
+    for here, folders, names in os.walk(folder, onerror=_cannot_list, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()  # a link back to a folder above
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+        places = [Path(here, name) for name in names if not name.startswith(HIDDEN)]
+        yield from (File(place, place.relative_to(folder).as_posix()) for place in places)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(HIDDEN) for part in name.split("/"))
+
+
+def _cannot_list(error: OSError) -> None:
+    raise UserError(f"Cannot read the folder {error.filename}: {error.strerror}.", "Check data.path and its rights.")
+
+
+def _matching(pattern: Place) -> list[File]:
+    """The files that a pattern names, and those of the folders that it names, each once."""
+    wild = next(part for part in reversed([pattern, *pattern.parents]) if any(sign in part.name for sign in WILD))
+    head, files = wild.parent, dict[str, File]()
+    try:
+        matches = sorted(head.glob(pattern.relative_to(head).as_posix()), key=str)
+    except ValueError as error:
+        raise UserError(f"{pattern} is no pattern: {error}.", "Check data.path.") from None
+    for found in matches:
+        for place in [file.place for file in _below(found)] if found.is_dir() else [found]:
+            name = place.relative_to(head).as_posix()
+            if not _is_hidden(name):
+                files.setdefault(str(place.resolve()), File(place, name))
+    return list(files.values())
+
+
+def _of_one_format(path: str, files: list[File], format_: str) -> Located:
+    """The files of the format: those of its endings, where none has one those of `LIKE`, and else all.
+
+    Raises UserError when there is none, or when they have several formats and none was named.
+    """
+    files.sort(key=lambda file: file.name)
+    if not files:
+        raise UserError(f"No file in {path}.", "Check data.path; a relative path starts at the current folder.")
+    endings = {ending(file.name) for file in files}
+    formats = {ENDINGS[one] for one in endings if one in ENDINGS}
+    if format_ == "auto" and len(formats) != 1:
+        held = f"files of several formats: {', '.join(sorted(formats))}" if formats else "no file of a known format"
+        raise UserError(f"{path} holds {held}, such as {files[0].name}.", "Set data.format.")
+    wanted = formats.pop() if format_ == "auto" else format_
+    own = {one for one in endings if ENDINGS.get(one) == wanted} or endings & {LIKE.get(wanted)} or endings
+    taken = [file for file in files if ending(file.name) in own]
+    return Located(wanted, taken, [file.name for file in files if ending(file.name) not in own])
+
+
+def _format_of(file: File, format_: str) -> str:
+    if format_ != "auto":
+        return format_
+    if ending(file.name) not in ENDINGS:
+        known = f"{', '.join(ENDINGS)}, each also with {', '.join(COMPRESSED)}"
+        raise UserError(f"Cannot tell the format of {file.place}.", f"Set data.format; known endings: {known}.")
+    return ENDINGS[ending(file.name)]
