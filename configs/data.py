@@ -17,6 +17,9 @@ class Data(Section):
     format: Literal["auto", "jsonl", "json", "parquet", "csv", "text", "squad", "hub", "disk"] = Field(
         "auto", description="Format of the data; auto goes by the ending, and looks into .json."
     )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="What parts the cells of CSV; null looks for a comma, semicolon, tab or | in the header."
+    )
     encoding: str = Field("utf-8", description="Encoding of JSON, CSV and plain text, such as cp1252.")
     column: str = Field("text", description="Column that holds the text.")
     article_column: str | None = Field(None, description="Column that names the article a text comes from.")
@@ -33,6 +36,13 @@ class Data(Section):
     def paths(self) -> list[str]:
         """The path, or each of the list."""
         return [self.path] if isinstance(self.path, str) else self.path
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _is_a_delimiter(cls, sign: object) -> object:
+        if isinstance(sign, str) and sign in '"\r\n':
+            raise ValueError("quotes and line ends part no cells")
+        return "\t" if sign == "\\t" else sign  # as shells pass it on
 
     @field_validator("encoding")
     @classmethod

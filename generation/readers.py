@@ -1,10 +1,11 @@
 """Every format that texts come in, read as a stream of rows."""
 
-import csv
 import itertools
 import json
 import lzma
+import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from cluster.places import Place, naming_store, place_at
 from configs.data import Data
 from configs.errors import UserError
 from generation.cells import encodable, load_json, rows_of
-from generation.files import File, locate, opened, opened_text
+from generation.delimited import DELIMITERS, delimited
+from generation.files import File, ending, locate, opened, opened_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,7 +141,7 @@ def _read_parquet(file: File, data: Data) -> Iterator[Row]:
         # pre_buffer would keep all that was read until the end.
         with opened(file) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
             schema = parquet.schema_arrow
-            require_column(data.column, schema.names, file.place)
+            check_columns(data.column, schema.names, file.place)
             features = _features(schema)
             batches = parquet.iter_batches(ROWS_PER_GROUP)
             rows = itertools.chain.from_iterable(rows_of(pa.Table.from_batches([batch]), features) for batch in batches)
@@ -161,12 +163,39 @@ def _features(schema: "pa.Schema") -> dict[str, Any]:
 
 
 def _read_csv(file: File, data: Data) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)
-    with opened_text(file, data.encoding, newline="") as lines:
-        reader = csv.DictReader(lines, restkey="extra_cells")
-        require_column(data.column, list(reader.fieldnames or []), file.place)
-        for values in reader:
-            yield Row(f"{file.name}:{reader.line_num}", values)
+    delimiter, columns = _header(file, data)
+    with opened_text(file, data.encoding, newline="") as text:
+        for found in itertools.islice(delimited(text, delimiter), 1, None):
+            source, cells = f"{file.name}:{found.number}", found.cells
+            if found.problem:
+                yield Row(source, {"line": _shown(found.line)}, "broken_line", found.problem)
+            elif any(cells[len(columns) :]):
+                yield Row(source, {"cells": cells}, "extra_cells", f"{len(cells)} cells, {len(columns)} columns")
+            else:
+                yield Row(source, dict(itertools.zip_longest(columns, cells[: len(columns)])))
+
+
+def _header(file: File, data: Data) -> tuple[str, list[str]]:
+    """The delimiter, by looking where none is set: the first one that finds the text's column; and the columns.
+
+    An empty file has none. Raises UserError for a header that is of no use.
+    """
+    own = data.delimiter or ("\t" if ending(file.name) == ".tsv" else ",")
+    headers = dict[str, list[str]]()
+    for delimiter in [own] if data.delimiter else dict.fromkeys([own, *DELIMITERS]):
+        with opened_text(file, data.encoding, newline="") as text:
+            first = next(delimited(text, delimiter), None)
+        if first is None:
+            return delimiter, []
+        if odd := re.search("[\udc80-\udcff]", "".join(first.cells)):
+            byte = f"byte 0x{ord(odd[0]) - 0xDC00:02x} in its header"
+            raise UserError(f"{file.place} is not in {data.encoding}: {byte}.", "Set data.encoding, such as cp1252.")
+        headers[delimiter] = first.cells
+        if data.column in first.cells:
+            break
+    delimiter = max(headers, key=lambda one: (data.column in headers[one], len(headers[one])))
+    check_columns(data.column, headers[delimiter], file.place, " Or set data.delimiter.")
+    return delimiter, headers[delimiter]
 
 
 def _read_text(file: File, data: Data) -> Iterator[Row]:
@@ -218,7 +247,7 @@ def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
     try:
         dataset = _load_dataset(path, data, format_)
         if dataset.features:
-            require_column(data.column, list(dataset.features), path)
+            check_columns(data.column, list(dataset.features), path)
         tables = dataset.with_format("arrow").iter(ROWS_AT_ONCE)
         rows = itertools.chain.from_iterable(rows_of(table, dict(dataset.features or {})) for table in tables)
         for number, values in enumerate(rows):
@@ -241,13 +270,15 @@ def _load_dataset(path: str, data: Data, format_: str) -> Any:
     return loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
 
 
-def require_column(column: str, columns: list[str], source: Place | str) -> None:
-    """Raises UserError when `column` is not among `columns`."""
+def check_columns(column: str, columns: list[str], source: Place | str, more: str = "") -> None:
+    """Raises UserError when `column` is not among `columns`, or when one of them is there twice."""
     if column not in columns:
         raise UserError(
             f"{source} has no column '{column}'; it has: {', '.join(columns) or 'none'}.",
-            "Set data.column to the one that holds the text.",
+            f"Set data.column to the one that holds the text.{more}",
         )
+    if twice := [name for name, times in Counter(columns).items() if name and times > 1]:
+        raise UserError(f"{source} has the column '{twice[0]}' twice.", "Rename one of them.")
 
 
 Reader = Callable[[File, Data], Iterator[Row]]

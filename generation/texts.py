@@ -22,7 +22,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from generation.cells import as_article, as_json, encodable
 from generation.files import locate
-from generation.readers import Row, read_rows, require_column
+from generation.readers import Row, check_columns, read_rows
 from generation.records import REJECT, TEXT
 
 FIRST_ROWS = 100  # when all of them lack the text's column, those that follow will lack it as well
@@ -109,7 +109,7 @@ class Texts:
         if self.rows > self.dropped.total():
             return
         if self._columns is not None:
-            require_column(self.data.column, self._columns, _named(self.data))
+            check_columns(self.data.column, self._columns, _named(self.data))
         raise UserError(
             f"No usable text in {_named(self.data)}: {self.rows} rows read, dropped: {dict(self.dropped)}.",
             "Check data.path (of tag: --data) and data.column.",

@@ -48,6 +48,38 @@ def write(folder: Path, **files: bytes) -> None:
         file.write_bytes(content)
 
 
+def test_every_format_reads_the_same_texts(tmp_path: Path) -> None:
+    texts = ["One text.", 'Two, with "quotes" and é.', "Three."]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("text\n" + "".join('"' + text.replace('"', '""') + '"\n' for text in texts))
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    qas = [{"question": "Who?"}, {"question": "Why?", "is_impossible": True}, {"question": None}, 7]
+    squad = {"data": [{"title": "T", "paragraphs": [{"context": text, "qas": qas} for text in texts]}]}
+    (tmp_path / "a.json").write_text(json.dumps(squad))
+    for kind in ("jsonl", "parquet", "csv", "txt", "json"):
+        assert texts_of(tmp_path / f"a.{kind}") == texts, kind
+    assert {str(row.values["questions"]) for row in read_rows(Data(path=str(tmp_path / "a.json")))} == {"['Who?']"}
+
+
+def test_a_dataset_saved_to_disk_and_a_folder_of_files(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["one", "two"]}).save_to_disk(tmp_path / "saved")
+    assert locate(str(tmp_path / "saved")).format == "disk"
+    assert texts_of(tmp_path / "saved") == ["one", "two"]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for number in (2, 1):
+        (parts / f"{number}.jsonl").write_text(json.dumps({"text": str(number)}) + "\n")
+    assert texts_of(parts) == ["1", "2"]
+
+
+def test_a_paragraph_of_plain_text_spans_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("first line\nsecond line\n\n\nnext paragraph")
+    assert texts_of(tmp_path / "a.txt") == ["first line second line", "next paragraph"]
+
+
 def test_folders_are_searched_and_endings_are_read_in_any_case(tmp_path: Path) -> None:
     write(tmp_path, A_JSONL=lines("a"), sub__b_jsonl=lines("b"), sub__day=lines("no"), README_md=b"not data")
     (tmp_path / "day=1").mkdir()
@@ -223,10 +255,10 @@ SPELLINGS = st.sampled_from(
 BYTES = st.one_of(st.binary(max_size=60), st.lists(SPELLINGS, max_size=12).map(lambda parts: "".join(parts).encode()))
 
 
-@given(parts=st.lists(BYTES, max_size=6), kind=st.sampled_from(["jsonl", "txt", "json"]))
+@given(parts=st.lists(BYTES, max_size=6), kind=st.sampled_from(["jsonl", "csv", "tsv", "txt", "json"]))
 @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_bytes_give_texts_and_rejects_that_add_up(tmp_path: Path, parts: list[bytes], kind: str) -> None:
-    table: list[bytes] = []
+    table = [b"text,other" if kind == "csv" else b"text\tother"] if kind in ("csv", "tsv") else []
     (tmp_path / f"a.{kind}").write_bytes(b"\n".join([*table, *parts]))
     texts, rows, kept, rejected = Texts(Data(path=str(tmp_path / f"a.{kind}"))), 0, 0, Counter[str]()
     try:
