@@ -12,6 +12,7 @@ from cluster.places import naming_store
 from cluster.plan import check_model, show_plan
 from cluster.rounds import last_round, round_lines
 from cluster.run_dir import RunDir
+from cluster.stage import print_anywhere
 from cluster.submit import submit
 from cluster.summary import failed_gates, read_report, result_table
 from cluster.tag import tag
@@ -45,6 +46,7 @@ MODULES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `semtag` script; returns the exit status (0 well, 1 failed, 2 the user can mend it)."""
+    print_anywhere()
     arguments = _parse(argv)
     try:
         if arguments.command in MODULES:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import importlib.metadata
+import io
 import os
 import re
 import sys
@@ -72,6 +73,7 @@ def as_process(
 ) -> None:
     """Do `work` as this process's only one, with log, progress and errors as a stage has them."""
     set_environment()
+    print_anywhere()
     terminal = sys.stdout if verbose else _redirect_to_log(run, name)
     try:
         with Progress(name, unit, terminal) as progress:
@@ -80,6 +82,13 @@ def as_process(
         run.keep_logs()
     except BaseException as error:
         _fail(error, run, name, terminal)
+
+
+def print_anywhere() -> None:
+    """Have the terminal spell out what it cannot show, so that a message about odd bytes does not fail itself."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def set_environment() -> None:
@@ -119,7 +128,7 @@ def _redirect_to_log(run: RunDir, name: str) -> Any:
     """Point this process's and all its children's output at the step's log; returns the terminal."""
     run.layout.logs.mkdir(parents=True, exist_ok=True)
     log = os.open(run.layout.log(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    terminal = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    terminal = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

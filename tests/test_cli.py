@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -88,6 +89,16 @@ def test_a_full_disk_is_said_before_and_during_work(tmp_path: Path) -> None:
         assert "is full" in fails("run", *tiny_demo(small, f"data.path={rows}", "data.limit=null"))
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], [], ["--verbose"]])
+def test_a_message_about_odd_bytes_is_printed_on_any_terminal(more: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"Gr\\udcf6": "x"}\n', encoding="utf-8")
+    command = [sys.executable, "-m", "cluster.cli", "rank", *tiny_demo(tmp_path, f"data.path={tmp_path / 'a.jsonl'}")]
+    plain = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, *more], cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no column 'text'; it has: Gr\\udcf6" in done.stdout + done.stderr
 
 
 def test_no_run_to_verify_or_report(tmp_path: Path) -> None:
