@@ -54,7 +54,7 @@ def parse(completion: str, max_tags: int = 3, max_tag_words: int = 6, truncated:
     Anything else is malformed, for the first reason that applies in the order of `Reason`, and repaired if any
     usable tag is left. `truncated` says that generation stopped at its token limit, so the last tag may be a stump.
     """
-    body = _strip_stop_tokens(_THOUGHTS.sub("", _clean(completion)))
+    body = _strip_stop_tokens(_THOUGHTS.sub("", visible(completion)))
     plain = _MARKER.sub(" ", body.translate(_PLAIN_BRACKETS))
     tags = [_squeeze(tag) for tag in _TAG.findall(plain)]
     reason = _defect(body, plain, tags, max_tags, max_tag_words, truncated)
@@ -158,11 +158,12 @@ def _has_word(tag: str) -> bool:
 
 
 def _squeeze(tag: str) -> str:
-    return " ".join(_clean(tag).split())
+    return " ".join(visible(tag).split())
 
 
-def _clean(text: str) -> str:
+def visible(text: str) -> str:
     """The text in NFC, without the characters that show nothing (category Cf)."""
     if text.isascii():
         return text
-    return unicodedata.normalize("NFC", "".join(c for c in text if unicodedata.category(c) != "Cf"))
+    hidden = {character for character in set(text) if unicodedata.category(character) == "Cf"}
+    return unicodedata.normalize("NFC", "".join(c for c in text if c not in hidden) if hidden else text)

@@ -22,6 +22,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from generation.cells import as_article, as_json, encodable
 from generation.files import locate
+from generation.parse import visible
 from generation.readers import Row, check_columns, read_rows
 from generation.records import REJECT, TEXT
 
@@ -35,8 +36,11 @@ def normalise(text: str) -> str:
 
 
 def text_id(normalised: str) -> int:
-    """Signed 64-bit BLAKE2b hash of a normalised text."""
-    return hash64(normalised)
+    """Signed 64-bit BLAKE2b hash of what a normalised text shows, so that texts that look the same are one.
+
+    The text itself keeps the characters that show nothing: some scripts and emoji need them.
+    """
+    return hash64(normalise(visible(normalised)))
 
 
 def hash64(*parts: object) -> int:
@@ -81,7 +85,9 @@ class Texts:
         self.seen = IdSet()
         self.rows = 0
         self.dropped: Counter[str] = Counter()
+        self.without_article = 0  # texts that name none
         self._columns: list[str] | None = None  # of the first row without the text's
+        self._beside: list[str] = []  # columns of the first text
 
     def take(self, row: Row) -> dict[str, Any]:
         """A TEXT record, or a REJECT record (it has a `reason`); that of a duplicate has its `text_id` as well."""
@@ -97,16 +103,26 @@ class Texts:
         if not self.seen.add(id_):
             return self._reject(row, "duplicate", f"same text as text_id {id_}") | {"text_id": id_}
         meta = {key: value for key, value in row.values.items() if key != column}
-        return {
-            "text_id": id_,
-            "text": text,
-            "article": as_article(meta.get(self.data.article_column or "title")),
-            "meta": as_json(meta),
-        }
+        article = as_article(meta.get(self._article_column))
+        self.without_article += article is None
+        self._beside = self._beside or list(meta)
+        return {"text_id": id_, "text": text, "article": article, "meta": as_json(meta)}
+
+    @property
+    def _article_column(self) -> str:
+        return self.data.article_column or "title"
 
     def check(self) -> None:
-        """Raises UserError when no row had a text."""
-        if self.rows > self.dropped.total():
+        """Raises UserError when no row had a text, or none an article where these are held out."""
+        kept = self.rows - self.dropped.total()
+        by_article = self.data.held_out_by == "article" and self.data.held_out > 0
+        if by_article and kept and self.without_article == kept:
+            raise UserError(
+                f"No text of {_named(self.data)} names its article in a column '{self._article_column}'; beside the "
+                f"text there is: {', '.join(self._beside) or 'none'}.",
+                "Set data.article_column to the one that names it, or data.held_out_by=text.",
+            )
+        if kept:
             return
         if self._columns is not None:
             check_columns(self.data.column, self._columns, _named(self.data))
@@ -128,7 +144,7 @@ class Texts:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             return "invalid_utf8", str(error)
-        if not normalise(text):
+        if not normalise(visible(text)):
             return "empty_text", ""
         return None, ""
 
@@ -202,6 +218,8 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     dropped = dict(texts.dropped)
     check_rejected(dropped, texts.rows, config, layout.rejects)
     run.record(Step("texts"), "rows", texts.rows, sum(counts.values()), dropped)
+    if config.data.held_out_by == "article" and texts.without_article:
+        counts["without_article"] = texts.without_article  # each of these is held out or trained on by itself
     return {"rows": texts.rows, **counts, "dropped": dropped}
 
 

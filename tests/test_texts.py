@@ -1,6 +1,7 @@
 """Reading, normalising, dropping duplicates, splitting."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from configs.load import load_config, validate
 from configs.rounds import Rounds
 from configs.schema import Config
 from generation.files import locate
-from generation.readers import read_rows
+from generation.readers import Row, read_rows
 from generation.texts import (
     HELD_OUT,
     VALIDATION,
     IdSet,
+    Texts,
     assign,
     hold_out,
     normalise,
@@ -53,38 +55,6 @@ def config_for(path: Path, tmp_path: Path, **data: Any) -> Config:
 def texts_of(path: Path, **data: Any) -> list[Any]:
     column = data.get("column", "text")
     return [row.values.get(column) for row in read_rows(Data(path=str(path), **data))]
-
-
-def test_every_format_reads_the_same_texts(tmp_path: Path) -> None:
-    texts = ["One text.", 'Two, with "quotes" and é.', "Three."]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
-    (tmp_path / "a.csv").write_text("text\n" + "".join('"' + text.replace('"', '""') + '"\n' for text in texts))
-    (tmp_path / "a.txt").write_text("\n\n".join(texts))
-    qas = [{"question": "Who?"}, {"question": "Why?", "is_impossible": True}, {"question": None}, 7]
-    squad = {"data": [{"title": "T", "paragraphs": [{"context": text, "qas": qas} for text in texts]}]}
-    (tmp_path / "a.json").write_text(json.dumps(squad))
-    for ending in ("jsonl", "parquet", "csv", "txt", "json"):
-        assert texts_of(tmp_path / f"a.{ending}") == texts, ending
-    assert {str(row.values["questions"]) for row in read_rows(Data(path=str(tmp_path / "a.json")))} == {"['Who?']"}
-
-
-def test_a_dataset_saved_to_disk_and_a_folder_of_files(tmp_path: Path) -> None:
-    import datasets
-
-    datasets.Dataset.from_dict({"text": ["one", "two"]}).save_to_disk(tmp_path / "saved")
-    assert locate(str(tmp_path / "saved")).format == "disk"
-    assert texts_of(tmp_path / "saved") == ["one", "two"]
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    for number in (2, 1):
-        (parts / f"{number}.jsonl").write_text(json.dumps({"text": str(number)}) + "\n")
-    assert texts_of(parts) == ["1", "2"]
-
-
-def test_a_paragraph_of_plain_text_spans_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("first line\nsecond line\n\n\nnext paragraph")
-    assert texts_of(tmp_path / "a.txt") == ["first line second line", "next paragraph"]
 
 
 def test_bad_rows_are_rejected_with_their_reason_and_cost_no_other(tmp_path: Path) -> None:
@@ -153,6 +123,21 @@ def test_normalise_is_idempotent_and_ids_depend_on_it_alone(text: str) -> None:
     if not any("\ud800" <= character <= "\udfff" for character in text):
         assert text_id(once) == text_id(normalise(f"  {once}\n"))
         assert -(2**63) <= text_id(once) < 2**63
+
+
+@given(st.text(st.sampled_from("aé \u200b\u200d\ufeff\u00ade\u0301"), max_size=12))
+def test_texts_that_look_the_same_have_one_id(text: str) -> None:
+    shown = normalise(re.sub("[\u200b\u200d\ufeff\u00ad]", "", text))
+    assert text_id(normalise(text)) == text_id(shown)
+
+
+def test_texts_that_look_the_same_are_one_and_keep_their_spelling() -> None:
+    texts = Texts(Data(path="a"))
+    rows = ["\u200b\u200d\ufeff", "A can\u200dal.", "A ca\u200bnal.", "A \u00ad canal.", "A lock."]
+    records = [texts.take(Row("a", {"text": text})) for text in rows]
+    assert [record.get("reason") for record in records] == ["empty_text", None, "duplicate", "duplicate", None]
+    assert records[1]["text"] == "A can\u200dal."
+    assert records[1]["text_id"] == text_id("A canal.")
 
 
 def test_text_id_is_fixed_for_ever() -> None:
@@ -262,6 +247,29 @@ def test_articles_are_held_out_whole(tmp_path: Path) -> None:
     sides = [{row["article"] for row in read_parquet(file)} for file in files]
     assert not sides[0] & sides[1]
     assert counts["held_out"] == 60
+
+
+def test_a_misspelt_article_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "subject": "s"}\n{"text": "y", "title": ""}\n')
+    data: dict[str, Any] = {"held_out": 0.3, "held_out_by": "article"}
+    for column in ("subjct", None):  # null means title
+        config = config_for(tmp_path / "a.jsonl", tmp_path, **data, article_column=column)
+        message = rf"column '{column or 'title'}'; beside the text there is: subject\.(.|\n)*data.article_column"
+        with pytest.raises(UserError, match=message):
+            preview(config.data)
+        RunDir.of(config).create()
+        with pytest.raises(UserError, match=message):
+            prepare(RunDir.of(config), config, Progress("texts", "rows"))
+    for changed in ({"held_out_by": "text"}, {"held_out": 0.0}):
+        assert "2 distinct" in preview(Data(path=str(tmp_path), **(data | changed)))
+
+
+def test_texts_without_an_article_are_counted(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "title": title} for n, title in enumerate(["a", "", None, float("nan"), "a", "b"])]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_for(tmp_path / "a.jsonl", tmp_path, held_out=0.3, held_out_by="article")
+    RunDir.of(config).create()
+    assert prepare(RunDir.of(config), config, Progress("texts", "rows"))["without_article"] == 3
 
 
 def test_preview_counts_and_never_asks_the_hub(tmp_path: Path) -> None:
