@@ -59,12 +59,21 @@ def rows_of(table: "pa.Table", features: dict[str, Any]) -> Iterator[dict[str, A
         yield dict(zip(table.column_names, values, strict=True))
 
 
+def named(value: Any, feature: Any) -> Any:
+    """Give a class label, or each in a list, its name: 1 -> `sports`."""
+    if isinstance(value, list):
+        inner = getattr(feature, "feature", None)
+        return value if inner is None else [named(part, inner) for part in value]
+    names = getattr(feature, "names", None)
+    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
+
+
 def _values(column: "pa.ChunkedArray", feature: Any) -> list[Any]:
     try:
         values = column.to_pylist()
     except Exception:  # Arrow raises many kinds, for one cell of all
         values = [_value(cell) for cell in column]
-    return [_named(value, feature) for value in values] if feature is not None else values
+    return [named(value, feature) for value in values] if feature is not None else values
 
 
 def _value(cell: "pa.Scalar") -> Any:
@@ -86,15 +95,6 @@ def _value(cell: "pa.Scalar") -> Any:
         return cell.cast(pa.string()).as_py()
     except Exception:
         return f"<{cell.type}>"
-
-
-def _named(value: Any, feature: Any) -> Any:
-    """The name of a class label, or of each in a list."""
-    if isinstance(value, list):
-        inner = getattr(feature, "feature", None)
-        return value if inner is None else [_named(part, inner) for part in value]
-    names = getattr(feature, "names", None)
-    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def _as_text(value: Any) -> str:

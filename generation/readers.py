@@ -14,7 +14,7 @@ from cluster.parquet import ROWS_PER_GROUP
 from cluster.places import Place, naming_store, place_at
 from configs.data import Data
 from configs.errors import UserError
-from generation.cells import encodable, load_json, rows_of
+from generation.cells import encodable, load_json, named, rows_of
 from generation.delimited import DELIMITERS, delimited
 from generation.files import File, ending, locate, opened, opened_text
 
@@ -246,11 +246,9 @@ def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
     """A dataset on disk or of the hub. Its columns come as Arrow has them, so none is decoded."""
     try:
         dataset = _load_dataset(path, data, format_)
-        if dataset.features:
-            check_columns(data.column, list(dataset.features), path)
-        tables = dataset.with_format("arrow").iter(ROWS_AT_ONCE)
-        rows = itertools.chain.from_iterable(rows_of(table, dict(dataset.features or {})) for table in tables)
-        for number, values in enumerate(rows):
+        if features := dict(dataset.features or {}):
+            check_columns(data.column, list(features), path)
+        for number, values in enumerate(_rows_of_dataset(dataset, features)):
             yield Row(f"{path}:{number}", values)
     except UserError:
         raise
@@ -259,6 +257,16 @@ def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
             f"Cannot read the dataset {path} ({type(error).__name__}: {_reason(error)}).",
             "Check data.path, data.subset and data.split, and the network; a file needs its ending.",
         ) from None
+
+
+def _rows_of_dataset(dataset: Any, features: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    made_by_python = hasattr(dataset, "_ex_iterable") and not getattr(dataset._ex_iterable, "iter_arrow", None)
+    if made_by_python:  # its rows have no common schema, so no tables can be made of them
+        for values in dataset.decode(False) if features else dataset:
+            yield {name: named(value, features.get(name)) for name, value in values.items()}
+        return
+    for table in dataset.with_format("arrow").iter(ROWS_AT_ONCE):
+        yield from rows_of(table, features)
 
 
 def _load_dataset(path: str, data: Data, format_: str) -> Any:

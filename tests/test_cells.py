@@ -145,6 +145,23 @@ def test_a_network_that_breaks_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         list(found)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stream_may_begin_with_nulls(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def rows() -> Any:
+        yield from ({"text": None if number < 300 else f"text {number}", "n": [number % 2]} for number in range(1000))
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "n": datasets.List(datasets.ClassLabel(names=["a", "b"]))}
+    )
+    stream = datasets.IterableDataset.from_generator(rows, features=features if known else None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    rows_in = [row.values for row in read_rows(Data(path="owner/name"))]
+    assert [row["text"] for row in rows_in] == [None] * 300 + [f"text {number}" for number in range(300, 1000)]
+    assert [row["n"] for row in rows_in[:2]] == ([["a"], ["b"]] if known else [[0], [1]])
+
+
 def test_a_damaged_file_is_named_without_a_second_full_stop(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [WATER] * 2000}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
     whole = bytearray((tmp_path / "a.parquet").read_bytes())
