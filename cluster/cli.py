@@ -12,6 +12,7 @@ from cluster.places import naming_store
 from cluster.plan import check_model, show_plan
 from cluster.rounds import last_round, round_lines
 from cluster.run_dir import RunDir
+from cluster.source_state import check_source
 from cluster.submit import submit
 from cluster.summary import failed_gates, read_report, result_table
 from cluster.tag import tag
@@ -219,11 +220,12 @@ def _do(arguments: argparse.Namespace, config: Config) -> int:
     run = RunDir.of(config)
     with naming_store(run.path):
         check_model(config)
+        run.check_same(config)
+        check_source(run, config.data, "give the new run a name of its own with run.name=...")
         if arguments.dry_run:
             show_plan(run, config)
             return 0
         wanted = _wanted(arguments)
-        run.check_same(config)
         number, last = getattr(arguments, "round", 0), last_round(run, config)
         if number > last:
             raise UserError(

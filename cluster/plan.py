@@ -20,7 +20,6 @@ def show_plan(run: RunDir, config: Config) -> None:
     Raises UserError when the cluster that is named cannot hold them. For this machine it is said and no error: plans
     for a larger one are made on a small one.
     """
-    run.check_same(config)
     print(dump_config(config))
     plan = {
         "run": run.path,

@@ -9,6 +9,7 @@ from cluster.pipeline import run_module
 from cluster.places import Place, place_at, uri, write_json
 from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir, shaping_values
+from cluster.source_state import check_source
 from configs.errors import UserError
 from configs.load import differences, override
 from configs.schema import Config, Data
@@ -51,6 +52,7 @@ def tag(
     }
     work = RunDir(out.with_name(out.name + ".unfinished"))
     _check_same(work, job)
+    check_source(work, config.data, f"remove {work.path} to start anew")
     work.create()
     with work.lock() as lock:
         write_json(job_file(work), job)

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 
 from cluster.layout import RunLayout, Step
 from cluster.parquet import RowWriter, read_tables
+from cluster.places import write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, check_rejected
+from cluster.source_state import source_state
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config, Data
@@ -162,6 +164,7 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Read, clean, split and write the texts; returns the counts."""
     texts, keys, ids, layout = Texts(config.data), array("q"), array("q"), run.layout
     with run.writing(layout.texts) as folder, run.writing(layout.rejects) as rejects:
+        write_json(folder / layout.source_state.name, source_state(config.data))
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
             for row in read_rows(config.data):
                 record = texts.take(row)

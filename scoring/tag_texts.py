@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.parquet import RowWriter, count_rows, read_rows
-from cluster.places import Place, remove
+from cluster.places import Place, remove, write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
+from cluster.source_state import source_state
 from cluster.stage import as_process
 from cluster.tag import job_file
 from configs.errors import UserError
@@ -45,6 +46,7 @@ def tag(work: RunDir, progress: Progress) -> Record:
     job, config = json.loads(job_file(work).read_text(encoding="utf-8")), work.config()
     if not work.layout.texts.exists():
         with work.writing(work.layout.texts) as folder:
+            write_json(folder / work.layout.source_state.name, source_state(config.data))
             _read(folder, config)
     counts = _write(work, job, _answer(work, job, config, progress))
     remove(work.path)
