@@ -9,10 +9,9 @@ from pathlib import Path
 from cluster.layout import Step
 from cluster.pipeline import run_steps, steps_of
 from cluster.places import naming_store
-from cluster.plan import check_model, show_plan
+from cluster.plan import check_model, check_source, show_plan
 from cluster.rounds import last_round, round_lines
 from cluster.run_dir import RunDir
-from cluster.source_state import check_source
 from cluster.submit import submit
 from cluster.summary import failed_gates, read_report, result_table
 from cluster.tag import tag

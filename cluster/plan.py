@@ -10,8 +10,16 @@ from cluster.run_dir import RunDir
 from cluster.session import nodes_to_use, place
 from configs.errors import UserError
 from configs.load import dump_config
-from configs.schema import Config
+from configs.schema import Config, Data
 from configs.training import Training
+
+
+def check_source(run: RunDir, data: Data, mend: str) -> None:
+    """Raises UserError where the data is no more what the run, or a tagging job, read; `mend` ends its last sentence.
+
+    Reading texts is generation's work, which lies to the right of this folder.
+    """
+    importlib.import_module("generation.source_state").check_source(run, data, mend)
 
 
 def show_plan(run: RunDir, config: Config) -> None:

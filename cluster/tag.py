@@ -7,9 +7,9 @@ from typing import Any
 from cluster.layout import Step
 from cluster.pipeline import run_module
 from cluster.places import Place, place_at, uri, write_json
+from cluster.plan import check_source
 from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir, shaping_values
-from cluster.source_state import check_source
 from configs.errors import UserError
 from configs.load import differences, override
 from configs.schema import Config, Data

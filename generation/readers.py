@@ -5,16 +5,12 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.parquet import read_rows as read_parquet_rows
-from cluster.parquet import read_tables
 from cluster.places import Place, in_store, naming_store, place_at
 from configs.errors import UserError
 from configs.schema import Data
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 ENDINGS = {
     ".jsonl": "jsonl",
@@ -174,8 +170,14 @@ def _answered(paragraph: dict[str, Any]) -> list[str]:
 
 
 def _read_dataset(data: Data, format_: str) -> Iterator[Row]:
+    import datasets
+
     try:
-        dataset = _load_dataset(data, format_)
+        if format_ == "disk":
+            loaded = datasets.load_from_disk(data.path)
+            dataset = loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        else:
+            dataset = datasets.load_dataset(data.path, data.subset, split=data.split, streaming=True)
     except Exception as error:  # the hub client raises many kinds; all mean that the source cannot be read
         raise UserError(
             f"Cannot load the dataset {data.path} ({type(error).__name__}: {str(error).splitlines()[0]}).",
@@ -185,49 +187,6 @@ def _read_dataset(data: Data, format_: str) -> Iterator[Row]:
         require_column(data.column, list(dataset.features), data.path)
     for number, values in enumerate(dataset):
         yield Row(f"{data.path}:{number}", dict(values))
-
-
-def _load_dataset(data: Data, format_: str) -> Any:
-    import datasets
-
-    if format_ == "hub":
-        return datasets.load_dataset(data.path, data.subset, split=data.split, streaming=True)
-    loaded = datasets.load_from_disk(data.path)
-    return loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
-
-
-def typed_tables(data: Data) -> "Iterator[pa.Table] | None":
-    """The rows of `read_rows` as tables with the types of their source; None where it has none, or two for a column."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    format_ = detect_format(data)
-    if format_ not in ("parquet", "hub", "disk"):
-        return None
-    if format_ != "parquet":
-        dataset = _load_dataset(data, format_).with_format("arrow")
-        return _first(dataset.iter(1024), data.limit)
-    files, schemas = _files(place_at(data.path), format_), []
-    for file in files:
-        with file.open("rb") as source:
-            schemas.append(pq.read_schema(source).remove_metadata())
-    try:
-        empty = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
-    except pa.ArrowException:
-        return None
-    tables = (table.replace_schema_metadata() for table in read_tables(files))
-    return _first((pa.concat_tables([empty, table], promote_options="permissive") for table in tables), data.limit)
-
-
-def _first(tables: "Iterator[pa.Table]", rows: int | None) -> "Iterator[pa.Table]":
-    """The first rows, or all for None."""
-    for table in tables:
-        if rows is not None:
-            table, rows = table[:rows], max(0, rows - len(table))
-        if len(table):
-            yield table.replace_schema_metadata()
-        if rows == 0:
-            return
 
 
 def require_column(column: str, columns: list[str], source: Place | str) -> None:

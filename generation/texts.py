@@ -18,12 +18,12 @@ from cluster.parquet import RowWriter, read_tables
 from cluster.places import write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, check_rejected
-from cluster.source_state import source_state
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config, Data
 from generation.readers import Row, detect_format, read_rows, require_column
 from generation.records import REJECT, TEXT
+from generation.source_state import source_state
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from cluster.parquet import count_rows, read_rows
 from configs.errors import UserError
 from configs.schema import Data
-from generation.readers import typed_tables
+from generation.typed import typed_tables
 
 CHUNK = 1024  # rows that are turned into a table together
 Types = dict[str, pa.DataType | None]  # of columns; None: values of several types, which become JSON text

@@ -21,7 +21,6 @@ from cluster.places import Place, remove, write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
-from cluster.source_state import source_state
 from cluster.stage import as_process
 from cluster.tag import job_file, rejects_of
 from configs.errors import UserError
@@ -29,6 +28,7 @@ from configs.schema import Config
 from generation.decoding import greedy, sampled
 from generation.readers import read_rows as read_data
 from generation.records import TEXT
+from generation.source_state import source_state
 from generation.texts import Texts, normalise
 from scoring.finished import finish
 from scoring.rank_texts import count_finished, sample_and_score

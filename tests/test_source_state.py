@@ -12,11 +12,11 @@ from cluster.cli import main
 from cluster.places import write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
-from cluster.source_state import check_source, source_state
 from cluster.tag import tag
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config
+from generation.source_state import check_source, source_state
 from generation.texts import prepare
 from tests.conftest import ROOT
 
@@ -26,9 +26,9 @@ LINES = "".join(f'{{"text": "Text number {number}."}}\n' for number in range(40)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "texts"
-    (folder / "deep").mkdir(parents=True)
+    folder.mkdir()
     (folder / "a.jsonl").write_text(LINES)
-    (folder / "deep" / "b.jsonl").write_text("")
+    (folder / "b.jsonl").write_text("")
     return folder
 
 
@@ -58,8 +58,8 @@ def edited(folder: Path) -> None:
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "grown": (lambda folder: (folder / "a.jsonl").write_text(LINES * 2), "a.jsonl has changed"),
     "edited": (edited, "a.jsonl has changed"),
-    "new": (lambda folder: (folder / "deep" / "c.jsonl").write_text(LINES), "deep/c.jsonl is new"),
-    "gone": (lambda folder: (folder / "deep" / "b.jsonl").unlink(), "deep/b.jsonl is gone"),
+    "new": (lambda folder: (folder / "c.jsonl").write_text(LINES), "c.jsonl is new"),
+    "gone": (lambda folder: (folder / "b.jsonl").unlink(), "b.jsonl is gone"),
 }
 
 
@@ -70,7 +70,7 @@ def test_a_folder_that_changed_is_noticed(kind: str, folder: Path, capsys: pytes
     change(folder)
     assert main(["run", str(ROOT / "configs" / "demo.yaml"), *overrides(folder), "--dry-run"]) == 2
     said = capsys.readouterr().err
-    assert f"no more what {folder.parent / 'runs' / 'demo'} read: {words}." in said and "run.name=" in said
+    assert f"no more what {folder.parent / 'runs' / 'demo'} read: {folder}/{words}." in said and "run.name=" in said
 
 
 def test_the_same_data_is_taken_however_it_came(folder: Path) -> None:
@@ -78,24 +78,22 @@ def test_the_same_data_is_taken_however_it_came(folder: Path) -> None:
     run = read(config)
     check_source(run, config.data, "")
     os.utime(folder / "a.jsonl", ns=(0, 0))  # a copy of it
-    (folder / ".hidden.jsonl").write_text(LINES)
     (folder / "_SUCCESS").write_text("")
     check_source(run, config.data, "")
-    (folder / "a.jsonl").rename(folder.parent / "a.jsonl")
-    (folder / "deep" / "b.jsonl").unlink()
+    folder.rename(folder.with_name("elsewhere"))
     check_source(run, config.data, "")  # what was read is no longer needed
 
 
 def test_an_object_in_a_store_that_changed_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, store = config_of(folder), UPath("memory://source-state")
     run = read(config)
-    monkeypatch.setattr("cluster.source_state.place_at", lambda name: store)
-    for name in ("a", "b"):
+    monkeypatch.setattr("generation.source_state.place_at", lambda name: store)
+    for name in ("a.jsonl", "b.jsonl"):
         (store / name).write_text("old")
     write_json(run.layout.source_state, source_state(config.data))
     check_source(run, config.data, "")
-    (store / "b").write_text("new")
-    with pytest.raises(UserError, match="b has changed"):
+    (store / "b.jsonl").write_text("new")
+    with pytest.raises(UserError, match=r"source-state/b\.jsonl has changed"):
         check_source(run, config.data, "")
 
 
