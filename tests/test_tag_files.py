@@ -8,9 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,6 +91,31 @@ def test_columns_of_parquet_keep_their_types(tmp_path: Path, monkeypatch: pytest
     assert json.loads(reject)["reason"] == "null_text"
     tagged(data, tmp_path / "first.parquet", monkeypatch, "data.limit=3")
     assert pq.read_table(tmp_path / "first.parquet")["tags"].to_pylist() == [["mill"], ["boat"]]
+
+
+@pytest.mark.parametrize("kind", ["disk", "parquet", "hub"])
+def test_datasets_keep_their_types_and_the_names_of_their_labels(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = datetime.datetime(2024, 6, 1)
+    types = datasets.Features(
+        {"text": Value("string"), "label": datasets.ClassLabel(names=["no", "yes"]), "at": Value("timestamp[s]")}
+    )
+    rows = {"text": ["a mill", "a boat", "a loom"], "label": [1, -1, 0], "at": [at, None, at]}
+    dataset, data, overrides = datasets.Dataset.from_dict(rows, features=types), tmp_path / "data", list[str]()
+    if kind == "disk":
+        dataset.save_to_disk(data)
+    elif kind == "parquet":
+        data.mkdir()
+        dataset.to_parquet(data / "a.parquet")
+    else:
+        data, overrides = Path("someone/something"), ["data.format=hub"]
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: dataset.to_iterable_dataset())
+    tagged(data, tmp_path / "tags.parquet", monkeypatch, *overrides)
+    found = pq.read_table(tmp_path / "tags.parquet")
+    assert found["label"].to_pylist() == ["yes", None, "no"]
+    assert found["at"].to_pylist() == [at, None, at] and pa.types.is_timestamp(found["at"].type)
+    assert found["tags"].to_pylist() == [["mill"], ["boat"], ["loom"]]
 
 
 def test_values_without_types_keep_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
