@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.layout import Step
 from cluster.pipeline import run_steps, steps_of
 from cluster.places import naming_store
-from cluster.plan import check_model, show_plan
+from cluster.plan import check_model, check_source, show_plan
 from cluster.rounds import last_round, round_lines
 from cluster.run_dir import RunDir
 from cluster.stage import print_anywhere
@@ -221,11 +221,12 @@ def _do(arguments: argparse.Namespace, config: Config) -> int:
     run = RunDir.of(config)
     with naming_store(run.path):
         check_model(config)
+        run.check_same(config)
+        check_source(run, config.data, "give the new run a name of its own with run.name=...")
         if arguments.dry_run:
             show_plan(run, config)
             return 0
         wanted = _wanted(arguments)
-        run.check_same(config)
         number, last = getattr(arguments, "round", 0), last_round(run, config)
         if number > last:
             raise UserError(

@@ -55,6 +55,7 @@ class RunLayout:
         self.texts = folder / "texts"
         self.held_out = self.texts / "held_out.parquet"
         self.validation_texts = self.texts / "validation.parquet"
+        self.source_state = self.texts / "source.json"  # of the data when it was read
         self.rejects = folder / "rejects"  # rows without a usable text
         self.evaluation = folder / "evaluation"
         self.answers = self.evaluation / "answers.parquet"

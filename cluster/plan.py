@@ -8,10 +8,19 @@ from cluster.placement import check_fits, check_training_fits, needs_of, offer, 
 from cluster.places import is_hub_name, place_at
 from cluster.run_dir import RunDir
 from cluster.session import nodes_to_use, place
+from configs.data import Data
 from configs.errors import UserError
 from configs.load import dump_config
 from configs.schema import Config
 from configs.training import Training
+
+
+def check_source(run: RunDir, data: Data, mend: str) -> None:
+    """Raises UserError where the data is no more what the run, or a tagging job, read; `mend` ends its last sentence.
+
+    Reading texts is generation's work, which lies to the right of this folder.
+    """
+    importlib.import_module("generation.source_state").check_source(run, data, mend)
 
 
 def show_plan(run: RunDir, config: Config) -> None:
@@ -20,7 +29,6 @@ def show_plan(run: RunDir, config: Config) -> None:
     Raises UserError when the cluster that is named cannot hold them. For this machine it is said and no error: plans
     for a larger one are made on a small one.
     """
-    run.check_same(config)
     print(dump_config(config))
     plan = {
         "run": run.path,

@@ -7,6 +7,7 @@ from typing import Any
 from cluster.layout import Step
 from cluster.pipeline import run_module
 from cluster.places import Place, place_at, uri, write_json
+from cluster.plan import check_source
 from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir, shaping_values
 from configs.data import Data
@@ -37,8 +38,11 @@ def tag(
     """
     if ":/" in str(out) or out.suffix not in ENDINGS:
         raise UserError(f"Cannot write {out}.", f"Name a file on a disk that ends in {', '.join(ENDINGS)}.")
-    if out.exists():
-        raise UserError(f"{out} is there already.", "Remove it or take another name; nothing is overwritten.")
+    work = RunDir(out.with_name(out.name + ".unfinished"))
+    for file in (out, rejects_of(out)):
+        # A job that was killed as it ended may have written its rejects.
+        if file.exists() and (file == out or not work.path.exists()):
+            raise UserError(f"{file} is there already.", "Remove it or take another name; nothing is overwritten.")
     run = RunDir(tagger)
     is_run = run.layout.config.exists()
     config = _config_of_run(run, data, base, overrides) if is_run else _config_of_model(tagger, data, overrides)
@@ -50,13 +54,18 @@ def tag(
         **shaping_values(config, Step("texts")),
         **shaping_values(config, Step("rank")),
     }
-    work = RunDir(out.with_name(out.name + ".unfinished"))
     _check_same(work, job)
+    check_source(work, config.data, f"remove {work.path} to start anew")
     work.create()
     with work.lock() as lock:
         write_json(job_file(work), job)
         work.start(config)
         return run_module("scoring.tag_texts", [str(work.path)], lock)
+
+
+def rejects_of(out: Path) -> Path:
+    """Where the rows go that a job with this file of results cannot tag."""
+    return out.with_name(f"{out.name}.rejects.jsonl")
 
 
 def job_file(work: RunDir) -> Place:

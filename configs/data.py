@@ -37,6 +37,11 @@ class Data(Section):
         """The path, or each of the list."""
         return [self.path] if isinstance(self.path, str) else self.path
 
+    @property
+    def where(self) -> str:
+        """The paths as a message names them."""
+        return ", ".join(self.paths)
+
     @field_validator("delimiter", mode="before")
     @classmethod
     def _is_a_delimiter(cls, sign: object) -> object:

@@ -8,20 +8,17 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.parquet import ROWS_PER_GROUP
 from cluster.places import Place, naming_store, place_at
 from configs.data import Data
 from configs.errors import UserError
-from generation.cells import encodable, load_json, named, rows_of
+from generation.cells import encodable, load_json, rows_of
 from generation.delimited import DELIMITERS, delimited
 from generation.files import File, ending, locate, opened, opened_text
+from generation.typed import features_of, load_dataset, rows_of_dataset
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-ROWS_AT_ONCE = 256  # of a dataset; its other columns may hold sounds and pictures
 Say = Callable[[str], None]
 
 
@@ -142,7 +139,7 @@ def _read_parquet(file: File, data: Data) -> Iterator[Row]:
         with opened(file) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
             schema = parquet.schema_arrow
             check_columns(data.column, schema.names, file.place)
-            features = _features(schema)
+            features = features_of(schema)
             batches = parquet.iter_batches(ROWS_PER_GROUP)
             rows = itertools.chain.from_iterable(rows_of(pa.Table.from_batches([batch]), features) for batch in batches)
             for number, values in enumerate(rows, 1):
@@ -151,15 +148,6 @@ def _read_parquet(file: File, data: Data) -> Iterator[Row]:
         raise UserError(
             f"{file.place} is not a Parquet file that can be read: {_reason(error)}.", "Check the file and data.format."
         ) from None
-
-
-def _features(schema: "pa.Schema") -> dict[str, Any]:
-    """What the `datasets` library noted of the columns when it wrote the file."""
-    if b"huggingface" not in (schema.metadata or {}):
-        return {}
-    import datasets
-
-    return dict(datasets.Features.from_arrow_schema(schema))
 
 
 def _read_csv(file: File, data: Data) -> Iterator[Row]:
@@ -245,10 +233,10 @@ def _answered(paragraph: dict[str, Any]) -> list[str]:
 def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
     """A dataset on disk or of the hub. Its columns come as Arrow has them, so none is decoded."""
     try:
-        dataset = _load_dataset(path, data, format_)
+        dataset = load_dataset(path, data, format_)
         if features := dict(dataset.features or {}):
             check_columns(data.column, list(features), path)
-        for number, values in enumerate(_rows_of_dataset(dataset, features)):
+        for number, values in enumerate(rows_of_dataset(dataset, features)):
             yield Row(f"{path}:{number}", values)
     except UserError:
         raise
@@ -257,25 +245,6 @@ def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
             f"Cannot read the dataset {path} ({type(error).__name__}: {_reason(error)}).",
             "Check data.path, data.subset and data.split, and the network; a file needs its ending.",
         ) from None
-
-
-def _rows_of_dataset(dataset: Any, features: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    made_by_python = hasattr(dataset, "_ex_iterable") and not getattr(dataset._ex_iterable, "iter_arrow", None)
-    if made_by_python:  # its rows have no common schema, so no tables can be made of them
-        for values in dataset.decode(False) if features else dataset:
-            yield {name: named(value, features.get(name)) for name, value in values.items()}
-        return
-    for table in dataset.with_format("arrow").iter(ROWS_AT_ONCE):
-        yield from rows_of(table, features)
-
-
-def _load_dataset(path: str, data: Data, format_: str) -> Any:
-    import datasets
-
-    if format_ == "hub":
-        return datasets.load_dataset(path, data.subset, split=data.split, streaming=True)
-    loaded = datasets.load_from_disk(path)
-    return loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
 
 
 def check_columns(column: str, columns: list[str], source: Place | str, more: str = "") -> None:

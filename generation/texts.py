@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from cluster.layout import RunLayout, Step
 from cluster.parquet import RowWriter, read_tables
+from cluster.places import write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, check_rejected
 from cluster.stage import stage_main
@@ -25,6 +26,7 @@ from generation.files import locate
 from generation.parse import visible
 from generation.readers import Row, check_columns, read_rows
 from generation.records import REJECT, TEXT
+from generation.source_state import source_state
 
 FIRST_ROWS = 100  # when all of them lack the text's column, those that follow will lack it as well
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -35,12 +37,14 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", _CONTROL.sub(" ", text)).split())
 
 
-def text_id(normalised: str) -> int:
-    """Signed 64-bit BLAKE2b hash of what a normalised text shows, so that texts that look the same are one.
+def shown(text: str) -> str:
+    """What a text shows, normalised. The text itself keeps the characters that show nothing: some scripts need them."""
+    return normalise(visible(text))
 
-    The text itself keeps the characters that show nothing: some scripts and emoji need them.
-    """
-    return hash64(normalise(visible(normalised)))
+
+def text_id(text: str) -> int:
+    """Signed 64-bit BLAKE2b hash of what a text shows, so that texts that look the same are one."""
+    return hash64(shown(text))
 
 
 def hash64(*parts: object) -> int:
@@ -118,16 +122,16 @@ class Texts:
         by_article = self.data.held_out_by == "article" and self.data.held_out > 0
         if by_article and kept and self.without_article == kept:
             raise UserError(
-                f"No text of {_named(self.data)} names its article in a column '{self._article_column}'; beside the "
+                f"No text of {self.data.where} names its article in a column '{self._article_column}'; beside the "
                 f"text there is: {', '.join(self._beside) or 'none'}.",
                 "Set data.article_column to the one that names it, or data.held_out_by=text.",
             )
         if kept:
             return
         if self._columns is not None:
-            check_columns(self.data.column, self._columns, _named(self.data))
+            check_columns(self.data.column, self._columns, self.data.where)
         raise UserError(
-            f"No usable text in {_named(self.data)}: {self.rows} rows read, dropped: {dict(self.dropped)}.",
+            f"No usable text in {self.data.where}: {self.rows} rows read, dropped: {dict(self.dropped)}.",
             "Check data.path (of tag: --data) and data.column.",
         )
 
@@ -144,7 +148,7 @@ class Texts:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             return "invalid_utf8", str(error)
-        if not normalise(visible(text)):
+        if not shown(text):
             return "empty_text", ""
         return None, ""
 
@@ -158,10 +162,6 @@ class Texts:
         return {"stage": "texts", "reason": reason, "detail": detail, "row": as_json(row.values)}
 
 
-def _named(data: Data) -> str:
-    return ", ".join(data.paths)
-
-
 def preview(data: Data) -> str:
     """Count the texts of a local source; a hub dataset is only named, so that no network is needed."""
     if hub := [path for path in data.paths if locate(path, data.format).format == "hub"]:
@@ -172,7 +172,7 @@ def preview(data: Data) -> str:
     texts.check()
     dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(texts.dropped.items()))
     return (
-        f"{texts.rows - texts.dropped.total():,} distinct texts in {texts.rows:,} rows of {_named(data)}{dropped}"
+        f"{texts.rows - texts.dropped.total():,} distinct texts in {texts.rows:,} rows of {data.where}{dropped}"
         + "".join(f"; {one}" for one in said)
     )
 
@@ -202,6 +202,7 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Read, clean, split and write the texts; returns the counts."""
     texts, keys, ids, layout = Texts(config.data), array("q"), array("q"), run.layout
     with run.writing(layout.texts) as folder, run.writing(layout.rejects) as rejects:
+        write_json(folder / layout.source_state.name, source_state(config.data))
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
             for row in read_rows(config.data, progress.say):
                 record = texts.take(row)

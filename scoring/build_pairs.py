@@ -74,28 +74,30 @@ def build(run: RunDir, config: Config, progress: Progress, number: int) -> dict[
 
 def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
     """Rows of schema RANKED -> rows of schema MATCHED."""
-    rows = []
-    for row in batch.to_pylist():
-        # Training asks by the plain prompt and without a grammar, where these candidates have other log-probabilities.
-        if config.sampling.constrained or row["prompt_ids"] != row["sampled_prompt_ids"]:
-            row["candidates"] = [candidate | {"logprob": None} for candidate in row["candidates"]]
-        row["candidates"] = [judged(candidate, config.pairs) for candidate in row["candidates"]]
-        found = match(row["text_id"], row["candidates"], config.pairs, config.run.seed)
-        matches = [*found.similarity, *found.format]
-        made = [pair_row(row, match_) for match_ in matches]
-        list_, why_not = list_row(row, config.pairs)
-        rows.append(
-            {
-                "pairs": made,
-                "groups": [group_of(pair["margin"], config.pairs) for pair in made],
-                "hashes": [pair_hash(config.run.seed, row["text_id"], match_) for match_ in matches],
-                "dropped": list(found.dropped.elements()),
-                "list": list_,
-                "list_dropped": why_not,
-            }
-        )
+    rows = [matched(row, config) for row in batch.to_pylist()]
     tally.add(Counts(texts=len(rows)), at_once=True)
     return pa.Table.from_pylist(rows, MATCHED)
+
+
+def matched(row: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What a row of schema RANKED yields, as a row of schema MATCHED."""
+    candidates = [judged(candidate, config.pairs) for candidate in row["candidates"]]
+    # Training asks by the plain prompt and without a grammar, where these candidates have other log-probabilities.
+    if config.sampling.constrained or row["prompt_ids"] != row["sampled_prompt_ids"]:
+        candidates = [candidate | {"logprob": None} for candidate in candidates]
+    row = row | {"candidates": candidates}
+    found = match(row["text_id"], candidates, config.pairs, config.run.seed)
+    matches = [*found.similarity, *found.format]
+    pairs = [pair_row(row, match_) for match_ in matches]
+    list_, why_not = list_row(row, config.pairs)
+    return {
+        "pairs": pairs,
+        "groups": [group_of(pair["margin"], config.pairs) for pair in pairs],
+        "hashes": [pair_hash(config.run.seed, row["text_id"], match_) for match_ in matches],
+        "dropped": list(found.dropped.elements()),
+        "list": list_,
+        "list_dropped": why_not,
+    }
 
 
 def kept_pairs(batch: pa.Table, thresholds: pa.Array) -> pa.Table:

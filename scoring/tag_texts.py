@@ -4,41 +4,50 @@ A text that stands in several rows is tagged once. What cannot be tagged goes to
 """
 
 import argparse
-import csv
+import glob
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from cluster.parquet import RowWriter, count_rows, read_rows
-from cluster.places import Place, remove
+from cluster.places import Place, remove, write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import as_process
-from cluster.tag import job_file
+from cluster.tag import job_file, rejects_of
 from configs.errors import UserError
 from configs.schema import Config
 from generation.cells import as_json
 from generation.decoding import greedy, sampled
-from generation.parse import answer_of
 from generation.readers import read_rows as read_data
 from generation.records import TEXT
-from generation.texts import Texts
+from generation.source_state import source_state
+from generation.texts import Texts, shown
 from scoring.finished import finish
 from scoring.rank_texts import count_finished, sample_and_score
+from scoring.tag_columns import keep_columns
+from scoring.tag_files import TAGS, WRITERS, Record, Tagged, json_line
 
 # A row of the data as it came, with the id of its text, or the reason that it has none.
 ROW = pa.schema([("text_id", pa.int64()), ("reason", pa.string()), ("row", pa.string())])
-ADDED = ("tags", "tags_format", "tags_score")  # columns of the result
 CHUNK = 1024  # rows that are looked up together
 
-Record = dict[str, Any]
+
+@dataclass
+class Counts:
+    """What became of the rows, each by kind."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    defects: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
 
 
 def tag(work: RunDir, progress: Progress) -> Record:
@@ -46,8 +55,11 @@ def tag(work: RunDir, progress: Progress) -> Record:
     job, config = json.loads(job_file(work).read_text(encoding="utf-8")), work.config()
     if not work.layout.texts.exists():
         with work.writing(work.layout.texts) as folder:
+            write_json(folder / work.layout.source_state.name, source_state(config.data))
             _read(folder, config, progress)
-    counts = _write(work, job, _answer(work, job, config, progress))
+            if job["out"].endswith(".parquet"):
+                _keep_columns(folder, config, progress)
+    counts = _write(work, job, _answer(work, job, config, progress), config.data.column)
     remove(work.path)
     return counts
 
@@ -65,9 +77,15 @@ def _read(folder: Path, config: Config, progress: Progress) -> None:
             rows.write({"text_id": record.get("text_id"), "reason": reason, "row": as_json(row.values)})
             columns |= dict.fromkeys(row.values if usable else ())
     texts.check()
-    if taken := columns.keys() & set(ADDED):
+    if taken := columns.keys() & set(TAGS.names):
         raise UserError(f"The data has columns of the names that tags get: {sorted(taken)}.", "Rename them.")
-    (folder / "columns.json").write_text(json.dumps([*columns, *ADDED]), encoding="utf-8")
+    (folder / "columns.json").write_text(json.dumps([*columns]), encoding="utf-8")
+
+
+def _keep_columns(folder: Path, config: Config, progress: Progress) -> None:
+    names = json.loads((folder / "columns.json").read_text(encoding="utf-8"))
+    if mixed := keep_columns(folder / "columns.parquet", config.data, folder / "rows.parquet", names):
+        progress.say(f"columns with values of several types, as JSON text in the Parquet file: {', '.join(mixed)}")
 
 
 def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> list[Place]:
@@ -90,58 +108,55 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> li
     return finish(texts, answers, finished, progress, sample)
 
 
-def _write(work: RunDir, job: Record, answers: list[Place]) -> Record:
+def _write(work: RunDir, job: Record, answers: list[Place], column: str) -> Record:
     """Join rows and answers into the file, and the rejects into theirs; each appears whole."""
     out = work.here.with_name(job["out"])
-    rejects = out.with_name(f"{out.name}.rejects.jsonl")
-    formats, defects, rejected = Counter[str](), Counter[str](), Counter[str]()
+    counts = Counts()
     with work.scratch("joined") as scratch:
-        with (scratch / "rows.jsonl").open("wb") as good, (scratch / "rejects.jsonl").open("wb") as bad:
-            for row, answer in _joined(work, answers, scratch):
-                if answer["reason"]:
-                    rejected[answer["reason"]] += 1
-                    bad.write(_line({"reason": answer["reason"], "row": row}))
-                    continue
-                [found] = answer["candidates"]
-                formats[found["format"]] += 1
-                if found["reason"]:
-                    defects[found["reason"]] += 1
-                good.write(_line(row | dict(zip(ADDED, (found["tags"], found["format"], found["score"]), strict=True))))
-        columns = json.loads((work.layout.texts / "columns.json").read_text(encoding="utf-8"))
-        whole = FORMATS[out.suffix](scratch / "rows.jsonl", columns)
-        if rejected:
-            (scratch / "rejects.jsonl").replace(rejects)
+        whole, rejects = scratch / out.name, scratch / "rejects.jsonl"
+        with rejects.open("wb") as bad:
+            rows = _tagged(_joined(work, answers, column, scratch), counts, bad)
+            WRITERS[out.suffix](whole, rows, work.here / "texts")
+        if counts.rejected:
+            rejects.replace(rejects_of(out))
         whole.replace(out)
     return {
-        "rows": formats.total() + rejected.total(),
-        "tagged": formats.total(),
-        "formats": dict(formats),
-        "defects": dict(defects),
-        "rejected": dict(rejected),
+        "rows": counts.formats.total() + counts.rejected.total(),
+        "tagged": counts.formats.total(),
+        "formats": dict(counts.formats),
+        "defects": dict(counts.defects),
+        "rejected": dict(counts.rejected),
         "file": str(out),
     }
 
 
-def _line(value: Record) -> bytes:
-    """JSON for people to read, or in ASCII where a column holds bytes that were no UTF-8."""
-    try:
-        return json.dumps(value, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(value).encode() + b"\n"
+def _tagged(joined: Iterator[tuple[Record, Record]], counts: Counts, bad: BinaryIO) -> Tagged:
+    """Each row with its tags; those that have none are written to the rejects, and all are counted."""
+    for row, answer in joined:
+        if reason := answer["reason"]:
+            counts.rejected[reason] += 1
+            bad.write(json_line({"reason": reason, "row": row}))
+            yield row, None
+            continue
+        [found] = answer["candidates"]
+        counts.formats[found["format"]] += 1
+        if found["reason"]:
+            counts.defects[found["reason"]] += 1
+        yield row, dict(zip(TAGS.names, (found["tags"], found["format"], found["score"]), strict=True))
 
 
-def _joined(work: RunDir, files: list[Place], scratch: Path) -> Iterator[tuple[Record, Record]]:
+def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Iterator[tuple[Record, Record]]:
     """Every row of the data in its order, with its text's answer, of schema SAMPLED, or the reason that it has none.
 
-    Raises UserError when the `files` of answers lack a text's.
+    An answer belongs to a row when it is of the same text: two texts may have one id. Raises UserError when the `files`
+    of answers lack a text's.
     """
     from datasets import Dataset
 
-    columns = ["text_id", "candidates", "reason"]
+    columns = ["text_id", "text", "candidates", "reason"]
+    paths = [glob.escape(str(file)) for file in files]
     # Memory-mapped: only the ids lie in memory, 8 bytes a text.
-    answers = Dataset.from_parquet([*map(str, files)], cache_dir=str(scratch / "cache"), columns=columns).sort(
-        "text_id"
-    )
+    answers = Dataset.from_parquet(paths, cache_dir=str(scratch / "cache"), columns=columns).sort("text_id")
     ids = answers.with_format("numpy")["text_id"][:]
     rows = read_rows(work.layout.texts / "rows.parquet")
     while chunk := list(islice(rows, CHUNK)):
@@ -150,44 +165,13 @@ def _joined(work: RunDir, files: list[Place], scratch: Path) -> Iterator[tuple[R
         if (ids[places] != wanted).any():
             raise UserError(f"{work.path} lacks answers to some texts.", "Remove that folder and tag anew.")
         found = iter(answers.select(places).to_list() if wanted else [])
-        for row in chunk:
-            yield json.loads(row["row"]), next(found) if row["reason"] is None else row
-
-
-def _as_csv(lines: Path, columns: list[str]) -> Path:
-    """Tags in canonical form, `[tag1][tag2]`; other nested values as JSON."""
-    file = lines.with_suffix(".csv")
-    with (
-        lines.open(encoding="utf-8") as rows,
-        file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
-    ):
-        writer = csv.DictWriter(out, columns)
-        writer.writeheader()
-        for line in rows:
-            row = json.loads(line)
-            row["tags"] = answer_of(row["tags"])
-            writer.writerow(
-                {k: json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for k, v in row.items()}
-            )
-    return file
-
-
-def _as_parquet(lines: Path, columns: list[str]) -> Path:
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    file = lines.with_suffix(".parquet")
-    try:
-        Dataset.from_json(str(lines), cache_dir=str(lines.parent / "cache")).select_columns(columns).to_parquet(file)
-    except (DatasetGenerationError, ValueError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"The data's columns do not fit into Parquet: {error.__cause__ or error}.",
-            "Tag into a .jsonl file instead.",
-        ) from None
-    return file
-
-
-FORMATS = {".jsonl": lambda lines, _: lines, ".csv": _as_csv, ".parquet": _as_parquet}
+        for record in chunk:
+            # JSON has no NaN.
+            row = json.loads(record["row"], parse_constant=lambda _: None)
+            answer = next(found) if record["reason"] is None else record
+            if record["reason"] is None and shown(answer["text"]) != shown(row[column]):
+                answer = {"reason": "other_text_of_same_id"}
+            yield row, answer
 
 
 def main() -> None:

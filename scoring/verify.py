@@ -2,29 +2,26 @@
 
 import argparse
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.layout import RoundLayout, Step
-from cluster.parquet import count_rows, count_values, read_rows, read_tables
-from cluster.places import Place, naming_store, weights_hash
+from cluster.parquet import count_rows, read_rows
+from cluster.places import Place, naming_store, store_error, weights_hash
 from cluster.run_dir import RunDir, identity
-from configs.schema import Config
+from configs.schema import Config, Prompt
 from generation.parse import parse
+from generation.prompts import build_messages
 from generation.records import REJECT, SAMPLED, TEXT
 from generation.texts import IdSet, text_id
 from scoring.finished import read_ids
-from scoring.pairs import format_quota, group_of, judged
 from scoring.records import LIST, PAIR, RANKED
-
-Problems = Iterator[str]
-TEXTS_IN_MEMORY = 200_000
+from scoring.similarity import rank_candidates
+from scoring.verify_pairs import Problems, balance, cap, pairs_and_lists
 
 
 def verify(run: RunDir) -> dict[str, list[str]]:
@@ -37,9 +34,9 @@ def verify(run: RunDir) -> dict[str, list[str]]:
         ("texts", "each text once, named by its content, on one side of the split", _texts),
         ("rank", "every train text exactly once, ranked or rejected", _exactly_once),
         ("rank", "candidates are complete, parsed as stored and in order of score", _candidates),
-        ("pairs", "every pair is a preference between two of its text's candidates", _pairs),
-        ("pairs", "format pairs keep under their share", _cap),
-        ("pairs", "bins of score gaps are filled evenly, where that was asked for", _balance),
+        ("pairs", "every pair is a preference; pairs and lists are what their ranked texts give", pairs_and_lists),
+        ("pairs", "format pairs keep under their share", cap),
+        ("pairs", "bins of score gaps are filled evenly, where that was asked for", balance),
         ("train", "adapter and merged weights are those that training left", _weights),
         ("validate", "every validation text is answered once, with the figures of the manifest", _validation),
     ]
@@ -49,8 +46,18 @@ def verify(run: RunDir) -> dict[str, list[str]]:
         named = f"round {step.round}: " if step.round else ""
         for stage, name, check in checks:
             if stage == step.stage:
-                found[named + name] = list(check(run, settings, layout, step.round))
+                found[named + name] = [*_to_the_end(check(run, settings, layout, step.round), run.path)]
     return found
+
+
+def _to_the_end(problems: Problems, where: Place) -> Problems:
+    """The problems; what cannot be read is the last of them, unless the store that holds it does not answer."""
+    try:
+        yield from problems
+    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
+        if store_error(error, where):
+            raise
+        yield f"the check could not go on: {type(error).__name__}: {error}"
 
 
 def _files(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
@@ -138,91 +145,49 @@ def _exactly_once(run: RunDir, config: Config, layout: RoundLayout, number: int)
         yield "a text is rejected twice"
 
 
-def _candidates(run: RunDir, config: Config, layout: RoundLayout, _: int) -> Problems:
-    samples = 1 if config.sampling.temperature == 0 else config.sampling.samples
-    replay = config.sampling.engine == "replay"
-    prompt = config.prompt
+def _candidates(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    sampling = config.sampling
+    replay, samples = sampling.engine == "replay", 1 if sampling.temperature == 0 else sampling.samples
+    examples = number == 1 and config.prompt.examples
     for row in read_rows(layout.ranked):
         where, candidates = f"text_id {row['text_id']}", row["candidates"]
+        if row["text_id"] != text_id(row["text"]):
+            yield f"{where} is not the hash of its ranked text"
+        if not any(row["prompt"] == build_messages(row["text"], config.prompt, role) for role in (True, False)):
+            yield f"{where}: its prompt is not the configured one of its text"
+        if row["sampled_prompt_ids"] != row["prompt_ids"] and not examples:
+            yield f"{where}: sampled under other tokens than its prompt's, and no examples were shown"
         if sorted(c["sample"] for c in candidates) != list(range(len(candidates) if replay else samples)):
             yield f"{where}: samples {[c['sample'] for c in candidates]}, expected {samples}"
-        scores = [c["score"] for c in candidates if c["score"] is not None]
-        if scores != sorted(scores, reverse=True) or [c["rank"] for c in candidates[: len(scores)]] != list(
-            range(len(scores))
-        ):
-            yield f"{where}: not in order of score: {scores}"
-        for c in candidates:
-            parsed = parse(c["completion"], prompt.max_tags, prompt.max_tag_words, c["finish_reason"] == "length")
-            if (parsed.format, parsed.answer) != (c["format"], c["answer"]):
-                yield f"{where}, sample {c['sample']}: stored as {c['format']}, parses as {parsed.format}"
-
-
-def _pairs(run: RunDir, config: Config, layout: RoundLayout, _: int) -> Problems:
-    """Pairs against the candidates they name, part by part: only a part's candidates are in memory."""
-    parts = 1 + count_rows(layout.ranked) // TEXTS_IN_MEMORY
-    columns = ["text_id", "kind", "margin", "chosen_sample", "rejected_sample"]
-    for part in range(parts):
-        seen: set[tuple[int, int, int]] = set()
-        ranked = {
-            (row["text_id"], c["sample"]): (c["format"], c["score"], (c["answer"] or "").casefold())
-            for row in _part_of(layout.ranked, ["text_id", "candidates"], part, parts)
-            for candidate in row["candidates"]
-            for c in [judged(candidate, config.pairs)]
-        }
-        for row in _part_of(layout.pairs, columns, part, parts):
-            key = (row["text_id"], row["chosen_sample"], row["rejected_sample"])
-            problem = _problem_of(row, ranked, config) or ("is there twice" if key in seen else None)
-            seen.add(key)
+        if candidates != rank_candidates(candidates):
+            yield f"{where}: not in order of score: {[c['score'] for c in candidates]}"
+        for candidate in candidates:
+            problem = _misread(candidate, config.prompt) or (None if replay else _miscounted(candidate))
             if problem:
-                yield f"pair {row['text_id']} ({row['chosen_sample']} over {row['rejected_sample']}): {problem}"
+                yield f"{where}, sample {candidate['sample']}: {problem}"
 
 
-def _part_of(path: Place, columns: list[str], part: int, parts: int) -> Iterator[dict[str, Any]]:
-    for table in read_tables(path, columns):
-        yield from table.filter(table["text_id"].to_numpy() % parts == part).to_pylist()
-
-
-def _problem_of(row: dict[str, Any], ranked: dict[tuple[int, int], Any], config: Config) -> str | None:
-    chosen = ranked.get((row["text_id"], row["chosen_sample"]))
-    rejected = ranked.get((row["text_id"], row["rejected_sample"]))
-    if chosen is None or rejected is None:
-        return "no such candidates"
-    if chosen[0] != "valid" or (rejected[0] == "valid") != (row["kind"] == "similarity"):
-        return f"a {row['kind']} pair of {chosen[0]} over {rejected[0]}"
-    if row["kind"] == "similarity":
-        gap = chosen[1] - rejected[1]
-        if gap <= 0 or gap < config.pairs.min_margin or abs(gap - row["margin"]) > 1e-9:
-            return f"score gap {gap}, stored margin {row['margin']}"
-        if chosen[2] == rejected[2]:
-            return "equal answers"
+def _misread(candidate: dict[str, Any], prompt: Prompt) -> str | None:
+    """What is wrong with the tags and the score of a candidate, if anything."""
+    cut = candidate["finish_reason"] == "length"
+    parsed = parse(candidate["completion"], prompt.max_tags, prompt.max_tag_words, cut)
+    stored = (tuple(candidate["tags"]), candidate["format"], candidate["reason"], candidate["answer"])
+    if stored != (parsed.tags, parsed.format, parsed.reason, parsed.answer):
+        return f"stored as {candidate['format']} {candidate['answer']}, parses as {parsed.format} {parsed.answer}"
+    score = candidate["score"]
+    if (score is not None) != bool(parsed.tags) or (score is not None and not -1 <= score <= 1):
+        return f"{len(parsed.tags)} tags with a score of {score}"
     return None
 
 
-def _cap(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
-    kinds: Counter[str] = Counter()
-    for table in read_tables(layout.pairs, ["kind"]):
-        kinds += count_values(table["kind"])
-    quota = format_quota(kinds["similarity"], config.pairs.format_share)
-    dropped = run.ledger()[Step("pairs", number).name]["pairs"]["dropped"].get("over_format_share", 0)
-    if kinds["format"] > quota:
-        yield f"{kinds['format']} format pairs beside {kinds['similarity']} similarity pairs; at most {quota} may be"
-    if dropped and kinds["format"] < quota:
-        yield f"{dropped} format pairs were dropped, though {quota} may be and {kinds['format']} are"
-
-
-def _balance(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
-    if config.pairs.strategy != "margin_bins":
-        return
-    bins: Counter[int] = Counter()
-    for table in read_tables(layout.pairs, ["margin"]):
-        bins.update(group_of(margin, config.pairs) for margin in pc.drop_null(table["margin"]).to_pylist())
-    texts, fullest = count_rows(layout.ranked), max(bins.values(), default=0)
-    full = sum(pairs == fullest for pairs in bins.values())
-    dropped = run.ledger()[Step("pairs", number).name]["pairs"]["dropped"].get("over_margin_bin", 0)
-    if bins.total() > texts and fullest > 1:
-        yield f"{bins.total()} similarity pairs of {texts} texts, up to {fullest} in a bin"
-    if dropped and bins.total() + full <= texts:
-        yield f"{dropped} pairs were dropped, though each of the {full} fullest bins had room for another one"
+def _miscounted(candidate: dict[str, Any]) -> str | None:
+    """What is wrong with the tokens of a sampled candidate, if anything."""
+    tokens, logprob = len(candidate["token_ids"] or ()), candidate["logprob"]
+    if candidate["num_tokens"] != tokens:
+        return f"num_tokens is {candidate['num_tokens']}, token_ids are {tokens}"
+    if logprob is None or not logprob <= 0:
+        return f"{logprob} is no log-probability"
+    return None
 
 
 def _weights(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:

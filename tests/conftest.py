@@ -65,7 +65,7 @@ TINY = [
 
 
 # Files that use the finished run but do not make it, the longest first.
-LAST = ["test_resume.py", "test_tag.py", "test_replay.py", "test_push.py", "test_submit.py"]
+LAST = ["test_resume.py", "test_verify.py", "test_tag.py", "test_replay.py", "test_push.py", "test_submit.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -109,6 +109,13 @@ def finished_run() -> Path:
             done = semtag("run", *tiny_demo(ONCE / "runs"))
             assert done.returncode == 0, done.stdout + done.stderr
     return run.path
+
+
+@pytest.fixture
+def copy(finished_run: Path, tmp_path: Path) -> RunDir:
+    """A finished run to tamper with."""
+    shutil.copytree(finished_run, tmp_path / "copy")
+    return RunDir(tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")

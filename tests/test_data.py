@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
@@ -23,6 +25,13 @@ def test_a_pair_over_the_length_is_counted_not_cut(tokenizer: Any) -> None:
     whole = max(len(fitting[0]["prompt_ids"]) + len(ids) for ids in fitting[0]["completion_ids"])
     assert len(fit_length(fitting, whole)[0]) == 2
     assert len(fit_length(fitting, whole - 1)[0]) == 0
+
+
+def test_brackets_in_a_run_s_name_are_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]*"
+    folder.mkdir()
+    pq.write_table(pa.table({"text_id": [2, 1], "scores": [[0.5], [0.25]]}), folder / "part.parquet")
+    assert load_rows(folder, "lists", tmp_path / "cache")["text_id"][:] == [1, 2]
 
 
 def chat(tokenizer: Any, content: str, **known: Any) -> dict[str, Any]:

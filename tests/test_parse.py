@@ -1,13 +1,15 @@
 """Parsing: what is valid, what is repaired, what is neither, and for which reason."""
 
+import random
 import re
 import unicodedata
+from collections import Counter
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from generation.parse import answer_of, answer_pattern, parse, same_answer_key
+from generation.parse import Parsed, answer_of, answer_pattern, parse, same_answer_key
 
 WORDS = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8).map(
     lambda word: unicodedata.normalize("NFC", word)
@@ -169,6 +171,49 @@ def test_no_input_raises_and_repair_is_idempotent(completion: str, truncated: bo
     if parsed.answer is not None:
         again = parse(parsed.answer, most)
         assert (again.format, again.tags, again.answer) == ("valid", parsed.tags, parsed.answer)
+
+
+def outside_of_thoughts(completion: str) -> str:
+    """What a completion says behind its leading thoughts, in NFC, without backslashes and what shows nothing."""
+    visible = unicodedata.normalize("NFC", "".join(c for c in completion if unicodedata.category(c) != "Cf"))
+    head, end, rest = visible.partition("</think>")
+    if head.lstrip().startswith("<think>") or (end and "<think>" not in head):
+        visible = rest
+    return unicodedata.normalize("NFC", visible.replace("\\", ""))
+
+
+FUZZ = [
+    *"[][][]abz,;|\"'` \n\t!\x00\x85é【】\uff3b\uff3d<>=\u0301\u1100\u1161\ud83d",
+    *PIECES,
+    "wind mill",
+    "Lima, Peru",
+    "[a]",
+]
+FUZZ += ["<think>", "</think>", "Labels: ", "</s>", "<|im_end|>", "][", "], [", '["a", "b"]', "tag 2", "\ufeff", "1. "]
+
+
+def test_100_000_completions_are_read_without_an_error_or_an_invented_tag() -> None:
+    chance = random.Random(0)
+    formats = Counter[str]()
+    for number in range(100_000):
+        pieces = chance.choices(FUZZ, k=chance.randrange(24))
+        if number % 2:  # nearly an answer
+            pieces = [f"[{letter}{piece}]" for letter, piece in zip("abcd", pieces, strict=False)]
+        completion = "".join(pieces)
+        if number % 4 == 0:
+            completion += chr(chance.randrange(0x110000))
+        most, truncated = 1 + number % 3, number % 5 == 0
+        parsed = parse(completion, most, truncated=truncated)
+        formats[parsed.format] += 1
+        if parsed.answer is None:
+            assert parsed.format == "invalid" and parsed.tags == (), repr(completion)
+            continue
+        assert parse(parsed.answer, most) == Parsed(parsed.tags, "valid", None, parsed.answer), repr(completion)
+        said = outside_of_thoughts(completion)
+        assert all(word in said for tag in parsed.tags for word in tag.split()), repr(completion)
+        if "<" not in said and said.isprintable():  # a marker or a control character parts words
+            assert all(tag in " ".join(said.split()) for tag in parsed.tags), repr(completion)
+    assert min(formats[kind] for kind in ("valid", "repaired", "invalid")) > 1000, formats
 
 
 @given(TAGS)

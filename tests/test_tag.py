@@ -22,9 +22,10 @@ from cluster.parquet import RowWriter
 from cluster.progress import Counts
 from cluster.run_dir import RunDir
 from configs.errors import UserError
-from generation.records import sampled_counts
+from generation.records import SAMPLED, sampled_counts
 from generation.vote import elect
-from scoring.tag_texts import FORMATS, ROW, _joined
+from scoring.tag_files import WRITERS
+from scoring.tag_texts import ROW, _joined
 from tests.conftest import ROOT, TEXTS, semtag, tiny_model
 from tests.test_cli import fails
 
@@ -139,27 +140,41 @@ def test_a_text_without_an_answer_gets_no_other_ones(tmp_path: Path) -> None:
     folder.mkdir()
     with RowWriter(folder / "rows.parquet", ROW) as rows:
         for id_ in (3, 1, 2):
-            rows.write({"text_id": id_, "reason": None, "row": json.dumps({"number": id_})})
-    answered = pa.schema([("text_id", pa.int64()), ("candidates", pa.list_(pa.string())), ("reason", pa.string())])
+            rows.write({"text_id": id_, "reason": None, "row": json.dumps({"number": id_, "text": f"text  {id_}"})})
+    columns = [("text_id", pa.int64()), ("text", pa.string()), ("candidates", pa.list_(pa.string()))]
+    answered = pa.schema([*columns, ("reason", pa.string())])
     with RowWriter(tmp_path / "some.parquet", answered) as some, RowWriter(tmp_path / "more.parquet", answered) as more:
         for out, id_ in ((some, 3), (some, 1), (more, 2)):
-            out.write({"text_id": id_, "candidates": [f"of {id_}"], "reason": None})
-    whole = _joined(work, [tmp_path / "some.parquet", tmp_path / "more.parquet"], tmp_path)
+            out.write({"text_id": id_, "text": f"text {id_}", "candidates": [f"of {id_}"]})
+    whole = _joined(work, [tmp_path / "some.parquet", tmp_path / "more.parquet"], "text", tmp_path)
     assert [(row["number"], answer["candidates"]) for row, answer in whole] == [(n, [f"of {n}"]) for n in (3, 1, 2)]
     for lacking in ("some", "more"):
         with pytest.raises(UserError, match="lacks answers"):
-            list(_joined(work, [tmp_path / f"{lacking}.parquet"], tmp_path))
+            list(_joined(work, [tmp_path / f"{lacking}.parquet"], "text", tmp_path))
+
+
+def test_a_text_of_the_same_id_gets_no_other_ones_answer(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    with RowWriter(tmp_path / "texts" / "rows.parquet", ROW) as rows:
+        for text in ("a  mill", "a boat"):
+            rows.write({"text_id": 1, "reason": None, "row": json.dumps({"text": text})})
+    with RowWriter(tmp_path / "answers.parquet", SAMPLED) as answers:
+        answers.write(dict.fromkeys(SAMPLED.names) | {"text_id": 1, "text": "a mill", "candidates": []})
+    found = _joined(RunDir(tmp_path), [tmp_path / "answers.parquet"], "text", tmp_path)
+    assert [answer["reason"] for _, answer in found] == [None, "other_text_of_same_id"]
 
 
 def test_csv_holds_answers_and_is_read_back(tmp_path: Path) -> None:
-    lines = tmp_path / "rows.jsonl"
-    rows = [{"text": 'a "b",\nc', "tags": ["x", "y z"]}, {"text": "d", "more": [1], "tags": []}]
-    lines.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    file = FORMATS[".csv"](lines, ["text", "more", "tags"])
-    with file.open(encoding="utf-8", newline="") as back:
+    (tmp_path / "columns.json").write_text(json.dumps(["text", "more"]))
+    found = {"tags_format": "valid", "tags_score": 0.5}
+    rows = [({"text": 'a "b",\nc'}, found | {"tags": ["x", "y z"]}), ({}, None)]
+    rows.append(({"text": "d", "more": [1]}, found | {"tags": []}))
+    WRITERS[".csv"](tmp_path / "rows.csv", iter(rows), tmp_path)
+    with (tmp_path / "rows.csv").open(encoding="utf-8", newline="") as back:
+        written = {"tags_format": "valid", "tags_score": "0.5"}
         assert list(csv.DictReader(back)) == [
-            {"text": 'a "b",\nc', "more": "", "tags": "[x][y z]"},
-            {"text": "d", "more": "[1]", "tags": ""},
+            {"text": 'a "b",\nc', "more": "", "tags": "[x][y z]"} | written,
+            {"text": "d", "more": "[1]", "tags": ""} | written,
         ]
 
 

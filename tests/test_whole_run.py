@@ -4,12 +4,10 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,16 +15,15 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from cluster.layout import Step
-from cluster.parquet import RowWriter, read_rows
+from cluster.parquet import read_rows
 from cluster.places import write_json
 from cluster.rounds import delivered_round, start_of
 from cluster.run_dir import RunDir
 from evaluation.corpus import arms_of
 from generation.prompts import load_tokenizer
-from generation.records import SAMPLED
-from scoring.records import PAIR, RANKED
-from scoring.verify import verify
+from scoring.records import RANKED
 from tests.conftest import ROOT, semtag, tiny_demo
+from tests.tampering import problems, rewrite
 from training.data import PAIR_KEYS
 
 
@@ -134,37 +131,15 @@ def test_another_config_is_refused_by_key(finished_run: Path) -> None:
     assert "training.beta: 1.0 when train-2 ran, 2.0 now" in second.stderr and "train-1" not in second.stderr
 
 
-@pytest.fixture
-def copy(finished_run: Path, tmp_path: Path) -> RunDir:
-    """A run to tamper with."""
-    shutil.copytree(finished_run, tmp_path / "copy")
-    return RunDir(tmp_path / "copy")
-
-
-def rewrite(folder: Path, schema: pa.Schema, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-    """Put changed rows in place of a folder's."""
-    rows = change(list(read_rows(folder)))
-    for file in folder.glob("*.parquet"):
-        file.unlink()
-    with RowWriter(folder / "part-00000.parquet", schema) as out:
-        for row in rows:
-            out.write(row)
-
-
-def problems(run: RunDir) -> dict[str, list[str]]:
-    """What `semtag verify` finds wrong, by check."""
-    return {check: wrong for check, wrong in verify(run).items() if wrong}
-
-
 def test_verify_holds_and_finds_what_was_tampered_with(finished_run: Path, copy: RunDir) -> None:
     done = semtag("verify", str(finished_run))
     assert done.returncode == 0, done.stdout
     assert "round 2: every train text exactly once, ranked or rejected" in done.stdout
-    rewrite(copy.layout.round(1).ranked, RANKED, lambda rows: [*rows[1:], rows[1]])
+    rewrite(copy.layout.round(1).ranked, lambda rows: [*rows[1:], rows[1]])
     copy.layout.round(1).lists.with_name(".lists.partial").mkdir()
     bad = semtag("verify", str(copy.path))
     assert bad.returncode == 1
-    for problem in ("is ranked twice", "neither ranked nor rejected", "left half-written", "pair "):
+    for problem in ("is ranked twice", "neither ranked nor rejected", "left half-written"):
         assert problem in bad.stdout
 
 
@@ -179,11 +154,11 @@ def scored_otherwise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_a_tampered_pair_of_round_two_is_named(copy: RunDir) -> None:
-    rewrite(copy.layout.round(2).pairs, PAIR, swapped)
+    rewrite(copy.layout.round(2).pairs, swapped)
     [(check, [problem])] = problems(copy).items()
-    assert check == "round 2: every pair is a preference between two of its text's candidates"
+    assert check == "round 2: every pair is a preference; pairs and lists are what their ranked texts give"
     assert problem.startswith("pair ")
-    rewrite(copy.layout.round(2).pairs, PAIR, lambda rows: rows[1:])
+    rewrite(copy.layout.round(2).pairs, lambda rows: rows[1:])
     assert any(
         re.search(r"ledger.json names \d+ pairs of pairs-2 for .*round-2/pairs", one)
         for [one] in problems(copy).values()
@@ -202,11 +177,11 @@ def test_tampered_merged_weights_are_named(number: int, copy: RunDir) -> None:
 
 
 def test_tampered_validation_answers_are_named(copy: RunDir) -> None:
-    rewrite(copy.layout.round(2).validation, SAMPLED, scored_otherwise)
+    rewrite(copy.layout.round(2).validation, scored_otherwise)
     [(check, said)] = problems(copy).items()
     assert check == "round 2: every validation text is answered once, with the figures of the manifest"
     assert [problem.split(" is ")[0] for problem in said] == ["manifest.json: well_formed", "manifest.json: mean_score"]
-    rewrite(copy.layout.round(2).validation, SAMPLED, lambda rows: rows[1:])
+    rewrite(copy.layout.round(2).validation, lambda rows: rows[1:])
     assert "does not hold each validation text once" in problems(copy)[check][0]
 
 

@@ -1,5 +1,6 @@
 """Ranked lists for training: memory-mapped, in one order, as token ids, with nothing cut off in silence."""
 
+import glob
 import math
 from collections import Counter
 from operator import itemgetter
@@ -40,7 +41,7 @@ def load_rows(folder: Path, kind: Literal["pairs", "lists"], cache: Path) -> Dat
     """
     files = sorted(map(str, folder.glob("*.parquet")))
     columns = [name for name in pq.read_schema(files[0]).names if name in COLUMNS[kind]]
-    rows = Dataset.from_parquet(files, cache_dir=str(cache), columns=columns)
+    rows = Dataset.from_parquet([*map(glob.escape, files)], cache_dir=str(cache), columns=columns)
     return rows.sort(PAIR_KEYS if kind == "pairs" else LIST_KEYS)
 
 

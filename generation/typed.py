@@ -1,0 +1,110 @@
+"""Sources that have types: Parquet, and datasets on disk or of the hub, as rows and as Arrow tables."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster.parquet import ROWS_PER_GROUP
+from configs.data import Data
+from generation.cells import named, rows_of
+from generation.files import File, locate, opened
+
+ROWS_AT_ONCE = 256  # of a dataset; its other columns may hold sounds and pictures
+
+
+def load_dataset(path: str, data: Data, format_: str) -> Any:
+    """Load a dataset of the hub, as a stream, or from a disk. Raises what the `datasets` library raises."""
+    import datasets
+
+    if format_ == "hub":
+        return datasets.load_dataset(path, data.subset, split=data.split, streaming=True)
+    loaded = datasets.load_from_disk(path)
+    return loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+
+
+def features_of(schema: pa.Schema) -> dict[str, Any]:
+    """What the `datasets` library noted of the columns when it wrote the file."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    import datasets
+
+    return dict(datasets.Features.from_arrow_schema(schema))
+
+
+def rows_of_dataset(dataset: Any, features: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset, of which no column is decoded."""
+    if not _has_tables(dataset):
+        for values in dataset.decode(False) if features else dataset:
+            yield {name: named(value, features.get(name)) for name, value in values.items()}
+        return
+    for table in dataset.with_format("arrow").iter(ROWS_AT_ONCE):
+        yield from rows_of(table, features)
+
+
+def typed_tables(data: Data) -> Iterator[pa.Table] | None:
+    """The rows that `read_rows` reads, in their order; None where they have no types, or no common ones.
+
+    No value passes through Python, so none changes. Class labels are their names.
+    """
+    sources = [(path, locate(path, data.format)) for path in data.paths]
+    if {located.format for _, located in sources} == {"parquet"}:
+        return _of_parquet([file for _, located in sources for file in located.files], data.limit)
+    path, located = sources[0]
+    if len(sources) > 1 or located.format not in ("hub", "disk"):
+        return None
+    dataset = load_dataset(path, data, located.format)
+    if not _has_tables(dataset):
+        return None
+    features = dict(dataset.features or {})
+    return _first((_named(table, features) for table in dataset.with_format("arrow").iter(ROWS_AT_ONCE)), data.limit)
+
+
+def _has_tables(dataset: Any) -> bool:
+    """Whether all rows have one schema. Those of a stream that Python makes have none in common."""
+    return not hasattr(dataset, "_ex_iterable") or bool(getattr(dataset._ex_iterable, "iter_arrow", None))
+
+
+def _of_parquet(files: list[File], limit: int | None) -> Iterator[pa.Table] | None:
+    schemas = []
+    for file in files:
+        with opened(file) as source:
+            schema = pq.read_schema(source)
+        schemas.append(_named(schema.empty_table(), features_of(schema)).schema)
+    try:
+        empty = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
+    except pa.ArrowException:
+        return None
+    tables = (pa.concat_tables([empty, table], promote_options="permissive") for table in _tables(files))
+    return _first(tables, limit)
+
+
+def _tables(files: list[File]) -> Iterator[pa.Table]:
+    for file in files:
+        with opened(file) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+            features = features_of(parquet.schema_arrow)
+            for batch in parquet.iter_batches(ROWS_PER_GROUP):
+                yield _named(pa.Table.from_batches([batch]), features)
+
+
+def _named(table: pa.Table, features: dict[str, Any]) -> pa.Table:
+    """The table with names in place of class labels, which are numbers, and without what noted these names."""
+    for name, feature in features.items():
+        if names := getattr(feature, "names", None):
+            place, numbers = table.column_names.index(name), table[name]
+            known = pc.if_else(pc.greater_equal(numbers, 0), numbers, None)  # -1 is no label
+            table = table.set_column(place, name, pa.chunked_array([pa.array(names).take(known.combine_chunks())]))
+    return table.replace_schema_metadata()
+
+
+def _first(tables: Iterator[pa.Table], rows: int | None) -> Iterator[pa.Table]:
+    """The first rows, or all for None."""
+    for table in tables:
+        if rows is not None:
+            table, rows = table[:rows], max(0, rows - len(table))
+        if len(table):
+            yield table
+        if rows == 0:
+            return
