@@ -74,7 +74,12 @@ def upload(folder: Path, target: UPath) -> None:
 
 def write_json(target: Place, value: Any) -> None:
     """Write a JSON file as `write_text` does."""
-    write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file's name may be no UTF-8
+        text = json.dumps(value, indent=2)
+    write_text(target, text + "\n")
 
 
 def write_text(target: Place, text: str) -> None:

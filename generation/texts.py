@@ -116,8 +116,8 @@ class Texts:
     def _article_column(self) -> str:
         return self.data.article_column or "title"
 
-    def check(self) -> None:
-        """Raises UserError when no row had a text, or none an article where these are held out."""
+    def check_articles(self) -> None:
+        """Raises UserError when texts are held out by their article and none names one."""
         kept = self.rows - self.dropped.total()
         by_article = self.data.held_out_by == "article" and self.data.held_out > 0
         if by_article and kept and self.without_article == kept:
@@ -126,7 +126,10 @@ class Texts:
                 f"text there is: {', '.join(self._beside) or 'none'}.",
                 "Set data.article_column to the one that names it, or data.held_out_by=text.",
             )
-        if kept:
+
+    def check(self) -> None:
+        """Raises UserError when no row had a text."""
+        if self.rows > self.dropped.total():
             return
         if self._columns is not None:
             check_columns(self.data.column, self._columns, self.data.where)
@@ -170,6 +173,7 @@ def preview(data: Data) -> str:
     for row in read_rows(data, said.append):
         texts.take(row)
     texts.check()
+    texts.check_articles()
     dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(texts.dropped.items()))
     return (
         f"{texts.rows - texts.dropped.total():,} distinct texts in {texts.rows:,} rows of {data.where}{dropped}"
@@ -214,6 +218,7 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
                     ids.append(record["text_id"])
                 progress.advance()
         texts.check()
+        texts.check_articles()
         parts = assign(np.frombuffer(keys, dtype=np.int64), np.frombuffer(ids, dtype=np.int64), config)
         counts = _split(folder, layout, parts, config)
     dropped = dict(texts.dropped)

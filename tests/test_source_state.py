@@ -87,7 +87,8 @@ def test_the_same_data_is_taken_however_it_came(folder: Path) -> None:
 def test_an_object_in_a_store_that_changed_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, store = config_of(folder), UPath("memory://source-state")
     run = read(config)
-    monkeypatch.setattr("generation.source_state.place_at", lambda name: store)
+    for module in ("source_state", "files"):
+        monkeypatch.setattr(f"generation.{module}.place_at", lambda name: store)
     for name in ("a.jsonl", "b.jsonl"):
         (store / name).write_text("old")
     write_json(run.layout.source_state, source_state(config.data))
