@@ -1,7 +1,12 @@
 """The run directory: whole files or none, one writer, and no mixing of configs."""
 
+import contextlib
+import os
 import subprocess
 import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ from cluster.run_dir import RunDir, shaping_values
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config
+from scoring.verify import main as verify
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -116,6 +122,45 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with run.lock():
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=DEMO.parent.parent)
     assert "Another process works on" in other.stderr
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    (tmp_path / "mine").write_text("precious")
+    (run.path / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="is a link"), run.lock():
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+@contextlib.contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """As somebody who may read the folder and no more."""
+    for one in (folder, *folder.rglob("*")):
+        one.chmod(0o555 if one.is_dir() else 0o444)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_that_cannot_be_written_can_be_read(kept: bool) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        run = begun(Path(root))
+        if kept:
+            with run.lock():
+                pass
+        with unwritable(Path(root)):
+            with run.lock(reading=True):
+                assert run.manifest()["steps"]
+            assert verify(Namespace(run=str(run.path))) == 0
+            with pytest.raises(UserError, match="Cannot write to"), run.lock():
+                pass
+        run.path.chmod(0o755)
 
 
 def test_what_is_no_run_directory(tmp_path: Path) -> None:
