@@ -91,11 +91,12 @@ class Holder:
         self._trouble: Exception = TimeoutError("Read timeout")
 
     def renew(self) -> None:
-        """Renew the sign, unless it is no more the newest one."""
+        """Renew the sign, unless the run is another one's by now. Where its folder was removed, nobody took it over."""
         try:
-            newest = _newest(self.run)
-            if not self.is_newest(newest):
-                self._lose(_taken_over(self.run, newest[1]))
+            number, sign = _newest(self.run)
+            another = sign.get("holder", self.sign["holder"]) != self.sign["holder"]
+            if number > self.number or (number == self.number and another):
+                self._lose(_taken_over(self.run, sign))
                 return
             self._renewals += 1
             self._write({"renewals": self._renewals})
@@ -120,10 +121,6 @@ class Holder:
         """Give the run back. The sign stays, because its number may not be given again."""
         with contextlib.suppress(Exception):
             self._write({"released": True})
-
-    def is_newest(self, newest: tuple[int, Sign]) -> bool:
-        """Whether that is this one's number and sign."""
-        return newest[0] == self.number and newest[1].get("holder") == self.sign["holder"]
 
     def _write(self, more: Sign) -> None:
         write_text(self.run / SIGNS / str(self.number), json.dumps(self.sign | more))
@@ -168,7 +165,7 @@ def check_held(run: Place) -> None:
     number, _, where = os.environ.get(HELD, "").partition(" ")
     if where == uri(run):
         newest, sign = _newest(run)
-        if newest != int(number):
+        if newest > int(number):
             raise _taken_over(run, sign)
 
 
@@ -213,14 +210,14 @@ def _take(holder: Holder) -> None:
         refused = error
     # Asked in any case: some stores overlook the condition, some say otherwise that the number is taken, and an answer
     # may be lost on its way.
-    newest = _newest(holder.run)
-    if refused and newest[0] < holder.number:
+    number, sign = _newest(holder.run)
+    if refused and number < holder.number:
         raise refused
-    if not holder.is_newest(newest):
-        raise _busy(holder.run, newest[1])
-    for number in _numbers(holder.run) - {holder.number}:
+    if (number, sign.get("holder")) != (holder.number, holder.sign["holder"]):
+        raise _busy(holder.run, sign)
+    for older in _numbers(holder.run) - {number}:
         with contextlib.suppress(Exception):
-            (holder.run / SIGNS / str(number)).unlink()
+            (holder.run / SIGNS / str(older)).unlink()
 
 
 def _create(sign: Place, content: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,14 @@ def test_a_process_that_was_stopped_goes_on_where_nobody_took_over(tmp_path: Pat
     with lease(tmp_path, HERE) as late:
         time.sleep(2 * leases.DEAD_AFTER)
         late.renew()
+    assert not ended
+
+
+def test_a_folder_that_its_own_stage_removed_is_not_lost(tmp_path: Path, ended: list[int]) -> None:
+    """As `semtag tag` removes its job's folder at the end."""
+    with lease(tmp_path / "job", HERE) as holder:
+        shutil.rmtree(tmp_path / "job")
+        holder.renew()
     assert not ended
 
 
