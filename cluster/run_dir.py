@@ -19,6 +19,7 @@ from cluster.places import (
     disk_error,
     make_folder,
     place_at,
+    put_in_place,
     remove,
     short_hash,
     upload,
@@ -180,10 +181,10 @@ class RunDir:
         partial.mkdir(parents=True)
         yield partial
         check_held(self.path)
-        remove(target)
         if isinstance(target, Path):
-            partial.rename(target)
+            put_in_place(partial, target)
         else:
+            remove(target)
             upload(partial, target)
             shutil.rmtree(partial)
 

@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,6 +95,68 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with run.scratch("x") as folder:
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def test_what_is_done_is_synced_before_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = begun(tmp_path), list[tuple[str, str]]()
+    sync, rename, replace = os.fsync, os.rename, os.replace
+
+    def name(path: Any) -> str:
+        return str(Path(path).relative_to(run.path))
+
+    def synced(opened: int) -> None:
+        seen.append(("synced", name(Path(f"/proc/self/fd/{opened}").readlink())))
+        sync(opened)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.rename", lambda old, new: (rename(old, new), seen.append(("named", name(new)))))
+    monkeypatch.setattr("os.replace", lambda old, new: (replace(old, new), seen.append(("named", name(new)))))
+    with run.writing(run.layout.texts) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file").write_text("x")
+    inside = [".texts.partial/deep", ".texts.partial/deep/file", ".texts.partial"]
+    assert seen == [*(("synced", path) for path in inside), ("named", "texts"), ("synced", ".")]
+    seen.clear()
+    run.finish(RANK, {}, {})
+    assert seen == [("synced", ".manifest.json.partial"), ("named", "manifest.json"), ("synced", ".")]
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_an_older_folder_is_there_until_the_new_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: bool
+) -> None:
+    run, there = begun(tmp_path), list[bool]()
+    if not exchanged:  # as on a network's disk
+        monkeypatch.setattr("cluster.places.LIBC", SimpleNamespace(renameat2=lambda *_: -1))
+
+    def removing(folder: Path) -> None:
+        there.append((run.layout.texts / "new").exists())
+        shutil.rmtree(folder, ignore_errors=True)
+
+    monkeypatch.setattr("cluster.places.remove", removing)
+    for content in ("old", "new"):
+        with run.writing(run.layout.texts) as folder:
+            (folder / content).write_text("x")
+    assert there == [False, True]
+    assert [file.name for file in run.layout.texts.iterdir()] == ["new"]
+    assert not list(run.path.glob(".texts*"))
+
+
+def test_there_is_no_moment_without_a_folder(tmp_path: Path) -> None:
+    run, missed, ended = begun(tmp_path), list[bool](), threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            missed.append(not run.layout.texts.exists())
+
+    for number in range(30):
+        with run.writing(run.layout.texts) as folder:
+            (folder / str(number)).write_text("x")
+        if not number:
+            (watcher := threading.Thread(target=look)).start()
+    ended.set()
+    watcher.join()
+    assert missed and not any(missed)
 
 
 def test_the_ledger_must_balance(tmp_path: Path) -> None:
