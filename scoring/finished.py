@@ -1,11 +1,14 @@
 """What an interrupted pipeline has done, and the doing of what is left.
 
 Ray Data writes the ids of a block to `X.pending.parquet` and its rows to `X-0.parquet`, and commits both at once by
-renaming the first to `X.parquet`. So rows count where their ids are committed, and at no other place.
+renaming the first to `X.parquet`. So rows count where their ids are committed, and at no other place. Each start
+commits into a folder of its own, so Ray neither reads nor clears what an earlier one left.
 """
 
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +16,12 @@ import pyarrow as pa
 from cluster.parquet import parquet_files, read_tables
 from cluster.places import Place
 from cluster.progress import Progress
+from configs.errors import UserError
 
 RUNS = 2  # of the pipeline: one for what is left, and another one for what that lost
+READERS = 16  # files read at once, most of the time waiting for a disk or a store
 PENDING = ".pending"
+Result = TypeVar("Result")
 
 
 class TextIds:
@@ -42,52 +48,117 @@ class TextIds:
         """How many texts have no row."""
         return int((~self.have_row).sum())
 
+    def done(self) -> np.ndarray:
+        """The sorted ids of the texts that have one."""
+        return self.ids[self.have_row]
 
-def finish(texts: Place, rows: Place, ids: Place, progress: Progress, work: Callable[[], None]) -> list[Place]:
-    """Call `work`, a pipeline with its checkpoint in `ids`, until each text has a row; returns the files of rows.
 
-    Raises RuntimeError when the pipeline leaves texts out again and again.
+def finish(
+    texts: Place,
+    rows: Place,
+    ids: Place,
+    progress: Progress,
+    work: Callable[[np.ndarray], None],
+    use: Callable[[list[Place]], Result],
+) -> Result:
+    """Call `work`, a pipeline that commits below `ids`, until each text has a row; returns what `use` makes of them.
+
+    `work` gets the sorted ids of the texts that have rows, `use` the files of rows. Rows that cannot be used because
+    a file of theirs is damaged are done again, once. Raises RuntimeError when the pipeline leaves texts out again and
+    again.
     """
-    files, left = settle(texts, rows, ids, progress)
+    files = _all_rows(texts, rows, ids, progress, work)
+    try:
+        return use(files)
+    except UserError:
+        raise
+    except Exception:
+        if not _withdraw_damaged(files, ids, progress):
+            raise
+    return use(_all_rows(texts, rows, ids, progress, work))
+
+
+def _all_rows(
+    texts: Place, rows: Place, ids: Place, progress: Progress, work: Callable[[np.ndarray], None]
+) -> list[Place]:
+    files, expected = settle(texts, rows, ids, progress)
     for _ in range(RUNS):
-        if not left:
+        if not expected.left():
             break
-        work()
-        files, left = settle(texts, rows, ids, progress)
-    if left:
-        raise RuntimeError(f"the pipeline lost {left} of {len(read_ids(texts))} texts, {RUNS} times in a row")
+        work(expected.done())
+        files, expected = settle(texts, rows, ids, progress)
+    if left := expected.left():
+        raise RuntimeError(f"the pipeline lost {left} of {len(expected.ids)} texts, {RUNS} times in a row")
     return files
 
 
-def settle(texts: Place, rows: Place, ids: Place, progress: Progress) -> tuple[list[Place], int]:
-    """Withdraw ids that have no rows; returns the files of committed rows, and how many texts have none."""
-    blocks = {file.name.removesuffix(".parquet"): file for file in parquet_files(ids)}
+def settle(texts: Place, rows: Place, ids: Place, progress: Progress) -> tuple[list[Place], TextIds]:
+    """Withdraw ids that have no rows; returns the files of committed rows, and which texts have one."""
+    found = _files_of_ids(ids)
+    blocks = {name: file for name, file in found.items() if not name.endswith(PENDING)}
     data: dict[str, list[Place]] = defaultdict(list)
     for file in parquet_files(rows):
-        data[file.name.rsplit("-", 1)[0]].append(file)
+        data[_block_of(file)].append(file)
     expected, committed, lacking = TextIds(texts), list[Place](), 0
-    # A block counts as a whole or not at all.
-    for name, file in blocks.items():
-        if name.endswith(PENDING):
-            # Where both are there, Ray would delete the rows of the pending ids and keep the committed ones.
-            if name.removesuffix(PENDING) in blocks:
-                file.unlink()
-            continue
-        promised = read_ids([file])
-        if np.isin(promised, _readable_ids(data[name])).all():
-            expected.take(promised)
-            committed += data[name]
-        else:
-            # The ids first: Ray passes over texts whose ids are there.
-            for part in [file, *data[name]]:
-                part.unlink()
-            lacking += 1
-    # The rows of a pending block are no stray ones: Ray deletes them when it resumes.
+    with ThreadPoolExecutor(READERS) as pool:
+        kept = pool.map(_kept, blocks.values(), [data[name] for name in blocks])
+        # A block counts as a whole or not at all.
+        for (name, file), taken in zip(blocks.items(), kept, strict=True):
+            if taken is None:
+                _withdraw(file, data[name])
+                lacking += 1
+            else:
+                expected.take(taken)
+                committed += data[name]
+    # The rows of a pending block are no stray ones: a kill left them in the middle of their commit.
     if lacking:
         progress.say(f"{_count(lacking, 'block lacks', 'blocks lack')} rows: done again")
-    if stray := sum(name not in blocks and name + PENDING not in blocks for name in data):
+    if stray := sum(name not in blocks and name + PENDING not in found for name in data):
         progress.say(f"{_count(stray, 'file of rows was', 'files of rows were')} never committed: ignored")
-    return committed, expected.left()
+    return committed, expected
+
+
+def _kept(ids: Place, rows: list[Place]) -> np.ndarray | None:
+    """The ids of a block, all of which have rows; None where rows or ids are missing."""
+    promised, found = _readable_ids([ids]), _readable_ids(rows)
+    if promised is None or found is None or not np.isin(promised, found).all():
+        return None
+    return promised
+
+
+def _withdraw_damaged(files: list[Place], ids: Place, progress: Progress) -> int:
+    """Read all rows whole, as `settle` does not, and withdraw the blocks that do not let themselves be read."""
+    blocks = _files_of_ids(ids)
+    with ThreadPoolExecutor(READERS) as pool:
+        damaged = {_block_of(file) for file, whole in zip(files, pool.map(_is_whole, files), strict=True) if not whole}
+    for name in damaged:
+        _withdraw(blocks[name], [file for file in files if _block_of(file) == name])
+    if damaged:
+        progress.say(f"{_count(len(damaged), 'block has', 'blocks have')} damaged rows: done again")
+    return len(damaged)
+
+
+def _files_of_ids(ids: Place) -> dict[str, Place]:
+    """Block -> the file of its ids, of all starts; the name of one that is pending still ends in `PENDING`."""
+    files: list[Place] = sorted(ids.rglob("*.parquet"), key=str)
+    return {file.name.removesuffix(".parquet"): file for file in files}
+
+
+def _withdraw(ids: Place, rows: list[Place]) -> None:
+    # The ids first: they are what counts.
+    for part in [ids, *rows]:
+        part.unlink(missing_ok=True)
+
+
+def _block_of(rows: Place) -> str:
+    return rows.name.rsplit("-", 1)[0]
+
+
+def among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which of the `ids` [N] are among the sorted `known` ones, bool [N]."""
+    if not len(known):
+        return np.zeros(len(ids), dtype=bool)
+    return known[np.minimum(np.searchsorted(known, ids), len(known) - 1)] == ids
 
 
 def read_ids(path: Place | list[Place]) -> np.ndarray:
@@ -96,12 +167,30 @@ def read_ids(path: Place | list[Place]) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype=np.int64), *chunks])
 
 
-def _readable_ids(files: list[Place]) -> np.ndarray:
-    """The text ids of the files, none where a kill cut one short."""
+def _readable_ids(files: list[Place]) -> np.ndarray | None:
+    """The text ids of the files, or None where one of them is damaged."""
     try:
         return read_ids(files)
-    except pa.ArrowInvalid:
-        return np.empty(0, dtype=np.int64)
+    except (pa.ArrowInvalid, OSError) as error:
+        _raise_unless_damaged(error)
+        return None
+
+
+def _is_whole(file: Place) -> bool:
+    try:
+        for _ in read_tables([file]):
+            pass
+    except (pa.ArrowInvalid, OSError) as error:
+        _raise_unless_damaged(error)
+        return False
+    return True
+
+
+def _raise_unless_damaged(error: Exception) -> None:
+    """Pass over what Arrow says of a file that is no sound Parquet, and raise what a disk or a store says."""
+    # Errors of a disk have a number, those of a store a class of their own. They are no reason to do anything again.
+    if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
+        raise error
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -30,7 +30,7 @@ from generation.readers import read_rows as read_data
 from generation.records import TEXT
 from generation.texts import Texts
 from scoring.finished import finish
-from scoring.rank_texts import count_finished, sample_and_score
+from scoring.rank_texts import sample_and_score
 
 # A row of the data as it came, with the id of its text, or the reason that it has none.
 ROW = pa.schema([("text_id", pa.int64()), ("reason", pa.string()), ("row", pa.string())])
@@ -46,7 +46,7 @@ def tag(work: RunDir, progress: Progress) -> Record:
     if not work.layout.texts.exists():
         with work.writing(work.layout.texts) as folder:
             _read(folder, config)
-    counts = _write(work, job, _answer(work, job, config, progress))
+    counts = _answer(work, job, config, progress)
     remove(work.path)
     return counts
 
@@ -74,24 +74,24 @@ def _read(folder: Path, config: Config) -> None:
     (folder / "columns.json").write_text(json.dumps([*columns, *ADDED]), encoding="utf-8")
 
 
-def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> list[Place]:
-    """Have the model answer the texts that it has not answered yet; returns the files of answers."""
+def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Record:
+    """Have the model answer the texts that it has not answered yet, and write all; returns the counts."""
     texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
-    total, before = count_rows(texts), count_finished(finished)
     votes, constrained = job["votes"], job["constrained"]
     by_vote = f", by {votes} votes each" if votes > 1 else ""
-    progress.say(f"tagging {total:,} texts{by_vote}" + (f"; {before:,} of them were tagged before" if before else ""))
+    progress.say(f"tagging {count_rows(texts):,} texts{by_vote}")
     decoding = greedy(config, "tag", constrained)
     if votes > 1:
         decoding = sampled(config, "tag", votes, constrained, vote=True)
 
-    def sample() -> None:
+    def sample(done: np.ndarray) -> None:
+        if len(done):
+            progress.say(f"{len(done):,} of them were tagged before")
+        model, score = config.model.base, job["score"]
         with ray_session(config):
-            sample_and_score(
-                texts, answers, config, config.model.base, [decoding], progress, finished, score=job["score"]
-            )
+            sample_and_score(texts, answers, config, model, [decoding], progress, finished, done, score)
 
-    return finish(texts, answers, finished, progress, sample)
+    return finish(texts, answers, finished, progress, sample, lambda files: _write(work, job, files))
 
 
 def _write(work: RunDir, job: Record, answers: list[Place]) -> Record:

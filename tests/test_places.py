@@ -14,6 +14,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSystem
 
+from benchmarks.kills import count_finished
 from benchmarks.scale import DATA, make_models, make_rows
 from cluster.lease import SIGNS, _create, lease
 from cluster.parquet import RowWriter, count_rows, read_rows
@@ -21,7 +22,6 @@ from cluster.places import local_folder, place_at, upload
 from cluster.run_dir import RunDir
 from configs.errors import UserError
 from configs.load import load_config
-from scoring.rank_texts import count_finished
 from tests.conftest import ROOT, semtag
 
 TEXTS = 200
