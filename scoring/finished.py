@@ -67,55 +67,71 @@ def finish(
     a file of theirs is damaged are done again, once. Raises RuntimeError when the pipeline leaves texts out again and
     again.
     """
-    files = _all_rows(texts, rows, ids, progress, work)
+    found = Found(texts, rows, ids, progress)
+    found.complete(work)
     try:
-        return use(files)
+        return use(found.files)
     except UserError:
         raise
     except Exception:
-        if not _withdraw_damaged(files, ids, progress):
+        if not found.withdraw_damaged():
             raise
-    return use(_all_rows(texts, rows, ids, progress, work))
+    again = Found(texts, rows, ids, progress)
+    again.complete(work)
+    return use(again.files)
 
 
-def _all_rows(
-    texts: Place, rows: Place, ids: Place, progress: Progress, work: Callable[[np.ndarray], None]
-) -> list[Place]:
-    files, expected = settle(texts, rows, ids, progress)
-    for _ in range(RUNS):
-        if not expected.left():
-            break
-        work(expected.done())
-        files, expected = settle(texts, rows, ids, progress)
-    if left := expected.left():
-        raise RuntimeError(f"the pipeline lost {left} of {len(expected.ids)} texts, {RUNS} times in a row")
-    return files
+class Found:
+    """The committed rows of all starts: their `files`, and which of the texts are `expected` still."""
 
+    def __init__(self, texts: Place, rows: Place, ids: Place, progress: Progress) -> None:
+        self.expected, self.files = TextIds(texts), list[Place]()
+        self._rows, self._ids, self._progress = rows, ids, progress
+        self._settled = set[str]()
 
-def settle(texts: Place, rows: Place, ids: Place, progress: Progress) -> tuple[list[Place], TextIds]:
-    """Withdraw ids that have no rows; returns the files of committed rows, and which texts have one."""
-    found = _files_of_ids(ids)
-    blocks = {name: file for name, file in found.items() if not name.endswith(PENDING)}
-    data: dict[str, list[Place]] = defaultdict(list)
-    for file in parquet_files(rows):
-        data[_block_of(file)].append(file)
-    expected, committed, lacking = TextIds(texts), list[Place](), 0
-    with ThreadPoolExecutor(READERS) as pool:
-        kept = pool.map(_kept, blocks.values(), [data[name] for name in blocks])
-        # A block counts as a whole or not at all.
-        for (name, file), taken in zip(blocks.items(), kept, strict=True):
-            if taken is None:
-                _withdraw(file, data[name])
-                lacking += 1
-            else:
-                expected.take(taken)
-                committed += data[name]
-    # The rows of a pending block are no stray ones: a kill left them in the middle of their commit.
-    if lacking:
-        progress.say(f"{_count(lacking, 'block lacks', 'blocks lack')} rows: done again")
-    if stray := sum(name not in blocks and name + PENDING not in found for name in data):
-        progress.say(f"{_count(stray, 'file of rows was', 'files of rows were')} never committed: ignored")
-    return committed, expected
+    def complete(self, work: Callable[[np.ndarray], None]) -> None:
+        """Have `work` done until no text is left, as `finish` says."""
+        self.settle()
+        for _ in range(RUNS):
+            if self.expected.left():
+                work(self.expected.done())
+                self.settle()
+        if left := self.expected.left():
+            raise RuntimeError(f"the pipeline lost {left} of {len(self.expected.ids)} texts, {RUNS} times in a row")
+
+    def settle(self) -> None:
+        """Take the blocks that came since the last time, each as a whole, and withdraw ids that have no rows."""
+        found, data, lacking = _files_of_ids(self._ids), defaultdict[str, list[Place]](list), 0
+        for file in parquet_files(self._rows):
+            data[_block_of(file)].append(file)
+        blocks = [name for name in found if not name.endswith(PENDING) and name not in self._settled]
+        with ThreadPoolExecutor(READERS) as pool:
+            kept = pool.map(_kept, [found[name] for name in blocks], [data[name] for name in blocks])
+            for name, ids in zip(blocks, kept, strict=True):
+                if ids is None:
+                    _withdraw(found.pop(name), data.pop(name))
+                    lacking += 1
+                else:
+                    self.expected.take(ids)
+                    self.files += data[name]
+        self._settled |= set(blocks)
+        if lacking:
+            self._progress.say(f"{_count(lacking, 'block lacks', 'blocks lack')} rows: done again")
+        # The rows of a pending block are no stray ones: a kill left them in the middle of their commit.
+        if stray := sum(name not in found and name + PENDING not in found for name in data):
+            self._progress.say(f"{_count(stray, 'file of rows was', 'files of rows were')} never committed: ignored")
+
+    def withdraw_damaged(self) -> int:
+        """Read all rows whole, as `settle` does not, and withdraw the blocks that cannot be read; returns how many."""
+        found = _files_of_ids(self._ids)
+        with ThreadPoolExecutor(READERS) as pool:
+            whole = zip(self.files, pool.map(_is_whole, self.files), strict=True)
+            damaged = {_block_of(file) for file, is_whole in whole if not is_whole}
+        for name in damaged:
+            _withdraw(found[name], [file for file in self.files if _block_of(file) == name])
+        if damaged:
+            self._progress.say(f"{_count(len(damaged), 'block has', 'blocks have')} damaged rows: done again")
+        return len(damaged)
 
 
 def _kept(ids: Place, rows: list[Place]) -> np.ndarray | None:
@@ -124,18 +140,6 @@ def _kept(ids: Place, rows: list[Place]) -> np.ndarray | None:
     if promised is None or found is None or not np.isin(promised, found).all():
         return None
     return promised
-
-
-def _withdraw_damaged(files: list[Place], ids: Place, progress: Progress) -> int:
-    """Read all rows whole, as `settle` does not, and withdraw the blocks that do not let themselves be read."""
-    blocks = _files_of_ids(ids)
-    with ThreadPoolExecutor(READERS) as pool:
-        damaged = {_block_of(file) for file, whole in zip(files, pool.map(_is_whole, files), strict=True) if not whole}
-    for name in damaged:
-        _withdraw(blocks[name], [file for file in files if _block_of(file) == name])
-    if damaged:
-        progress.say(f"{_count(len(damaged), 'block has', 'blocks have')} damaged rows: done again")
-    return len(damaged)
 
 
 def _files_of_ids(ids: Place) -> dict[str, Place]:
