@@ -69,7 +69,7 @@ def _opened(path: Path, reading: bool) -> TextIO:
 
 
 def _may_not_write(error: OSError) -> bool:
-    return isinstance(error, PermissionError) or error.errno == errno.EROFS
+    return isinstance(error, PermissionError) or error.errno == errno.EROFS or str(error).startswith("Forbidden")
 
 
 def _system() -> str:

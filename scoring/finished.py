@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cluster.parquet import parquet_files, read_tables
 from cluster.places import Place
@@ -125,8 +126,8 @@ class Found:
         """Read all rows whole, as `settle` does not, and withdraw the blocks that cannot be read; returns how many."""
         found = _files_of_ids(self._ids)
         with ThreadPoolExecutor(READERS) as pool:
-            whole = zip(self.files, pool.map(_is_whole, self.files), strict=True)
-            damaged = {_block_of(file) for file, is_whole in whole if not is_whole}
+            sound = zip(self.files, pool.map(_is_sound, self.files), strict=True)
+            damaged = {_block_of(file) for file, is_sound in sound if not is_sound}
         for name in damaged:
             _withdraw(found[name], [file for file in self.files if _block_of(file) == name])
         if damaged:
@@ -175,26 +176,21 @@ def _readable_ids(files: list[Place]) -> np.ndarray | None:
     """The text ids of the files, or None where one of them is damaged."""
     try:
         return read_ids(files)
-    except (pa.ArrowInvalid, OSError) as error:
-        _raise_unless_damaged(error)
+    except (pa.ArrowInvalid, OSError):
+        if all(_is_sound(file, ["text_id"]) for file in files):  # a disk or a store failed meanwhile
+            raise
         return None
 
 
-def _is_whole(file: Place) -> bool:
+def _is_sound(file: Place, columns: list[str] | None = None) -> bool:
+    """Whether the file is Parquet that can be read. Raises what its disk or its store raises."""
+    # All at once, so that what fails after this line is the file itself: a failing store is no reason to sample anew.
+    content = pa.BufferReader(file.read_bytes())
     try:
-        for _ in read_tables([file]):
-            pass
-    except (pa.ArrowInvalid, OSError) as error:
-        _raise_unless_damaged(error)
+        pq.read_table(content, columns=columns)
+    except (pa.ArrowInvalid, OSError):
         return False
     return True
-
-
-def _raise_unless_damaged(error: Exception) -> None:
-    """Pass over what Arrow says of a file that is no sound Parquet, and raise what a disk or a store says."""
-    # Errors of a disk have a number, those of a store a class of their own. They are no reason to do anything again.
-    if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
-        raise error
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -136,6 +136,22 @@ def test_a_disk_that_fails_costs_no_block(folder: Folder) -> None:
     assert (folder.ids / "a_000000.parquet").exists()
 
 
+@pytest.mark.parametrize("folder_of", ["ids", "rows"])
+def test_a_store_that_fails_costs_no_block(folder: Folder, monkeypatch: pytest.MonkeyPatch, folder_of: str) -> None:
+    """Some clients raise a bare OSError, which is what Arrow says of a damaged page as well."""
+    folder.commit("a_000000", [5, -3, 8, 2])
+
+    def failing(path: Any, columns: Any = None) -> Any:
+        if isinstance(path, list) and path[0].parent == getattr(folder, folder_of):
+            raise OSError("Forbidden: a_000000.parquet")
+        return read_tables(path, columns)
+
+    monkeypatch.setattr("scoring.finished.read_tables", failing)
+    with pytest.raises(OSError, match="Forbidden"):
+        folder.finish()
+    assert (folder.ids / "a_000000.parquet").exists()
+
+
 def test_each_start_has_a_folder_of_its_own(folder: Folder) -> None:
     for name, ids in (("a", [5, -3]), ("b", [8])):
         folder.commit(f"{name}_000000", ids)
