@@ -28,12 +28,11 @@ from typing import Any
 import psutil
 
 from benchmarks.contest import demo_texts, machine, markdown, publish
-from benchmarks.kills import MISSED, compare, compare_runs, torment_steps
+from benchmarks.kills import MISSED, compare, compare_runs, count_finished, torment_steps
 from benchmarks.small_models import SMALL, save_small
 from cluster.places import Place
 from cluster.run_dir import RunDir
 from configs.load import load_config
-from scoring.rank_texts import count_finished
 
 CONFIG = "configs/demo.yaml"
 # Of a job of rounds: many blocks and checkpoints, a warm start and then preferences, no round that ends it early.

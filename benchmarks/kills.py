@@ -20,7 +20,7 @@ import psutil
 from safetensors.numpy import load_file
 
 from cluster.layout import Step
-from cluster.parquet import read_rows
+from cluster.parquet import count_rows, read_rows
 from cluster.pipeline import MODULES, steps_of
 from cluster.places import Place
 from cluster.run_dir import RunDir
@@ -32,7 +32,7 @@ BEGIN, MISSED = "its begin", "missed: it was done"
 # What a step leaves on its way, and after how many of them it is ended, as first and as second.
 TRACES = {
     "texts": (r"\.partial/", 1, 2),
-    "rank": (r"\.rank\.unfinished/ids/", 1, 3),  # a block's ids are pending first
+    "rank": (r"\.rank\.unfinished/ids/.*\.parquet", 1, 3),  # a block's ids are pending first
     "pairs": (r"\.partial/.*\.parquet", 1, 2),
     "train": (r"checkpoints/.*/trainer_state\.json", 1, 2),
     "validate": (r"\.validation\.partial", 1, 2),
@@ -57,6 +57,14 @@ class Start(NamedTuple):
         lines = (line.split(maxsplit=1) for line in self.said.splitlines())
         kept = [line[1] for line in lines if len(line) == 2 and line[0] == step.name and HEALED.search(line[1])]
         return "; ".join(kept) or ("ended again" if self.hit == BEGIN else "done anew")
+
+
+def count_finished(finished: Place) -> int:
+    """Number of rows whose ids were committed; an id is pending while its row is being written."""
+    with contextlib.suppress(FileNotFoundError):  # the ranking has ended meanwhile
+        files = [file for file in finished.glob("*/*.parquet") if not file.name.endswith(".pending.parquet")]
+        return sum(map(count_rows, files))
+    return 0
 
 
 def start(arguments: list[str], run: RunDir, step: Step | None = None, way: str = KILL, after: int = 1) -> Start:

@@ -5,6 +5,7 @@ or in the files and roles of the machine. None passes through a config, so none 
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -21,6 +22,8 @@ from cluster import packaged
 from configs.errors import UserError
 
 Place = Path | UPath
+LIBC = ctypes.CDLL(None)
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 # How fsspec's and Arrow's clients name what went wrong in the store and not in our code.
 _TROUBLE = re.compile(
@@ -94,10 +97,38 @@ def write_text(target: Place, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
+        sync(target.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise disk_error(error, target) from None
+
+
+def sync(*paths: Path) -> None:
+    """Have the disk keep what was written to the files, and the names in the folders, also when the power goes."""
+    for path in paths:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # some disks do not sync folders
+                raise
+        finally:
+            os.close(opened)
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Give a whole folder its name, in place of an older one, with no moment at which neither is there."""
+    sync(*(path for path in folder.rglob("*") if not path.is_symlink()), folder)
+    old = target.with_name(f".{target.name}.old.partial")
+    if target.exists() and LIBC.renameat2(AT_FDCWD, bytes(folder), AT_FDCWD, bytes(target), RENAME_EXCHANGE) == 0:
+        folder.rename(old)
+    else:
+        if target.exists():  # on a disk that cannot exchange two names
+            target.rename(old)
+        folder.rename(target)
+    sync(target.parent)
+    remove(old)
 
 
 def make_folder(folder: Path) -> None:

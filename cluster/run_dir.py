@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import resource
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from cluster.layout import RunLayout, Step
-from cluster.lease import lease
+from cluster.lease import check_held, file_lock, lease
 from cluster.orphans import left_at_work
 from cluster.packaged import weights_in
 from cluster.places import (
@@ -20,6 +19,7 @@ from cluster.places import (
     disk_error,
     make_folder,
     place_at,
+    put_in_place,
     remove,
     short_hash,
     upload,
@@ -146,6 +146,7 @@ class RunDir:
         self._clear_unfinished(step)
 
     def _set_step(self, step: Step, entry: dict[str, Any]) -> None:
+        check_held(self.path)
         manifest = self.manifest()
         manifest["steps"][step.name] = entry
         write_json(self.layout.manifest, manifest)
@@ -154,6 +155,7 @@ class RunDir:
         """Replace the step's entry for `unit` in the ledger. Raises ValueError when it does not balance."""
         if came_in != went_out + sum(dropped.values()):
             raise ValueError(f"{step.name} ledger of {unit}: {came_in} in, {went_out} out, dropped {dropped}")
+        check_held(self.path)
         ledger = self.ledger()
         ledger.setdefault(step.name, {})[unit] = {
             "in": came_in,
@@ -172,15 +174,17 @@ class RunDir:
     @contextlib.contextmanager
     def writing(self, target: Place) -> Iterator[Path]:
         """A local folder that becomes the run's folder `target` when the block ends well, in place of an old one."""
+        check_held(self.path)
         inside = self.here / str(target).removeprefix(str(self.path)).strip("/")
         partial = inside.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        remove(target)
+        check_held(self.path)
         if isinstance(target, Path):
-            partial.rename(target)
+            put_in_place(partial, target)
         else:
+            remove(target)
             upload(partial, target)
             shutil.rmtree(partial)
 
@@ -191,6 +195,7 @@ class RunDir:
             with self.writing(target) as folder:
                 yield folder
         else:
+            check_held(self.path)
             remove(target)
             yield target
 
@@ -207,16 +212,17 @@ class RunDir:
             remove(folder)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[TextIO]:
-        """Hold the run for this process and for those that get the file. Raises UserError when another one holds it."""
-        with (self.here.resolve() / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"Another process works on {self.path}.", "Wait for it, or end it.") from None
-            if left := left_at_work(file.name):
+    def lock(self, reading: bool = False) -> Iterator[TextIO]:
+        """Hold the run for this process and for those that get the file. Raises UserError when another one holds it.
+
+        With `reading`, a run that cannot be written to is read all the same.
+        """
+        make_folder(self.here)
+        path = self.here.resolve() / ".lock"
+        with file_lock(path, self.path, reading) as (file, place):
+            if left := left_at_work(str(path)):
                 raise UserError(f"Processes {left} of a killed command work on {self.path}.", "End them.")
-            with contextlib.nullcontext() if isinstance(self.path, Path) else lease(self.path / ".lock"):
+            with lease(self.path, place, reading):
                 yield file
 
     def keep_logs(self) -> None:
@@ -229,7 +235,7 @@ class RunDir:
     def _clear_partial(self) -> None:
         for folder in {self.path, self.here}:
             for partial in [*folder.rglob(".*.partial")]:
-                remove(partial) if partial.is_dir() else partial.unlink()
+                remove(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """The streaming pipeline: texts -> prompts -> candidates -> tags -> scores -> ranked lists."""
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,9 +27,12 @@ from generation.prompts import load_tokenizer
 from generation.records import REJECT, TEXT
 from generation.replay import Replay
 from scoring.embedder import Scorer
-from scoring.finished import TextIds, finish
+from scoring.finished import TextIds, among, finish
 from scoring.keyphrases import KeyphraseScorer
 from scoring.records import RANKED
+
+NONE = np.empty(0, dtype=np.int64)  # no ids
+ROWS_PER_FILE = 4096  # at most: more would have a kill cost much
 
 
 def sample_and_score(
@@ -38,35 +43,37 @@ def sample_and_score(
     decodings: Sequence[Decoding],
     progress: Progress,
     finished: Place | None = None,
+    done: np.ndarray = NONE,
     score: bool = True,
 ) -> None:
     """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
 
     Sampling and scoring stream: a batch is scored while the next ones are being sampled. With one decoding and a folder
-    `finished`, the ids of the rows that `out` holds are kept there, and a later call does only what is left. Without
-    `score` nothing is embedded.
+    `finished`, the ids of the rows that `out` holds are committed there. Texts whose ids are among the sorted ones of
+    `done` are left out. Without `score` nothing is embedded.
     """
-    tally = _begin(texts, [decoding.name for decoding in decodings], progress, finished)
-    rows = sampled_rows(texts, config, model, decodings, tally)
+    tally = _begin(texts, [decoding.name for decoding in decodings], progress, finished, len(done))
+    rows = sampled_rows(texts, config, model, decodings, tally, done=done)
     _write_scored(rows, Scorer, {"scoring": config.scoring if score else None}, out, config, tally, progress)
 
 
 def extract_and_score(texts: Place, out: Place, config: Config, names: list[str], progress: Progress) -> None:
     """As `sample_and_score`, with tags that no language model wrote; `names` say which."""
-    tally = _begin(texts, names, progress, None)
+    tally = _begin(texts, names, progress)
     rows = texts_to_answer(texts, config, names)
     _write_scored(rows, KeyphraseScorer, {"config": config}, out, config, tally, progress)
 
 
-def _begin(texts: Place, names: list[str], progress: Progress, finished: Place | None) -> Tally:
+def _begin(texts: Place, names: list[str], progress: Progress, finished: Place | None = None, before: int = 0) -> Tally:
     """Before any row is read, since a dataset is bound to the checkpoint that was set when it was made."""
     import ray.data
     from ray.data.checkpoint import CheckpointConfig
 
-    before = count_finished(finished) if finished else 0
     progress.begin(count_rows(texts) * len(names), before)
+    # A new folder: over one with ids Ray would start actors to filter by them, which take CPUs that nobody counted, and
+    # would delete rows that belong to a commit it finds half done.
     ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
-        id_column="text_id", checkpoint_path=uri(finished), delete_checkpoint_on_success=False
+        id_column="text_id", checkpoint_path=uri(finished / uuid.uuid4().hex), delete_checkpoint_on_success=False
     )
     return Tally(before)
 
@@ -82,7 +89,12 @@ def _write_scored(
 ) -> None:
     rows = rows.map_batches(scorer, fn_constructor_kwargs=told | {"tally": tally}, **_scorer_pool(config))
     with tally.shown(progress):
-        rows.write_parquet(uri(out))
+        rows.write_parquet(uri(out), min_rows_per_file=rows_per_file(config.sampling.batch_size, progress.total or 0))
+
+
+def rows_per_file(batch: int, total: int) -> int:
+    """The least rows of a file: a batch's, or a thousandth of all, so that a kill costs little and files are few."""
+    return max(batch, min(ROWS_PER_FILE, total // 1000))
 
 
 def sampled_rows(
@@ -92,9 +104,10 @@ def sampled_rows(
     decodings: Sequence[Decoding],
     tally: Tally,
     actor: type[GuardedSampler] = GuardedSampler,
+    done: np.ndarray = NONE,
 ) -> Any:
     """The sampling part of the pipeline: a lazy Ray dataset of rows of schema SAMPLED, not scored yet."""
-    rows = texts_to_answer(texts, config, [decoding.name for decoding in decodings])
+    rows = texts_to_answer(texts, config, [decoding.name for decoding in decodings], done)
     arguments: dict[str, Any] = {"config": config, "model": model, "tally": tally}
     if any(decoding.replay for decoding in decodings):
         return rows.map_batches(Replay, fn_constructor_kwargs=arguments, **_sampler_pool(config))
@@ -102,22 +115,17 @@ def sampled_rows(
     return rows.map_batches(actor, fn_constructor_kwargs=arguments, **_sampler_pool(config))
 
 
-def texts_to_answer(texts: Place, config: Config, names: list[str]) -> Any:
-    """A lazy Ray dataset with a row for each text and name of a decoding, in blocks of a batch."""
+def texts_to_answer(texts: Place, config: Config, names: list[str], done: np.ndarray = NONE) -> Any:
+    """A lazy Ray dataset with a row for each text not `done` and name of a decoding, in blocks of a batch."""
     import ray.data
 
+    told = {"names": names, "done": ray.put(done)}  # once, and not with each batch
     return (
         ray.data.read_parquet(uri(texts))
-        .map_batches(_with_decodings, fn_kwargs={"names": names}, batch_format="pyarrow")
+        .map_batches(_with_decodings, fn_kwargs=told, batch_format="pyarrow")
         # The reader merges small text rows into one block; a block a batch keeps every actor busy.
         .repartition(target_num_rows_per_block=config.sampling.batch_size)
     )
-
-
-def count_finished(finished: Place) -> int:
-    """Number of rows whose ids were committed; an id is pending while its row is being written."""
-    files = (file for file in finished.glob("*.parquet") if not file.name.endswith(".pending.parquet"))
-    return sum(map(count_rows, files))
 
 
 def _sampler_pool(config: Config) -> dict[str, Any]:
@@ -163,18 +171,22 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
     decoding = candidates(config, first_round=number == 1)
     progress.say(_plan(config, model, decoding))
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
-    total, before = count_rows(texts), count_finished(layout.sampled_ids)
-    if before:
-        progress.say(f"{before:,} of {total:,} texts were done before and are kept")
+    total = count_rows(texts)
 
-    def sample() -> None:
+    def sample(done: np.ndarray) -> None:
+        if len(done):
+            progress.say(f"{len(done):,} of {total:,} texts were done before and are kept")
         with ray_session(config):
-            sample_and_score(texts, layout.sampled, config, model, [decoding], progress, layout.sampled_ids)
+            sample_and_score(texts, layout.sampled, config, model, [decoding], progress, layout.sampled_ids, done)
 
-    files, expected = finish(texts, layout.sampled, layout.sampled_ids, progress, sample), TextIds(texts)
-    with run.writing(layout.ranked) as ranked, run.writing(layout.rejects) as rejects:
-        counts = _split(files, expected, ranked, rejects)
-        _check_counts(counts, expected, progress)
+    def part(files: list[Place]) -> dict[str, Any]:
+        expected = TextIds(texts)
+        with run.writing(layout.ranked) as ranked, run.writing(layout.rejects) as rejects:
+            counts = _split(files, expected, ranked, rejects)
+            _check_counts(counts, expected, progress)
+        return counts
+
+    counts = finish(texts, layout.sampled, layout.sampled_ids, progress, sample, part)
     check_rejected(counts["rejects"], total, config, layout.rejects)
     formats, reasons = counts["formats"], counts["invalid"]
     run.record(step, "texts", counts["texts"], counts["ranked"], dict(counts["rejects"]))
@@ -196,7 +208,10 @@ def _plan(config: Config, model: str, decoding: Decoding) -> str:
     return f"sampling {decoding.samples} candidates a text from {model}{how}{grammar}"
 
 
-def _with_decodings(batch: pa.Table, names: list[str]) -> pa.Table:
+def _with_decodings(batch: pa.Table, names: list[str], done: Any) -> pa.Table:
+    import ray
+
+    batch = batch.filter(pa.array(~among(batch["text_id"].to_numpy(), ray.get(done))))
     rows = [row | {"decoding": name} for row in batch.to_pylist() for name in names]
     return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
 

@@ -32,7 +32,7 @@ from generation.records import TEXT
 from generation.source_state import source_state
 from generation.texts import Texts, shown
 from scoring.finished import finish
-from scoring.rank_texts import count_finished, sample_and_score
+from scoring.rank_texts import sample_and_score
 from scoring.tag_columns import keep_columns
 from scoring.tag_files import TAGS, WRITERS, Record, Tagged, json_line
 
@@ -59,7 +59,7 @@ def tag(work: RunDir, progress: Progress) -> Record:
             _read(folder, config, progress)
             if job["out"].endswith(".parquet"):
                 _keep_columns(folder, config, progress)
-    counts = _write(work, job, _answer(work, job, config, progress), config.data.column)
+    counts = _answer(work, job, config, progress)
     remove(work.path)
     return counts
 
@@ -88,24 +88,26 @@ def _keep_columns(folder: Path, config: Config, progress: Progress) -> None:
         progress.say(f"columns with values of several types, as JSON text in the Parquet file: {', '.join(mixed)}")
 
 
-def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> list[Place]:
-    """Have the model answer the texts that it has not answered yet; returns the files of answers."""
+def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Record:
+    """Have the model answer the texts that it has not answered yet, and write all; returns the counts."""
     texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
-    total, before = count_rows(texts), count_finished(finished)
     votes, constrained = job["votes"], job["constrained"]
     by_vote = f", by {votes} votes each" if votes > 1 else ""
-    progress.say(f"tagging {total:,} texts{by_vote}" + (f"; {before:,} of them were tagged before" if before else ""))
+    progress.say(f"tagging {count_rows(texts):,} texts{by_vote}")
     decoding = greedy(config, "tag", constrained)
     if votes > 1:
         decoding = sampled(config, "tag", votes, constrained, vote=True)
 
-    def sample() -> None:
+    def sample(done: np.ndarray) -> None:
+        if len(done):
+            progress.say(f"{len(done):,} of them were tagged before")
+        model, score = config.model.base, job["score"]
         with ray_session(config):
-            sample_and_score(
-                texts, answers, config, config.model.base, [decoding], progress, finished, score=job["score"]
-            )
+            sample_and_score(texts, answers, config, model, [decoding], progress, finished, done, score)
 
-    return finish(texts, answers, finished, progress, sample)
+    return finish(
+        texts, answers, finished, progress, sample, lambda files: _write(work, job, files, config.data.column)
+    )
 
 
 def _write(work: RunDir, job: Record, answers: list[Place], column: str) -> Record:

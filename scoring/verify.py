@@ -214,7 +214,7 @@ def main(arguments: argparse.Namespace) -> int:
     run = RunDir(arguments.run)
     with naming_store(run.path):
         run.config()  # what is no run directory gets no lock file
-        with run.lock():
+        with run.lock(reading=True):
             found = verify(run)
     for name, problems in found.items():
         print(f"  {'FAIL' if problems else 'ok':<5} {name}")

@@ -1,29 +1,22 @@
 """What of an interrupted ranking counts as done: rows whose ids were committed, one for each text."""
 
 import io
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from benchmarks.scale import DATA, make_models, make_rows
-from cluster.orphans import left_at_work
-from cluster.parquet import RowWriter, count_rows, read_rows
+from cluster.parquet import count_rows, read_rows, read_tables
 from cluster.progress import Progress
-from cluster.run_dir import RunDir
 from generation.records import SAMPLED
-from scoring.finished import TextIds, finish, read_ids
-from scoring.rank_texts import _split
-from tests.conftest import ROOT, semtag
-
-TEXTS = 60
+from scoring.finished import TextIds, among, finish
+from scoring.rank_texts import _split, rows_per_file
 
 
 class Folder:
@@ -36,7 +29,8 @@ class Folder:
         self.ids.mkdir()
 
     def write(self, file: Path, ids: list[int]) -> None:
-        pq.write_table(pa.table({"text_id": pa.array(ids, pa.int64())}), file)
+        table = pa.table({"text_id": pa.array(ids, pa.int64()), "text": [f"text {number}" for number in ids]})
+        pq.write_table(table, file)
 
     def commit(self, name: str, ids: list[int], rows: list[int] | None = None) -> None:
         """A block with these ids; `rows` are those that its file of rows holds, if others."""
@@ -47,8 +41,12 @@ class Folder:
         """The names of the files that hold the rows, after `work` was called for what is left, each in turn."""
         calls = iter(work)
         with Progress("rank", "texts", self.said) as progress:
-            files = finish(self.texts, self.rows, self.ids, progress, lambda: next(calls)())
+            files = finish(self.texts, self.rows, self.ids, progress, lambda done: next(calls)(), self.use)
         assert next(calls, None) is None, "not all of the work was asked for"
+        return files
+
+    def use(self, files: list[Path]) -> list[str]:
+        assert sum(len(table["text"]) for table in read_tables(list(files))) >= count_rows(self.texts)
         return [file.name for file in files]
 
 
@@ -70,22 +68,94 @@ def test_what_is_left_is_done(folder: Folder) -> None:
     assert folder.finish(lambda: folder.commit("a_000000", [5, -3, 8, 2])) == ["a_000000-0.parquet"]
 
 
-@pytest.mark.parametrize("damage", ["gone", "fewer", "cut"])
+@pytest.mark.parametrize("damage", ["gone", "fewer", "cut", "empty", "page", "ids_cut", "ids_empty", "ids_page"])
 def test_a_block_whose_rows_are_missing_is_done_again(folder: Folder, damage: str) -> None:
     folder.commit("a_000000", [5, -3])
     folder.commit("a_000001", [8, 2], rows=[8] if damage == "fewer" else None)
-    file = folder.rows / "a_000001-0.parquet"
+    file = folder.ids / "a_000001.parquet" if "ids" in damage else folder.rows / "a_000001-0.parquet"
     if damage == "gone":
         file.unlink()
-    elif damage == "cut":
-        file.write_bytes(file.read_bytes()[:-9])
+    elif damage != "fewer":
+        spoil(file, damage.removeprefix("ids_"))
 
     def again() -> None:
-        assert not (folder.ids / "a_000001.parquet").exists()  # or Ray would pass over its texts
+        assert not (folder.ids / "a_000001.parquet").exists()  # or the block would be looked at once more
         folder.commit("b_000000", [8, 2])
 
     assert folder.finish(again) == ["a_000000-0.parquet", "b_000000-0.parquet"]
     assert "1 block lacks rows" in folder.said.getvalue()
+
+
+def spoil(file: Path, how: str, column: int = 0) -> None:
+    """Leave a Parquet file as a loss of power or a sick disk does."""
+    content = bytearray(file.read_bytes())
+    if how == "page":
+        start = pq.read_metadata(file).row_group(0).column(column)
+        place = start.dictionary_page_offset or start.data_page_offset
+        content[place : place + 16] = b"\xff" * 16
+    file.write_bytes({"cut": content[:-9], "empty": b"", "page": content}[how])
+
+
+def test_rows_that_turn_out_to_be_damaged_when_they_are_used_are_done_again(folder: Folder) -> None:
+    folder.commit("a_000000", [5, -3])
+    folder.commit("a_000001", [8, 2])
+    spoil(folder.rows / "a_000001-0.parquet", "page", column=1)  # their ids can be read
+    files = folder.finish(lambda: folder.commit("b_000000", [8, 2]))
+    assert files == ["a_000000-0.parquet", "b_000000-0.parquet"]
+    assert "1 block has damaged rows" in folder.said.getvalue()
+
+
+def test_what_fails_for_another_reason_is_not_done_again(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> list[str]:
+        raise ZeroDivisionError
+
+    folder.commit("a_000000", [5, -3, 8, 2])
+    monkeypatch.setattr(folder, "use", fail)
+    with pytest.raises(ZeroDivisionError):
+        folder.finish()
+    assert (folder.ids / "a_000000.parquet").exists()
+
+
+def test_a_disk_that_fails_costs_no_block(folder: Folder) -> None:
+    folder.commit("a_000000", [5, -3, 8, 2])
+    (folder.rows / "a_000000-0.parquet").rename(folder.rows / "kept")
+    (folder.rows / "a_000000-0.parquet").symlink_to(folder.rows / "a_000000-0.parquet")
+    with pytest.raises(OSError, match="Too many levels"):
+        folder.finish()
+    assert (folder.ids / "a_000000.parquet").exists()
+
+
+@pytest.mark.parametrize("folder_of", ["ids", "rows"])
+def test_a_store_that_fails_costs_no_block(folder: Folder, monkeypatch: pytest.MonkeyPatch, folder_of: str) -> None:
+    """Some clients raise a bare OSError, which is what Arrow says of a damaged page as well."""
+    folder.commit("a_000000", [5, -3, 8, 2])
+
+    def failing(path: Any, columns: Any = None) -> Any:
+        if isinstance(path, list) and path[0].parent == getattr(folder, folder_of):
+            raise OSError("Forbidden: a_000000.parquet")
+        return read_tables(path, columns)
+
+    monkeypatch.setattr("scoring.finished.read_tables", failing)
+    with pytest.raises(OSError, match="Forbidden"):
+        folder.finish()
+    assert (folder.ids / "a_000000.parquet").exists()
+
+
+def test_each_start_has_a_folder_of_its_own(folder: Folder) -> None:
+    for name, ids in (("a", [5, -3]), ("b", [8])):
+        folder.commit(f"{name}_000000", ids)
+        (folder.ids / name).mkdir()
+        (folder.ids / f"{name}_000000.parquet").rename(folder.ids / name / f"{name}_000000.parquet")
+    told = list[list[int]]()
+
+    def work(done: np.ndarray) -> None:
+        told.append(done.tolist())
+        folder.commit("c_000000", [2])
+
+    with Progress("rank", "texts", folder.said) as progress:
+        files = finish(folder.texts, folder.rows, folder.ids, progress, work, folder.use)
+    assert told == [[-3, 5, 8]]
+    assert files == ["a_000000-0.parquet", "b_000000-0.parquet", "c_000000-0.parquet"]
 
 
 def test_rows_that_were_never_committed_do_not_count(folder: Folder) -> None:
@@ -96,17 +166,13 @@ def test_rows_that_were_never_committed_do_not_count(folder: Folder) -> None:
 
 
 def test_a_committed_block_is_not_pending_any_more(folder: Folder) -> None:
-    """As in a store that copies and deletes where it should rename: Ray would delete rows of pending ids alone."""
+    """As in a store that copies and deletes where it should rename."""
     folder.commit("a_000000", [5, -3])
     folder.write(folder.ids / "a_000000.pending.parquet", [5, -3])
     folder.write(folder.ids / "a_000001.pending.parquet", [8, 2])
     folder.write(folder.rows / "a_000001-0.parquet", [8])
-
-    def again() -> None:
-        assert sorted(file.name for file in folder.ids.iterdir()) == ["a_000000.parquet", "a_000001.pending.parquet"]
-        folder.commit("b_000000", [8, 2])
-
-    assert folder.finish(again) == ["a_000000-0.parquet", "b_000000-0.parquet"]
+    files = folder.finish(lambda: folder.commit("b_000000", [8, 2]))
+    assert files == ["a_000000-0.parquet", "b_000000-0.parquet"]
     assert "never committed" not in folder.said.getvalue()  # it was about to be
 
 
@@ -129,6 +195,12 @@ def test_each_text_is_taken_once(folder: Folder) -> None:
     assert (texts.repeated, texts.unknown, texts.left()) == (2, 2, 1)
 
 
+@given(st.lists(st.integers(-9, 9)), st.sets(st.integers(-9, 9)))
+def test_ids_are_looked_up_among_sorted_ones(ids: list[int], known: set[int]) -> None:
+    found = among(np.array(ids, dtype=np.int64), np.array(sorted(known), dtype=np.int64))
+    assert found.tolist() == [number in known for number in ids]
+
+
 def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> None:
     def row(id_: int, reason: str | None = None) -> dict[str, Any]:
         return dict.fromkeys(SAMPLED.names) | {"text_id": id_, "text": "t", "candidates": [], "reason": reason}
@@ -145,45 +217,6 @@ def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> No
     assert reject["reason"] == "not_a_number"
 
 
-@pytest.fixture(scope="module")
-def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A ranking by replay, in blocks of five texts."""
-    folder = tmp_path_factory.mktemp("replay")
-    base, embedding = make_models(folder)
-    with RowWriter(folder / "texts.parquet", DATA) as out:
-        for row in make_rows(0)[:TEXTS]:
-            out.write(row)
-    models = [
-        f"model.base={base}",
-        f"scoring.model={embedding}",
-        f"run.root={folder}",
-        "data.held_out=0",
-        "rounds.count=1",
-        "rounds.validation=0",
-    ]
-    replay = ["sampling.engine=replay", "sampling.candidates=completions", "sampling.batch_size=5"]
-    return ["configs/demo.yaml", f"data.path={folder / 'texts.parquet'}", *models, *replay]
-
-
-def test_a_real_ranking_heals(arguments: list[str]) -> None:
-    """Its command line is killed with some blocks done: one loses its rows, one comes twice, one is pending still."""
-    run = Path(arguments[4].removeprefix("run.root=")) / "demo"
-    layout = RunDir(run).layout.round(1)
-    rows, ids = layout.sampled, layout.sampled_ids
-    job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments], cwd=ROOT)
-    while len(committed := [file for file in ids.glob("*.parquet") if ".pending" not in file.name]) < 3:
-        assert job.poll() is None
-        time.sleep(0.01)
-    job.kill()
-    job.wait()
-    assert left_at_work(str(run / ".lock")) == []  # the stage and what Ray started end with the command line
-    lost, doubled, pending = sorted(committed)[:3]
-    assert sorted(read_ids(ids / lost.name)) == sorted(read_ids(rows / f"{lost.stem}-0.parquet"))
-    (rows / f"{lost.stem}-0.parquet").unlink()
-    shutil.copy(rows / f"{doubled.stem}-0.parquet", rows / "ffff_000000-0.parquet")
-    shutil.copy(pending, pending.with_name(f"{pending.stem}.pending.parquet"))
-    done = semtag("rank", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 block lacks rows" in done.stdout and "1 file of rows was never committed" in done.stdout
-    assert len({row["text_id"] for row in read_rows(layout.ranked, ["text_id"])}) == count_rows(layout.ranked) == TEXTS
-    assert semtag("verify", str(run)).returncode == 0
+def test_a_file_holds_a_batch_or_a_thousandth_of_all() -> None:
+    assert [rows_per_file(64, total) for total in (60, 100_000, 1_000_000, 100_000_000)] == [64, 100, 1000, 4096]
+    assert rows_per_file(8192, 100_000_000) == 8192

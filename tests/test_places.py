@@ -14,14 +14,14 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSystem
 
+from benchmarks.kills import count_finished
 from benchmarks.scale import DATA, make_models, make_rows
-from cluster.lease import lease
+from cluster.lease import SIGNS, _create, lease
 from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.places import local_folder, place_at, upload
 from cluster.run_dir import RunDir
 from configs.errors import UserError
 from configs.load import load_config
-from scoring.rank_texts import count_finished
 from tests.conftest import ROOT, semtag
 
 TEXTS = 200
@@ -186,14 +186,22 @@ def test_another_machine_is_kept_out_while_the_holder_lives(
     monkeypatch.setattr("cluster.lease.DEAD_AFTER", 2.0)
     monkeypatch.setattr("cluster.lease.RENEWED_EVERY", 0.2 if renewed else 1e9)
     run = RunDir(f"s3://runs/all/leased-{renewed}")
-    run.create()
-    with run.lock():
-        sign = run.path / ".lock"
-        monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    with contextlib.suppress(UserError), run.lock():
+        [first] = (run.path / SIGNS).iterdir()
         with pytest.raises(UserError, match="A process on") if renewed else contextlib.nullcontext():
-            with lease(sign):
-                assert json.loads(sign.read_text())["host"] == "elsewhere"
-    assert not sign.exists()
+            with lease(run.path, "elsewhere"):
+                [second] = (run.path / SIGNS).iterdir()
+                assert json.loads(second.read_text())["place"] == "elsewhere" and second.name != first.name
+    last = max((run.path / SIGNS).iterdir(), key=str)
+    assert json.loads(last.read_text())["released"]
+
+
+def test_a_store_gives_a_number_to_one_alone(server: ThreadedMotoServer) -> None:
+    sign = place_at("s3://runs/all/numbers") / SIGNS / "1"
+    _create(sign, "{}")
+    with pytest.raises(OSError):
+        _create(sign, "other")
+    assert sign.read_text() == "{}"
 
 
 def test_a_folder_is_fetched_once_for_each_state(server: ThreadedMotoServer) -> None:

@@ -13,11 +13,10 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from benchmarks.chaos import Family, kind_of, torment
-from benchmarks.kills import KILL, compare, compare_runs, start
+from benchmarks.kills import KILL, compare, compare_runs, count_finished, start
 from cluster.layout import Step
 from cluster.places import write_json
 from cluster.run_dir import RunDir
-from scoring.rank_texts import count_finished
 from tests.conftest import ROOT, semtag, tiny_demo
 
 OFTEN = ["sampling.batch_size=4", "sampling.in_flight=1"]

@@ -1,8 +1,16 @@
 """The run directory: whole files or none, one writer, and no mixing of configs."""
 
+import contextlib
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +21,7 @@ from cluster.run_dir import RunDir, shaping_values
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config
+from scoring.verify import main as verify
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -88,6 +97,68 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_what_is_done_is_synced_before_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = begun(tmp_path), list[tuple[str, str]]()
+    sync, rename, replace = os.fsync, os.rename, os.replace
+
+    def name(path: Any) -> str:
+        return str(Path(path).relative_to(run.path))
+
+    def synced(opened: int) -> None:
+        seen.append(("synced", name(Path(f"/proc/self/fd/{opened}").readlink())))
+        sync(opened)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.rename", lambda old, new: (rename(old, new), seen.append(("named", name(new)))))
+    monkeypatch.setattr("os.replace", lambda old, new: (replace(old, new), seen.append(("named", name(new)))))
+    with run.writing(run.layout.texts) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file").write_text("x")
+    inside = [".texts.partial/deep", ".texts.partial/deep/file", ".texts.partial"]
+    assert seen == [*(("synced", path) for path in inside), ("named", "texts"), ("synced", ".")]
+    seen.clear()
+    run.finish(RANK, {}, {})
+    assert seen == [("synced", ".manifest.json.partial"), ("named", "manifest.json"), ("synced", ".")]
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_an_older_folder_is_there_until_the_new_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: bool
+) -> None:
+    run, there = begun(tmp_path), list[bool]()
+    if not exchanged:  # as on a network's disk
+        monkeypatch.setattr("cluster.places.LIBC", SimpleNamespace(renameat2=lambda *_: -1))
+
+    def removing(folder: Path) -> None:
+        there.append((run.layout.texts / "new").exists())
+        shutil.rmtree(folder, ignore_errors=True)
+
+    monkeypatch.setattr("cluster.places.remove", removing)
+    for content in ("old", "new"):
+        with run.writing(run.layout.texts) as folder:
+            (folder / content).write_text("x")
+    assert there == [False, True]
+    assert [file.name for file in run.layout.texts.iterdir()] == ["new"]
+    assert not list(run.path.glob(".texts*"))
+
+
+def test_there_is_no_moment_without_a_folder(tmp_path: Path) -> None:
+    run, missed, ended = begun(tmp_path), list[bool](), threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            missed.append(not run.layout.texts.exists())
+
+    for number in range(30):
+        with run.writing(run.layout.texts) as folder:
+            (folder / str(number)).write_text("x")
+        if not number:
+            (watcher := threading.Thread(target=look)).start()
+    ended.set()
+    watcher.join()
+    assert missed and not any(missed)
+
+
 def test_the_ledger_must_balance(tmp_path: Path) -> None:
     run = begun(tmp_path)
     run.record(RANK, "texts", 5, 3, {"too_long": 2})
@@ -116,6 +187,45 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with run.lock():
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=DEMO.parent.parent)
     assert "Another process works on" in other.stderr
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    (tmp_path / "mine").write_text("precious")
+    (run.path / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="is a link"), run.lock():
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+@contextlib.contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """As somebody who may read the folder and no more."""
+    for one in (folder, *folder.rglob("*")):
+        one.chmod(0o555 if one.is_dir() else 0o444)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_that_cannot_be_written_can_be_read(kept: bool) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        run = begun(Path(root))
+        if kept:
+            with run.lock():
+                pass
+        with unwritable(Path(root)):
+            with run.lock(reading=True):
+                assert run.manifest()["steps"]
+            assert verify(Namespace(run=str(run.path))) == 0
+            with pytest.raises(UserError, match="Cannot write to"), run.lock():
+                pass
+        run.path.chmod(0o755)
 
 
 def test_what_is_no_run_directory(tmp_path: Path) -> None:

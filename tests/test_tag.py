@@ -87,7 +87,7 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     job = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     finished = tmp_path / "tags.jsonl.unfinished" / "finished"
     deadline = time.monotonic() + 300
-    while not any("pending" not in file.name for file in finished.glob("*.parquet")):
+    while not any("pending" not in file.name for file in finished.glob("*/*.parquet")):
         assert job.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     os.killpg(job.pid, signal.SIGKILL)

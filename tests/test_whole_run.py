@@ -30,7 +30,8 @@ from training.data import PAIR_KEYS
 def test_the_layout_of_a_finished_run(finished_run: Path) -> None:
     layout = RunDir(finished_run).layout
     whole = {"config.yaml", "manifest.json", "ledger.json", "texts", "rejects", "evaluation", "logs"}
-    assert {path.name for path in finished_run.iterdir()} == whole | {".lock", "round-0", "round-1", "round-2"}
+    whole |= {".lease", ".lock", "round-0", "round-1", "round-2"}
+    assert {path.name for path in finished_run.iterdir()} == whole
     assert {path.name for path in layout.evaluation.iterdir()} >= {"report.html", "report.json", "answers.parquet"}
     for number in (1, 2):
         own = layout.round(number)
