@@ -105,7 +105,8 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Re
         with ray_session(config):
             sample_and_score(texts, answers, config, model, [decoding], progress, finished, done, score)
 
-    return finish(
+    column = config.data.column
+    return finish(texts, answers, finished, progress, sample, lambda files: _write(work, job, files, column))
         texts, answers, finished, progress, sample, lambda files: _write(work, job, files, config.data.column)
     )
 
