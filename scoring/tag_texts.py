@@ -107,8 +107,6 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Re
 
     column = config.data.column
     return finish(texts, answers, finished, progress, sample, lambda files: _write(work, job, files, column))
-        texts, answers, finished, progress, sample, lambda files: _write(work, job, files, config.data.column)
-    )
 
 
 def _write(work: RunDir, job: Record, answers: list[Place], column: str) -> Record:
