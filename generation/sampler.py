@@ -1,8 +1,10 @@
 """The vLLM actor: texts in, K candidates each out, several batches in flight."""
 
 import asyncio
+import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import psutil
@@ -20,6 +22,7 @@ from generation.texts import hash64
 from generation.vote import elect
 
 Record = dict[str, Any]
+POLL_SECONDS = 0.5  # between looks at whether the engine lives
 
 
 def seed_of(run_seed: int, text_id: int) -> int:
@@ -51,7 +54,7 @@ class Sampler:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        model, self.tally = local_folder(model), tally
+        model, self.tally, self._last_done = local_folder(model), tally, 0.0
         self.config, self.decodings = config, {decoding.name: decoding for decoding in decodings}
         self.tokenizer = load_tokenizer(model, config.model)
         self.system_role = takes_system_role(self.tokenizer)
@@ -66,14 +69,32 @@ class Sampler:
         return pa.Table.from_pylist(await self.sample(batch.to_pylist()), SAMPLED)
 
     async def sample(self, rows: list[Record]) -> list[Record]:
-        """Rows of schema SAMPLED, in the order of the given ones."""
-        done = list(await asyncio.gather(*(self._counted(row) for row in rows)))
+        """Rows of schema SAMPLED, in the order of the given ones. Raises EngineDeadError as `_watched` does."""
+        done = await self._watched(asyncio.gather(*(self._counted(row) for row in rows)))
         self.tally.add(Counts(), at_once=True)
-        return done
+        return list(done)
+
+    async def _watched(self, work: Awaitable[list[Record]]) -> list[Record]:
+        """What comes of the work. Raises EngineDeadError when the engine is dead, or has done no text for too long."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        work, began = asyncio.ensure_future(work), time.monotonic()
+        # A request on its way to an engine that dies at that moment waits for ever, and so does the first one of an
+        # engine that was dead before. So the end of the requests alone tells too little.
+        while not work.done() and not self.engine.errored:
+            await asyncio.wait([work], timeout=POLL_SECONDS)
+            idle = time.monotonic() - max(began, self._last_done)
+            if not work.done() and idle > self.config.sampling.hang_minutes * 60:
+                logging.getLogger(__name__).error("The engine hangs: no text done in %.0f s.", idle)
+                break
+        if not work.done():
+            raise EngineDeadError()
+        return await work
 
     async def _counted(self, row: Record) -> Record:
         # One by one, so that progress moves while the first batches are in flight.
         row = await self._sample(row)
+        self._last_done = time.monotonic()
         self.tally.add(sampled_counts([row]))
         return row
 

@@ -14,7 +14,7 @@ from cluster.parquet import parquet_files, read_tables
 from cluster.places import Place
 from cluster.progress import Progress
 
-RUNS = 2  # of the pipeline: one for what is left, and another one for what that lost
+RUNS = 2  # passes of the pipeline: one for what is left, and another one for what that lost or left out
 PENDING = ".pending"
 
 
@@ -43,16 +43,17 @@ class TextIds:
         return int((~self.have_row).sum())
 
 
-def finish(texts: Place, rows: Place, ids: Place, progress: Progress, work: Callable[[], None]) -> list[Place]:
+def finish(texts: Place, rows: Place, ids: Place, progress: Progress, work: Callable[[bool], None]) -> list[Place]:
     """Call `work`, a pipeline with its checkpoint in `ids`, until each text has a row; returns the files of rows.
 
+    It is told whether it is the last pass: an earlier one may leave out texts whose engines died at one place.
     Raises RuntimeError when the pipeline leaves texts out again and again.
     """
     files, left = settle(texts, rows, ids, progress)
-    for _ in range(RUNS):
+    for number in range(RUNS):
         if not left:
             break
-        work()
+        work(number == RUNS - 1)
         files, left = settle(texts, rows, ids, progress)
     if left:
         raise RuntimeError(f"the pipeline lost {left} of {len(read_ids(texts))} texts, {RUNS} times in a row")

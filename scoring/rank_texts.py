@@ -39,15 +39,16 @@ def sample_and_score(
     progress: Progress,
     finished: Place | None = None,
     score: bool = True,
+    last: bool = True,
 ) -> None:
     """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
 
     Sampling and scoring stream: a batch is scored while the next ones are being sampled. With one decoding and a folder
     `finished`, the ids of the rows that `out` holds are kept there, and a later call does only what is left. Without
-    `score` nothing is embedded.
+    `score` nothing is embedded. Unless it is the `last` pass, texts whose engines died at one place alone get no row.
     """
     tally = _begin(texts, [decoding.name for decoding in decodings], progress, finished)
-    rows = sampled_rows(texts, config, model, decodings, tally)
+    rows = sampled_rows(texts, config, model, decodings, tally, last=last)
     _write_scored(rows, Scorer, {"scoring": config.scoring if score else None}, out, config, tally, progress)
 
 
@@ -91,15 +92,16 @@ def sampled_rows(
     model: str,
     decodings: Sequence[Decoding],
     tally: Tally,
-    actor: type[GuardedSampler] = GuardedSampler,
+    actor: type[GuardedSampler] | None = None,
+    last: bool = True,
 ) -> Any:
     """The sampling part of the pipeline: a lazy Ray dataset of rows of schema SAMPLED, not scored yet."""
     rows = texts_to_answer(texts, config, [decoding.name for decoding in decodings])
     arguments: dict[str, Any] = {"config": config, "model": model, "tally": tally}
     if any(decoding.replay for decoding in decodings):
         return rows.map_batches(Replay, fn_constructor_kwargs=arguments, **_sampler_pool(config))
-    arguments |= {"decodings": decodings, "suspects": shared_suspects()}
-    return rows.map_batches(actor, fn_constructor_kwargs=arguments, **_sampler_pool(config))
+    arguments |= {"decodings": decodings, "suspects": shared_suspects(), "last": last}
+    return rows.map_batches(actor or GuardedSampler, fn_constructor_kwargs=arguments, **_sampler_pool(config))
 
 
 def texts_to_answer(texts: Place, config: Config, names: list[str]) -> Any:
@@ -167,9 +169,10 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
     if before:
         progress.say(f"{before:,} of {total:,} texts were done before and are kept")
 
-    def sample() -> None:
+    def sample(last: bool) -> None:
+        ids = layout.sampled_ids
         with ray_session(config):
-            sample_and_score(texts, layout.sampled, config, model, [decoding], progress, layout.sampled_ids)
+            sample_and_score(texts, layout.sampled, config, model, [decoding], progress, ids, last=last)
 
     files, expected = finish(texts, layout.sampled, layout.sampled_ids, progress, sample), TextIds(texts)
     with run.writing(layout.ranked) as ranked, run.writing(layout.rejects) as rejects:

@@ -85,11 +85,10 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> li
     if votes > 1:
         decoding = sampled(config, "tag", votes, constrained, vote=True)
 
-    def sample() -> None:
+    def sample(last: bool) -> None:
+        model, score = config.model.base, job["score"]
         with ray_session(config):
-            sample_and_score(
-                texts, answers, config, config.model.base, [decoding], progress, finished, score=job["score"]
-            )
+            sample_and_score(texts, answers, config, model, [decoding], progress, finished, score, last)
 
     return finish(texts, answers, finished, progress, sample)
 

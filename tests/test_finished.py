@@ -47,7 +47,7 @@ class Folder:
         """The names of the files that hold the rows, after `work` was called for what is left, each in turn."""
         calls = iter(work)
         with Progress("rank", "texts", self.said) as progress:
-            files = finish(self.texts, self.rows, self.ids, progress, lambda: next(calls)())
+            files = finish(self.texts, self.rows, self.ids, progress, lambda last: next(calls)())
         assert next(calls, None) is None, "not all of the work was asked for"
         return [file.name for file in files]
 
