@@ -16,12 +16,14 @@ from cluster.progress import Progress
 from cluster.rounds import start_of
 from cluster.run_dir import RunDir, check_rejected
 from cluster.session import Tally, ray_session
+from cluster.shared import check_shared
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config
 from generation.decoding import Decoding, candidates
 from generation.guard import GuardedSampler, shared_suspects
-from generation.prompts import load_tokenizer
+from generation.preflight import check_model
+from generation.prompts import spellings_of
 from generation.records import REJECT, TEXT
 from generation.replay import Replay
 from scoring.embedder import Scorer
@@ -64,6 +66,8 @@ def _begin(texts: Place, names: list[str], progress: Progress, finished: Place |
     import ray.data
     from ray.data.checkpoint import CheckpointConfig
 
+    if isinstance(texts, Path):
+        check_shared(texts.parent)
     before = count_finished(finished) if finished else 0
     progress.begin(count_rows(texts) * len(names), before)
     ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
@@ -161,8 +165,8 @@ def _scorer_pool(config: Config) -> dict[str, Any]:
 def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
     """The rank stage of a round: its texts -> ranked/ and rejects/; returns the counts."""
     model, step, layout = start_of(run, config, number), Step("rank", number), run.layout.round(number)
-    load_tokenizer(model, config.model)  # a wrong path shows here, before anything starts
     decoding = candidates(config, first_round=number == 1)
+    tokenizer = check_model(model, config, served=not decoding.replay)
     progress.say(_plan(config, model, decoding))
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
     total, before = count_rows(texts), count_finished(layout.sampled_ids)
@@ -188,6 +192,8 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
         "rejects": dict(counts["rejects"]),
         "formats": dict(formats),
         "mean_score": round(counts["score_sum"] / max(1, counts["scored"]), 4),
+        **({"cut_when_scored": counts["cut"]} if counts["cut"] else {}),
+        "broken_spellings": spellings_of(tokenizer),  # so no text opens a turn of its own, by prompts.broken
     }
 
 
@@ -206,12 +212,13 @@ def _with_decodings(batch: pa.Table, names: list[str]) -> pa.Table:
 
 def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -> dict[str, Any]:
     """Part the pipeline's rows into ranked lists and rejects, one of them for each text, counting."""
-    counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0}
+    counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0, "cut": 0}
     counts |= {"rejects": Counter(), "formats": Counter(), "invalid": Counter()}
     with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
         for table in read_tables(files):
             table = table.filter(expected.take(table["text_id"].to_numpy()))
             counts["texts"] += len(table)
+            counts["cut"] += pc.sum(table["cut"], min_count=0).as_py()
             rejected = pc.is_valid(table["reason"])
             for row in table.filter(rejected).to_pylist():
                 counts["rejects"][row["reason"]] += 1
@@ -242,6 +249,10 @@ def _check_counts(counts: dict[str, Any], expected: TextIds, progress: Progress)
     if expected.repeated or expected.unknown:
         progress.say(
             f"left out: {expected.repeated:,} rows of texts that have one, {expected.unknown:,} rows of no text here"
+        )
+    if counts["cut"]:
+        progress.say(
+            f"warning: {counts['cut']:,} texts are longer than the scoring model reads: scored by their beginnings"
         )
     if not counts["ranked"]:
         raise UserError(

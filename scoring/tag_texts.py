@@ -26,6 +26,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from generation.decoding import greedy, sampled
 from generation.parse import answer_of
+from generation.preflight import check_model
 from generation.readers import read_rows as read_data
 from generation.records import TEXT
 from generation.texts import Texts
@@ -78,6 +79,7 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> li
     """Have the model answer the texts that it has not answered yet; returns the files of answers."""
     texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
     total, before = count_rows(texts), count_finished(finished)
+    check_model(config.model.base, config, trained=False)
     votes, constrained = job["votes"], job["constrained"]
     by_vote = f", by {votes} votes each" if votes > 1 else ""
     progress.say(f"tagging {total:,} texts{by_vote}" + (f"; {before:,} of them were tagged before" if before else ""))
