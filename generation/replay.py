@@ -1,7 +1,7 @@
 """Candidates from a column of the data in place of an engine: from an API, or from an older run."""
 
 import json
-from operator import itemgetter
+from operator import attrgetter
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -56,7 +56,7 @@ class Given(BaseModel):
     """A candidate as the data has it; what else it holds is made anew."""
 
     completion: Annotated[str, Field(max_length=LONGEST)]
-    sample: int | None = None
+    sample: int = 0
     finish_reason: str | None = None
     num_tokens: Whole | None = None
     token_ids: list[Whole] | None = None
@@ -78,26 +78,25 @@ class Given(BaseModel):
 def read_candidates(given: Any, config: Config) -> list[Record]:
     """Candidates of schema CANDIDATE, numbered in the order of their `sample` where they have one, else of the list.
 
-    One that cannot be read costs no other: it counts as an empty completion. Raises ValueError for what is no list, or
-    where none can be read.
+    One that cannot be read costs no other: it counts as an empty completion, behind the one before it. Raises
+    ValueError for what is no list, or where none can be read.
     """
     where = f"column '{config.sampling.candidates}'"
     if not isinstance(given, list) or not given:
         raise ValueError(f"{where}: a list of completions is wanted")
-    found, wrong = list[tuple[int, Given]](), list[str]()
+    found, wrong = list[Given](), list[str]()
     for place, one in enumerate(given):
         try:
-            read = Given.model_validate(one)
+            found.append(Given.model_validate(one))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             wrong.append(f"{first['msg']} at {(place, *first['loc'])}")
-            read = Given(completion="")
-        found.append((place if read.sample is None else read.sample, read))
+            found.append(Given(completion="", sample=found[-1].sample if found else 0))
     if len(wrong) == len(given):
         raise ValueError(f"{where}: {wrong[0]}")
     return [
         candidate_row(config.prompt, number, **one.model_dump(exclude={"sample"}))
-        for number, (_, one) in enumerate(sorted(found, key=itemgetter(0)))
+        for number, one in enumerate(sorted(found, key=attrgetter("sample")))
     ]
 
 
@@ -106,10 +105,12 @@ def known_ids(tokenizer: Any, candidates: list[Record]) -> list[Record]:
 
     So say those of another tokenizer. From here on tokens that are there are trusted.
     """
-    said = tokenizer.batch_decode([one["token_ids"] or [] for one in candidates], skip_special_tokens=True)
+    size, given = len(tokenizer), [one["token_ids"] or [] for one in candidates]
+    own = [ids if max(ids, default=0) < size else [] for ids in given]
+    said = tokenizer.batch_decode(own, skip_special_tokens=True)
     return [
         one
-        if one["token_ids"] is None or own.strip() == one["completion"].strip()
+        if one["token_ids"] is None or (ids and text.strip() == one["completion"].strip())
         else one | {"token_ids": None, "logprob": None}
-        for one, own in zip(candidates, said, strict=True)
+        for one, ids, text in zip(candidates, own, said, strict=True)
     ]

@@ -99,9 +99,10 @@ def test_any_list_of_candidates_goes_into_arrow_or_is_refused(candidates: Any) -
 def test_tokens_that_say_something_else_are_not_kept(tokenizer: Any, config: Config) -> None:
     own = tokenizer("[bridge]</s>", add_special_tokens=False)["input_ids"]
     known = {"token_ids": own, "logprob": -3.0, "completion": "[bridge]"}
-    rows = read_candidates([known, known | {"token_ids": [5, 6, 7]}, {"completion": "[a]", "logprob": -1.0}], config)
-    kept = known_ids(tokenizer, rows)
-    assert [(row["token_ids"], row["logprob"]) for row in kept] == [(own, -3.0), (None, None), (None, -1.0)]
+    others = [known | {"token_ids": ids} for ids in ([5, 6, 7], [*own, 2**31 - 1], [])]
+    kept = known_ids(tokenizer, read_candidates([known, {"completion": "[a]", "logprob": -1.0}, *others], config))
+    found = [(row["token_ids"], row["logprob"]) for row in kept]
+    assert found == [(own, -3.0), (None, -1.0), *[(None, None)] * 3]
 
 
 def test_a_row_per_candidate_is_said() -> None:
