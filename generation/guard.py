@@ -186,7 +186,7 @@ class GuardedSampler(Sampler):
             done = await (self.sample(rows) if count else self._watched(asyncio.gather(*map(self._sample, rows))))
         except EngineDeadError as error:
             await self._end(error)
-        well = [] if self._proven else [row for row in done if row["reason"] is None]
+        well = [] if self._proven else [row for row in done if row.get("reason") is None]
         good = {name: well[0][name] for name in (*TEXT.names, "decoding")} if well else None
         self._proven = self._proven or bool(well)
         self.suspects.leave.remote(keys, self.slot, good)

@@ -110,7 +110,7 @@ class Unstable(GuardedSampler):
             self.engine.errored = True
             await asyncio.Event().wait()
         self.inside.discard(row["text_id"])
-        return row | {"prompt": [], "candidates": [], "reason": None}
+        return row | {"prompt": [], "candidates": []}
 
 
 def table(ids: list[int]) -> pa.Table:
@@ -263,7 +263,7 @@ class Stub(Sampler):
         if row["text_id"] == 5:
             self.engine.errored = True
             await asyncio.Event().wait()
-        return row | {"prompt": [], "candidates": [], "reason": None}
+        return row | {"prompt": [], "candidates": []}
 
 class Brittle(GuardedSampler, Stub):
     pass
