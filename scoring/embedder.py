@@ -104,10 +104,11 @@ class Scorer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows: list[dict[str, Any]] = batch.to_pylist()
         if self.embedder:
-            cut = self.embedder.cut([row["text"] for row in rows])
+            scored = [row for row in rows if row["candidates"]]  # a rejected text may be huge
+            for row, cut in zip(scored, self.embedder.cut([row["text"] for row in scored]), strict=True):
+                row["cut"] = cut
             digits = DIGITS[self.embedder.scoring.dtype]
             rows = score_rows(rows, self.embedder.texts, self.embedder.tags, digits)
-            rows = [row | {"cut": own} for row, own in zip(rows, cut, strict=True)]
         scores = [c["score"] for row in rows for c in row["candidates"] if c["score"] is not None]
         self.tally.add(Counts(scored=len(scores), score_sum=sum(scores)), at_once=True)
         self.metrics.record(rows, scores)

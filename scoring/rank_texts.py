@@ -218,13 +218,13 @@ def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -
         for table in read_tables(files):
             table = table.filter(expected.take(table["text_id"].to_numpy()))
             counts["texts"] += len(table)
-            counts["cut"] += pc.sum(table["cut"], min_count=0).as_py()
             rejected = pc.is_valid(table["reason"])
             for row in table.filter(rejected).to_pylist():
                 counts["rejects"][row["reason"]] += 1
                 bad.write(_reject(row))
             kept = table.filter(pc.invert(rejected))
             good.write(kept)
+            counts["cut"] += pc.sum(kept["cut"], min_count=0).as_py()
             _count_candidates(kept["candidates"].combine_chunks().flatten(), counts)
     counts["ranked"] = good.rows
     return counts

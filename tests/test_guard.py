@@ -265,8 +265,7 @@ class Stub(Sampler):
             await asyncio.Event().wait()
         return row | {"prompt": [], "candidates": []}
 
-class Brittle(GuardedSampler, Stub):
-    pass
+class Brittle(GuardedSampler, Stub): pass
 
 folder = Path(sys.argv[1])
 texts, rows, ids = (folder / name for name in ("texts.parquet", "rows", "ids"))
@@ -295,8 +294,6 @@ assert len(list(lives.iterdir())) == (MOST_DEATHS + 1 + 1) + (MOST_DEATHS + 1), 
 
 
 def test_a_start_that_fails_is_tried_again_and_what_dies_at_one_place_is_passed_over_once(tmp_path: Any) -> None:
-    command = [sys.executable, "-c", WITH_RAY, str(tmp_path)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
+    command, path = [sys.executable, "-c", WITH_RAY, str(tmp_path)], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

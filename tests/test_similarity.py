@@ -1,16 +1,18 @@
 """Scoring maths, by hand and with the real embedding model."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster.places import local_folder
 from cluster.progress import Counts
 from configs.errors import UserError
 from configs.schema import Scoring
-from generation.records import sampled_counts
-from scoring.embedder import Embedder
+from generation.records import SAMPLED, sampled_counts
+from scoring.embedder import Embedder, Scorer
 from scoring.similarity import cosine, rank_candidates, score_rows, tag_string
 
 
@@ -132,6 +134,11 @@ def test_a_text_behind_the_window_is_counted(embedder: Embedder) -> None:
     assert np.allclose(*embedder.texts([long, f"{long} hills and bridges"]))  # nobody would know
     prefixed = Embedder(Scoring(model="all-MiniLM-L6-v2", text_prefix="query: "))
     assert prefixed.cut([fits]) == [True]
+    scorer = Scorer(embedder.scoring, SimpleNamespace(add=lambda *counts, **how: None))  # type: ignore[arg-type]
+    answer = {"sample": 0, "tags": ["river"], "format": "valid"}
+    rows = [{"text": text, "candidates": [answer]} for text in (fits, long)]
+    rows.append({"text": long, "candidates": [], "reason": "too_long"})  # not scored, so not cut
+    assert scorer(pa.Table.from_pylist(rows, SAMPLED))["cut"].to_pylist() == [False, True, None]
 
 
 def test_score_does_not_depend_on_the_batch(embedder: Embedder) -> None:
