@@ -17,7 +17,7 @@ from configs.load import load_config
 from configs.schema import Config
 from generation.decoding import candidates
 from generation.guard import GuardedSampler
-from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
+from generation.prompts import Chat, load_tokenizer
 from generation.sampler import engine_arguments, sampling_parameters, seed_of
 from scoring.rank_texts import sampled_rows
 
@@ -71,11 +71,10 @@ def raw(folder: Path, config: Config, engine: Record) -> None:
     from vllm import LLM
 
     model, decoding = local_folder(config.model.base), candidates(config, first_round=True)
-    tokenizer = load_tokenizer(model, config.model)
-    system_role = takes_system_role(tokenizer)
+    chat = Chat(load_tokenizer(model, config.model), config.prompt)
     rows = list(read_rows(folder / "texts.parquet"))
-    messages = [build_messages(row["text"], config.prompt, system_role, decoding.examples) for row in rows]
-    prompts = [{"prompt_token_ids": prompt_ids(tokenizer, turns)} for turns in messages]
+    messages = [chat.messages(row["text"], decoding.examples) for row in rows]
+    prompts = [{"prompt_token_ids": chat.ids(turns)} for turns in messages]
     parameters = [sampling_parameters(decoding, seed_of(config.run.seed, row["text_id"])) for row in rows]
     llm: Any = LLM(**engine_arguments(config, model) | engine)
     journal, step = Journal(folder, llm.llm_engine.vllm_config), llm.llm_engine.step
@@ -112,7 +111,7 @@ def _processor(folder: Path, config: Config, engine: Record) -> Any:
     sampling, model = config.sampling, local_folder(config.model.base)
     arguments = engine_arguments(config, model) | _batch_sizes(config) | engine
     examples = candidates(config, first_round=True).examples
-    system_role = takes_system_role(load_tokenizer(model, config.model))
+    chat = Chat(load_tokenizer(model, config.model), config.prompt)
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=model,
@@ -125,7 +124,7 @@ def _processor(folder: Path, config: Config, engine: Record) -> Any:
             log_engine_metrics=False,
         ),
         preprocess=lambda row: {
-            "messages": build_messages(row["text"], config.prompt, system_role, examples),
+            "messages": chat.messages(row["text"], examples),
             "sampling_params": _as_dict(config, row["text_id"], row["copy"]),
         },
         postprocess=lambda row: {

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from cluster.places import Place
 
 ROWS_PER_GROUP = 2048
+BYTES_PER_GROUP = 64 * 2**20
+ROWS_PER_LARGE_GROUP = 8 * ROWS_PER_GROUP
 ROWS_PER_PART = 16 * ROWS_PER_GROUP
 
 
@@ -24,6 +26,7 @@ class RowWriter(AbstractContextManager["RowWriter"]):
         self.schema = schema
         self.rows = 0
         self._buffer: list[dict[str, Any]] = []
+        self._size = 0  # of its strings
         self._sink = file.open("wb")
         self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
 
@@ -31,13 +34,15 @@ class RowWriter(AbstractContextManager["RowWriter"]):
         """Add a row."""
         self.rows += 1
         self._buffer.append(row)
-        if len(self._buffer) == ROWS_PER_GROUP:
+        self._size += sum(len(value) for value in row.values() if isinstance(value, str | bytes))
+        if len(self._buffer) == ROWS_PER_GROUP or self._size >= BYTES_PER_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         if self._buffer:
             self._writer.write_table(pa.Table.from_pylist(self._buffer, self.schema))
             self._buffer.clear()
+            self._size = 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -46,6 +51,35 @@ class RowWriter(AbstractContextManager["RowWriter"]):
             self._flush()
         self._writer.close()
         self._sink.close()
+
+
+class TableWriter(AbstractContextManager["TableWriter"]):
+    """Writes tables to one Parquet file, in large row groups: its metadata grows with them."""
+
+    def __init__(self, file: Path, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(file, schema, compression="zstd")
+        self._tables: list[pa.Table] = []
+        self._rows = self._bytes = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Add the rows of a table."""
+        self._tables.append(table)
+        self._rows, self._bytes = self._rows + len(table), self._bytes + table.nbytes
+        if self._rows >= ROWS_PER_LARGE_GROUP or self._bytes >= BYTES_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.concat_tables(self._tables))
+        self._tables.clear()
+        self._rows = self._bytes = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
 
 
 class PartWriter(AbstractContextManager["PartWriter"]):

@@ -31,7 +31,7 @@ from configs.errors import UserError
 from configs.load import differences, dump_config, flatten, load_config
 from configs.schema import Config
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MIN_FREE_BYTES = 64 * 2**20
 AnyPlace = TypeVar("AnyPlace", bound=Place)
 

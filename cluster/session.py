@@ -19,6 +19,7 @@ from configs.schema import Config
 # Ray replaces a node address of 127.0.0.1 by the machine's own and then listens on every interface, unless it is told
 # (by a switch named for other systems, read when Ray is imported) that it will never be part of a cluster.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1"}
+SILENCE = 30.0  # seconds that an answer of the cluster is waited for, where only progress hangs on it
 GROWN_NODES = 100  # of a group without a limit, when asking whether a growing cluster can hold a run
 
 
@@ -151,22 +152,18 @@ class Tally:
             self._kept, self._sent = Counts(), time.monotonic()
 
     def total(self) -> Counts:
-        """The sum as it is now."""
+        """The sum as it is now. Raises ray.exceptions.GetTimeoutError when the cluster says nothing for long."""
         import ray
 
-        return ray.get(self.actor.total.remote())
+        return ray.get(self.actor.total.remote(), timeout=SILENCE)
 
     @contextlib.contextmanager
     def shown(self, progress: Progress) -> Iterator[None]:
-        """Show the sum on `progress` while the block runs, and once more at its end."""
-
+        """Show the sum on `progress` while the block runs, and once more at its end; a silent cluster ends no block."""
         import ray
 
         def show() -> None:
             progress.show(self.total(), sum(node["Alive"] for node in ray.nodes()))
 
-        try:
-            with repeating(show, every=1.0):
-                yield
-        finally:
-            show()
+        with repeating(show, every=1.0, at_end=True):
+            yield

@@ -106,9 +106,11 @@ def versions() -> dict[str, str]:
 
 
 def describe(counts: dict[str, Any]) -> str:
-    """Counts as a line: `840 rows, 630 train, dropped: 2 duplicate`."""
+    """Counts as a line: `840 rows, 630 train, dropped: 2 duplicate`. Lists are for the manifest alone."""
     parts = []
     for key, value in counts.items():
+        if isinstance(value, list):
+            continue
         name = key.replace("_", " ")
         if isinstance(value, dict):
             inner = ", ".join(f"{_shown(number)} {reason.replace('_', ' ')}" for reason, number in value.items())

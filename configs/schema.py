@@ -95,6 +95,7 @@ class Sampling(Section):
     max_model_len: Positive | None = Field(None, description="Context to serve, in tokens; default the model's.")
     batch_size: Positive = operational(64, "Texts per call of an actor.")
     in_flight: Positive = operational(8, "Batches that an actor works on at once.")
+    hang_minutes: float = operational(30.0, "End an engine that finishes no text for so long, and start another.", gt=0)
     actors: Positive = operational(1, "vLLM actors, at least; the run waits for so many.")
     max_actors: Positive | None = operational(None, "vLLM actors at most; null means as many as actors.")
     gpus_per_actor: float = operational(0.0, "GPUs of each actor; a fraction shares one.", ge=0)

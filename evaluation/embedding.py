@@ -1,5 +1,6 @@
 """Embeddings for the evaluation, from an actor that is placed as those of scoring are."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -23,4 +24,12 @@ class Embedding:
         import ray
 
         chunks = [strings[start : start + CHUNK] for start in range(0, len(strings), CHUNK)]
-        return np.concatenate(ray.get([self.actor.texts.remote(chunk) for chunk in chunks]))
+        return finite(np.concatenate(ray.get([self.actor.texts.remote(chunk) for chunk in chunks])))
+
+
+def finite(embeddings_N_D: np.ndarray) -> np.ndarray:
+    """The embeddings with zeros for a row that is not finite: it is near to nothing, and costs no other its place."""
+    bad_N = ~np.isfinite(embeddings_N_D).all(axis=1)
+    if bad_N.any():
+        logging.getLogger(__name__).warning("%d of %d embeddings are not finite.", bad_N.sum(), len(bad_N))
+    return np.where(bad_N[:, None], np.zeros_like(embeddings_N_D), embeddings_N_D)

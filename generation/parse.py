@@ -17,10 +17,9 @@ STOP_TOKENS += ("<|end_of_text|>", "<|return|>", "<end_of_turn>")
 
 # Thoughts before the answer. Their end is missing where there is no answer, their start where the template wrote it.
 _THOUGHTS = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z)|(?:(?!<think>).)*?</think>)", re.DOTALL)
-# Markers of chat templates and control characters are no part of any tag.
-_MARKER = re.compile(
-    r"<[|\uff5c][^<>\[\]\s]*[|\uff5c]>|</?(?:s|think)>|<</?SYS>>|<(?:start|end)_of_turn>|[\0-\x08\x0e-\x1f\x7f-\x9f]"
-)
+# Marks of chat templates and control characters are no part of any tag.
+MARKS = r"<[|\uff5c][^<>\[\]\s]*[|\uff5c]>|</?(?:s|think)>|<</?SYS>>|<(?:start|end)_of_turn>"
+_MARKER = re.compile(MARKS + r"|[\0-\x08\x0e-\x1f\x7f-\x9f]")
 _NO_TAG = re.compile(r"(?i:tag ?\d+)|/?(?:INST|SYSTEM_PROMPT|THINK|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)")
 # Chinese and fullwidth brackets, and the backslash that Markdown and LaTeX put before one.
 _PLAIN_BRACKETS = str.maketrans("\u3010\u3011\uff3b\uff3d", "[][]", "\\")

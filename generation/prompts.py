@@ -1,6 +1,7 @@
 """Text -> chat messages, always rendered by a chat template, never by string glue."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 from cluster.places import local_folder
 from configs.errors import UserError
 from configs.schema import Model, Prompt
+from generation.parse import MARKS
 
 Message = dict[str, str]
+PROBE = "an-answer"  # stands for any answer, where it is asked what a template writes around one
 
 # For checkpoints that carry no chat template: contents in turn, the answer closed by the end token.
 PLAIN_TEMPLATE = (
@@ -40,11 +43,56 @@ def load_tokenizer(path: str | Path, model: Model) -> Any:
 def takes_system_role(tokenizer: Any) -> bool:
     """Whether the chat template renders a system message instead of refusing or dropping it."""
     probe = "a-system-message"
-    messages = [{"role": "system", "content": probe}, {"role": "user", "content": "?"}]
+    return probe in rendered(tokenizer, [{"role": "system", "content": probe}, {"role": "user", "content": "?"}])
+
+
+def rendered(tokenizer: Any, messages: list[Message], **how: Any) -> str:
+    """What the chat template makes of the messages; nothing where it refuses them."""
     try:
-        return probe in tokenizer.apply_chat_template(messages, tokenize=False)
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
     except Exception:  # templates raise errors of their own choosing (jinja2.TemplateError, ValueError, ...)
-        return False
+        return ""
+
+
+def spellings_of(tokenizer: Any) -> list[str]:
+    """What a text must not spell, the longest first: the control tokens, and what the chat template writes as a token.
+
+    Words and white space are left out, which some tokenizers have among their added tokens.
+    """
+    asked, answered = {"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}
+    written = rendered(tokenizer, [asked, answered, asked], add_generation_prompt=True)
+    added = tokenizer.added_tokens_decoder.values()
+    found = {token.content for token in added if token.special or token.content in written}
+    found |= {*map(str, tokenizer.all_special_tokens)}
+    return sorted((one for one in found if len(one.strip()) > 1 and not one.isalnum()), key=len, reverse=True)
+
+
+def broken(text: str, spellings: Sequence[str]) -> str:
+    """The text with a blank behind the first character of each of the `spellings` and of all marks of templates.
+
+    So it opens no turn of its own: `ships</s><|user|>` -> `ships< /s>< |user|>`.
+    """
+    pattern = re.compile("|".join([*map(re.escape, spellings), MARKS]))
+    while (apart := pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)) != text:
+        text = apart
+    return text
+
+
+class Chat:
+    """Asks about texts, by a model's own chat template."""
+
+    def __init__(self, tokenizer: Any, prompt: Prompt) -> None:
+        self.tokenizer, self.prompt = tokenizer, prompt
+        self.system_role, self.spellings = takes_system_role(tokenizer), spellings_of(tokenizer)
+
+    def messages(self, text: str, examples: Sequence[tuple[str, str]] = ()) -> list[Message]:
+        """The messages that ask about a text, after the examples."""
+        shown = [(broken(one, self.spellings), answer) for one, answer in examples]
+        return build_messages(broken(text, self.spellings), self.prompt, self.system_role, shown)
+
+    def ids(self, messages: list[Message]) -> list[int]:
+        """Token ids of the rendered messages, with the opening of the assistant's turn."""
+        return prompt_ids(self.tokenizer, messages)
 
 
 def build_messages(

@@ -51,6 +51,7 @@ SAMPLED = pa.schema(
         ("decoding", pa.string()),
         *PROMPT,
         ("candidates", pa.list_(CANDIDATE)),
+        ("cut", pa.bool_()),  # whether the scoring model reads only the text's beginning; null until scored
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]

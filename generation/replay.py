@@ -1,17 +1,19 @@
 """Candidates from a column of the data in place of an engine: from an API, or from an older run."""
 
 import json
+from operator import attrgetter
 from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from cluster.session import Tally
 from configs.schema import Config
-from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
+from generation.prompts import Chat, load_tokenizer
 from generation.records import SAMPLED, candidate_row, sampled_counts
 
 Record = dict[str, Any]
+LONGEST = 2**20  # characters of a completion
 
 
 class Replay:
@@ -23,8 +25,8 @@ class Replay:
     """
 
     def __init__(self, config: Config, model: str, tally: Tally) -> None:
-        self.config, self.tokenizer, self.tally = config, load_tokenizer(model, config.model), tally
-        self.system_role = takes_system_role(self.tokenizer)
+        self.config, self.tally = config, tally
+        self.chat = Chat(load_tokenizer(model, config.model), config.prompt)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         rows = [self._replay(row) for row in batch.to_pylist()]
@@ -34,46 +36,81 @@ class Replay:
     def _replay(self, row: Record) -> Record:
         meta = json.loads(row["meta"])
         given = meta.pop(self.config.sampling.candidates, None)
-        messages = build_messages(row["text"], self.config.prompt, self.system_role)
-        ids = prompt_ids(self.tokenizer, messages)
-        row |= {
-            "meta": json.dumps(meta, ensure_ascii=True),
-            "prompt": messages,
-            "prompt_ids": ids,
-            "sampled_prompt_ids": ids,
-            "candidates": [],
-        }
+        row |= {"meta": json.dumps(meta, ensure_ascii=True), "prompt": [], "candidates": []}
         try:
-            return row | {"candidates": read_candidates(given, self.config)}
+            messages = self.chat.messages(row["text"])
+            ids = self.chat.ids(messages)
+        except Exception as error:  # templates and tokenizers raise errors of their own choosing
+            return row | {"reason": "refused_by_template", "detail": f"{type(error).__name__}: {error}"}
+        row |= {"prompt": messages, "prompt_ids": ids, "sampled_prompt_ids": ids}
+        try:
+            return row | {"candidates": known_ids(self.chat.tokenizer, read_candidates(given, self.config))}
         except ValueError as error:
             return row | {"reason": "no_candidates", "detail": str(error)}
+
+
+Whole = Annotated[int, Field(ge=0, lt=2**31)]  # what a column of 32 bits holds
 
 
 class Given(BaseModel):
     """A candidate as the data has it; what else it holds is made anew."""
 
-    completion: str
+    completion: Annotated[str, Field(max_length=LONGEST)]
     sample: int = 0
     finish_reason: str | None = None
-    num_tokens: int | None = None
-    token_ids: list[int] | None = None
-    logprob: float | None = None
+    num_tokens: Whole | None = None
+    token_ids: list[Whole] | None = None
+    logprob: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, given: Any) -> Any:
+        return {"completion": given} if isinstance(given, str) else given
 
-GIVEN = TypeAdapter(Annotated[list[str | Given], Field(min_length=1)])
+    @field_validator("completion", "finish_reason")
+    @classmethod
+    def _is_utf8(cls, text: str | None) -> str | None:
+        if text is not None:
+            text.encode()  # a lone surrogate is a ValueError
+        return text
 
 
 def read_candidates(given: Any, config: Config) -> list[Record]:
-    """Candidates of schema CANDIDATE, numbered in the order of their `sample` where they have one.
+    """Candidates of schema CANDIDATE, numbered in the order of their `sample` where they have one, else of the list.
 
-    Raises ValueError for what is no list of completions.
+    One that cannot be read costs no other: it counts as an empty completion, behind the one before it. Raises
+    ValueError for what is no list, or where none can be read.
     """
-    try:
-        found = [Given(completion=one) if isinstance(one, str) else one for one in GIVEN.validate_python(given)]
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"column '{config.sampling.candidates}': {first['msg']} at {first['loc']}") from None
+    where = f"column '{config.sampling.candidates}'"
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"{where}: a list of completions is wanted")
+    found, wrong = list[Given](), list[str]()
+    for place, one in enumerate(given):
+        try:
+            found.append(Given.model_validate(one))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            wrong.append(f"{first['msg']} at {(place, *first['loc'])}")
+            found.append(Given(completion="", sample=found[-1].sample if found else 0))
+    if len(wrong) == len(given):
+        raise ValueError(f"{where}: {wrong[0]}")
     return [
         candidate_row(config.prompt, number, **one.model_dump(exclude={"sample"}))
-        for number, one in enumerate(sorted(found, key=lambda one: one.sample))
+        for number, one in enumerate(sorted(found, key=attrgetter("sample")))
+    ]
+
+
+def known_ids(tokenizer: Any, candidates: list[Record]) -> list[Record]:
+    """The candidates, with tokens and log-probability null where the tokens say something else than the completion.
+
+    So say those of another tokenizer. From here on tokens that are there are trusted.
+    """
+    size, given = len(tokenizer), [one["token_ids"] or [] for one in candidates]
+    own = [ids if max(ids, default=0) < size else [] for ids in given]
+    said = tokenizer.batch_decode(own, skip_special_tokens=True)
+    return [
+        one
+        if one["token_ids"] is None or (ids and text.strip() == one["completion"].strip())
+        else one | {"token_ids": None, "logprob": None}
+        for one, ids, text in zip(candidates, own, said, strict=True)
     ]

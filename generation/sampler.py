@@ -1,8 +1,10 @@
 """The vLLM actor: texts in, K candidates each out, several batches in flight."""
 
 import asyncio
+import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import psutil
@@ -14,18 +16,20 @@ from cluster.progress import Counts
 from cluster.session import Tally
 from configs.schema import Config
 from generation.decoding import Decoding
-from generation.prompts import build_messages, load_tokenizer, prompt_ids, takes_system_role
+from generation.prompts import Chat, load_tokenizer
 from generation.records import SAMPLED, candidate_row, sampled_counts
 from generation.texts import hash64
 from generation.vote import elect
 
 Record = dict[str, Any]
+POLL_SECONDS = 0.5  # between looks at whether the engine lives
 
 
 def seed_of(run_seed: int, text_id: int) -> int:
     """Seed of a text's request, in [0, 2^62); vLLM gives sample i the seed + i.
 
-    It depends on the run's seed and the text alone, so a text draws the same candidates in any batch.
+    It depends on the run's seed and the text alone. So a text draws the same candidates in any batch, where vLLM's sums
+    do not hang on it: on CPUs in float32, and on GPUs with VLLM_BATCH_INVARIANT=1 in the environment of every node.
     """
     return hash64("sample", run_seed, text_id) & (2**62 - 1)
 
@@ -51,29 +55,46 @@ class Sampler:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        model, self.tally = local_folder(model), tally
+        model, self.tally, self._last_done = local_folder(model), tally, 0.0
         self.config, self.decodings = config, {decoding.name: decoding for decoding in decodings}
-        self.tokenizer = load_tokenizer(model, config.model)
-        self.system_role = takes_system_role(self.tokenizer)
+        self.chat = Chat(load_tokenizer(model, config.model), config.prompt)
         arguments = engine_arguments(config, model) | (engine or {})
         # vLLM sets batch sizes by who asks: a pile of prompts gets 256 sequences or more, a bare engine 128.
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
         self._watch = end_with_this(psutil.Process().children(recursive=True))
         self.context = self.engine.model_config.max_model_len
-        self.vocabulary = self.engine.model_config.get_vocab_size()
+        self.longest_token = max(map(len, self.chat.tokenizer.get_vocab()))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist(await self.sample(batch.to_pylist()), SAMPLED)
 
     async def sample(self, rows: list[Record]) -> list[Record]:
-        """Rows of schema SAMPLED, in the order of the given ones."""
-        done = list(await asyncio.gather(*(self._counted(row) for row in rows)))
+        """Rows of schema SAMPLED, in the order of the given ones. Raises EngineDeadError as `_watched` does."""
+        done = await self._watched(asyncio.gather(*(self._counted(row) for row in rows)))
         self.tally.add(Counts(), at_once=True)
-        return done
+        return list(done)
+
+    async def _watched(self, work: Awaitable[list[Record]]) -> list[Record]:
+        """What comes of the work. Raises EngineDeadError when the engine is dead, or has done no text for too long."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        work, began = asyncio.ensure_future(work), time.monotonic()
+        # A request on its way to an engine that dies at that moment waits for ever, and so does the first one of an
+        # engine that was dead before. So the end of the requests alone tells too little.
+        while not work.done() and not self.engine.errored:
+            await asyncio.wait([work], timeout=POLL_SECONDS)
+            idle = time.monotonic() - max(began, self._last_done)
+            if not work.done() and idle > self.config.sampling.hang_minutes * 60:
+                logging.getLogger(__name__).error("The engine hangs: no text done in %.0f s.", idle)
+                break
+        if not work.done():
+            raise EngineDeadError()
+        return await work
 
     async def _counted(self, row: Record) -> Record:
         # One by one, so that progress moves while the first batches are in flight.
         row = await self._sample(row)
+        self._last_done = time.monotonic()
         self.tally.add(sampled_counts([row]))
         return row
 
@@ -83,12 +104,17 @@ class Sampler:
 
         decoding = self.decodings[row["decoding"]]
         row |= {"prompt": [], "candidates": []}
+        # A huge text is refused before it is tokenised, which would keep all others waiting.
+        most = self.context * self.longest_token
+        if len(row["text"]) > most:
+            return row | {"reason": "too_long", "detail": f"{len(row['text'])} characters, room for {most} at most"}
         try:
             row |= self._prompt(row["text"], decoding)
         except Exception as error:  # templates and tokenizers raise errors of their own choosing
             return row | _refused(error)
-        if problem := self._problem(row["sampled_prompt_ids"], decoding):
-            return row | problem
+        room = self.context - decoding.max_tokens
+        if (length := len(row["sampled_prompt_ids"])) > room:
+            return row | {"reason": "too_long", "detail": f"prompt of {length} tokens, room for {room}"}
         try:
             candidates = await self._candidates(row, decoding)
         except (VLLMClientError, EngineGenerateError) as error:
@@ -99,23 +125,11 @@ class Sampler:
 
     def _prompt(self, text: str, decoding: Decoding) -> Record:
         """The columns PROMPT of a text: its plain prompt, and the tokens of that and of the one to sample under."""
-        messages = build_messages(text, self.config.prompt, self.system_role)
-        ids = sampled_ids = prompt_ids(self.tokenizer, messages)
+        messages = self.chat.messages(text)
+        ids = sampled_ids = self.chat.ids(messages)
         if decoding.examples:
-            shown = build_messages(text, self.config.prompt, self.system_role, decoding.examples)
-            sampled_ids = prompt_ids(self.tokenizer, shown)
+            sampled_ids = self.chat.ids(self.chat.messages(text, decoding.examples))
         return {"prompt": messages, "prompt_ids": ids, "sampled_prompt_ids": sampled_ids}
-
-    def _problem(self, ids: list[int], decoding: Decoding) -> Record | None:
-        """Why a prompt cannot be sampled under, if it cannot."""
-        room = self.context - decoding.max_tokens
-        if len(ids) > room:
-            return {"reason": "too_long", "detail": f"prompt of {len(ids)} tokens, room for {room}"}
-        # vLLM takes a token that its tokenizer has and the model has not, and dies of it.
-        if max(ids, default=0) >= self.vocabulary:
-            detail = f"token {max(ids)} is beyond the model's vocabulary of {self.vocabulary}"
-            return {"reason": "refused_by_engine", "detail": detail}
-        return None
 
     async def _candidates(self, row: Record, decoding: Decoding) -> list[Record]:
         from vllm.v1.engine.exceptions import EngineGenerateError

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from cluster.layout import RunLayout, Step
-from cluster.parquet import RowWriter, read_tables
+from cluster.parquet import RowWriter, TableWriter, read_tables
 from cluster.places import write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir, check_rejected
@@ -84,9 +83,10 @@ def _holds(ids: np.ndarray, id_: int) -> bool:
 class Texts:
     """Turns rows into records of schema TEXT or REJECT, and counts what became of them."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, candidates: str | None = None) -> None:
         self.data = data
-        self.seen = IdSet()
+        self.candidates = candidates  # the column that replay reads them from
+        self.seen, self.seen_candidates = IdSet(), IdSet()
         self.rows = 0
         self.dropped: Counter[str] = Counter()
         self.without_article = 0  # texts that name none
@@ -104,7 +104,12 @@ class Texts:
             return self._reject(row, problem, detail)
         text = normalise(row.values[column])
         id_ = text_id(text)
+        given = as_json({"given": row.values.get(self.candidates)}) if self.candidates else ""
+        new = bool(self.candidates) and self.seen_candidates.add(hash64(id_, given))
         if not self.seen.add(id_):
+            if new:
+                detail = f"other candidates of text_id {id_}: a text's candidates stand in one row"
+                return self._reject(row, "more_candidates", detail) | {"text_id": id_}
             return self._reject(row, "duplicate", f"same text as text_id {id_}") | {"text_id": id_}
         meta = {key: value for key, value in row.values.items() if key != column}
         article = as_article(meta.get(self._article_column))
@@ -204,7 +209,8 @@ def hold_out(keys: np.ndarray, fraction: float) -> np.ndarray:
 
 def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
     """Read, clean, split and write the texts; returns the counts."""
-    texts, keys, ids, layout = Texts(config.data), array("q"), array("q"), run.layout
+    replayed = config.sampling.candidates if config.sampling.engine == "replay" else None
+    texts, keys, ids, layout = Texts(config.data, replayed), array("q"), array("q"), run.layout
     with run.writing(layout.texts) as folder, run.writing(layout.rejects) as rejects:
         write_json(folder / layout.source_state.name, source_state(config.data))
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
@@ -259,15 +265,12 @@ def _split(folder: Path, layout: RunLayout, parts: np.ndarray, config: Config) -
     files = {number: layout.train_texts(number, reuse=False).name for number in rounds}
     files |= {HELD_OUT: layout.held_out.name, VALIDATION: layout.validation_texts.name}
     with contextlib.ExitStack() as stack:
-        writers = {
-            part: stack.enter_context(pq.ParquetWriter(folder / name, TEXT, compression="zstd"))
-            for part, name in files.items()
-        }
+        writers = {part: stack.enter_context(TableWriter(folder / name, TEXT)) for part, name in files.items()}
         start = 0
         for table in read_tables(folder / "all.parquet"):
             of_table = parts[start : start + len(table)]
             for part, writer in writers.items():
-                writer.write_table(table.filter(of_table == part))
+                writer.write(table.filter(of_table == part))
             start += len(table)
     (folder / "all.parquet").unlink()
     empty = [number for number in rounds if not (parts == number).any()]

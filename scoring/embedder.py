@@ -12,12 +12,13 @@ from cluster.progress import Counts
 from configs.errors import UserError
 from configs.schema import Scoring
 from generation.records import SAMPLED
-from scoring.similarity import score_rows
+from scoring.similarity import DIGITS, score_rows
 
 if TYPE_CHECKING:
     from cluster.session import Tally
 
 CACHED_TAG_STRINGS = 50_000
+OWN_TOKENS = 4  # that a model puts around a text, at most
 
 
 class Embedder:
@@ -64,6 +65,21 @@ class Embedder:
             self._cache |= dict(zip(new, self._encode(new, self.scoring.tags_prefix), strict=True))
         return np.stack([self._cache[string] for string in strings])
 
+    def cut(self, texts: list[str]) -> list[bool]:
+        """Whether each text is longer than the model reads; it embeds the beginning of such a one, without a word."""
+        window, tokenizer = self.model.max_seq_length, self.model.tokenizer
+        cut = [False] * len(texts)
+        if not window or not callable(tokenizer):  # models of words alone have no window
+            return cut
+        prefixed = [self.scoring.text_prefix + text for text in texts]
+        # A token is a byte at least, and a handful are the model's own.
+        places = [place for place, text in enumerate(prefixed) if len(text.encode()) > window - OWN_TOKENS]
+        if places:
+            found = tokenizer([prefixed[place] for place in places], truncation=False, verbose=False)["input_ids"]
+            for place, ids in zip(places, found, strict=True):
+                cut[place] = len(ids) > window
+        return cut
+
     def _encode(self, strings: list[str], prefix: str) -> np.ndarray:
         return self.model.encode(
             strings,
@@ -88,7 +104,11 @@ class Scorer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows: list[dict[str, Any]] = batch.to_pylist()
         if self.embedder:
-            rows = score_rows(rows, self.embedder.texts, self.embedder.tags)
+            scored = [row for row in rows if row["candidates"]]  # a rejected text may be huge
+            for row, cut in zip(scored, self.embedder.cut([row["text"] for row in scored]), strict=True):
+                row["cut"] = cut
+            digits = DIGITS[self.embedder.scoring.dtype]
+            rows = score_rows(rows, self.embedder.texts, self.embedder.tags, digits)
         scores = [c["score"] for row in rows for c in row["candidates"] if c["score"] is not None]
         self.tally.add(Counts(scored=len(scores), score_sum=sum(scores)), at_once=True)
         self.metrics.record(rows, scores)

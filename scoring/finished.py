@@ -19,10 +19,11 @@ from cluster.places import Place
 from cluster.progress import Progress
 from configs.errors import UserError
 
-RUNS = 2  # of the pipeline: one for what is left, and another one for what that lost
+RUNS = 2  # passes of the pipeline: one for what is left, and another one for what that lost or left out
 READERS = 16  # files read at once, most of the time waiting for a disk or a store
 PENDING = ".pending"
 Result = TypeVar("Result")
+Work = Callable[[np.ndarray, bool], None]
 
 
 class TextIds:
@@ -59,14 +60,14 @@ def finish(
     rows: Place,
     ids: Place,
     progress: Progress,
-    work: Callable[[np.ndarray], None],
+    work: Work,
     use: Callable[[list[Place]], Result],
 ) -> Result:
     """Call `work`, a pipeline that commits below `ids`, until each text has a row; returns what `use` makes of them.
 
-    `work` gets the sorted ids of the texts that have rows, `use` the files of rows. Rows that cannot be used because
-    a file of theirs is damaged are done again, once. Raises RuntimeError when the pipeline leaves texts out again and
-    again.
+    `work` gets the sorted ids of the texts that have rows, and whether it is the last pass: an earlier one may leave
+    out texts whose engines died at one place. `use` gets the files of rows. Rows that cannot be used because a file of
+    theirs is damaged are done again, once. Raises RuntimeError when the pipeline leaves texts out again and again.
     """
     found = Found(texts, rows, ids, progress)
     found.complete(work)
@@ -90,12 +91,12 @@ class Found:
         self._rows, self._ids, self._progress = rows, ids, progress
         self._settled = set[str]()
 
-    def complete(self, work: Callable[[np.ndarray], None]) -> None:
+    def complete(self, work: Work) -> None:
         """Have `work` done until no text is left, as `finish` says."""
         self.settle()
-        for _ in range(RUNS):
+        for number in range(RUNS):
             if self.expected.left():
-                work(self.expected.done())
+                work(self.expected.done(), number == RUNS - 1)
                 self.settle()
         if left := self.expected.left():
             raise RuntimeError(f"the pipeline lost {left} of {len(self.expected.ids)} texts, {RUNS} times in a row")

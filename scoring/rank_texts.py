@@ -18,12 +18,14 @@ from cluster.progress import Progress
 from cluster.rounds import start_of
 from cluster.run_dir import RunDir, check_rejected
 from cluster.session import Tally, ray_session
+from cluster.shared import check_shared
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config
 from generation.decoding import Decoding, candidates
 from generation.guard import GuardedSampler, shared_suspects
-from generation.prompts import load_tokenizer
+from generation.preflight import check_model
+from generation.prompts import spellings_of
 from generation.records import REJECT, TEXT
 from generation.replay import Replay
 from scoring.embedder import Scorer
@@ -45,15 +47,17 @@ def sample_and_score(
     finished: Place | None = None,
     done: np.ndarray = NONE,
     score: bool = True,
+    last: bool = True,
 ) -> None:
     """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
 
     Sampling and scoring stream: a batch is scored while the next ones are being sampled. With one decoding and a folder
     `finished`, the ids of the rows that `out` holds are committed there. Texts whose ids are among the sorted ones of
-    `done` are left out. Without `score` nothing is embedded.
+    `done` are left out. Without `score` nothing is embedded. Unless it is the `last` pass, texts whose engines died at
+    one place alone get no row.
     """
     tally = _begin(texts, [decoding.name for decoding in decodings], progress, finished, len(done))
-    rows = sampled_rows(texts, config, model, decodings, tally, done=done)
+    rows = sampled_rows(texts, config, model, decodings, tally, done=done, last=last)
     _write_scored(rows, Scorer, {"scoring": config.scoring if score else None}, out, config, tally, progress)
 
 
@@ -69,6 +73,8 @@ def _begin(texts: Place, names: list[str], progress: Progress, finished: Place |
     import ray.data
     from ray.data.checkpoint import CheckpointConfig
 
+    if isinstance(texts, Path):
+        check_shared(texts.parent)
     progress.begin(count_rows(texts) * len(names), before)
     # A new folder: over one with ids Ray would start actors to filter by them, which take CPUs that nobody counted, and
     # would delete rows that belong to a commit it finds half done.
@@ -103,16 +109,17 @@ def sampled_rows(
     model: str,
     decodings: Sequence[Decoding],
     tally: Tally,
-    actor: type[GuardedSampler] = GuardedSampler,
+    actor: type[GuardedSampler] | None = None,
     done: np.ndarray = NONE,
+    last: bool = True,
 ) -> Any:
     """The sampling part of the pipeline: a lazy Ray dataset of rows of schema SAMPLED, not scored yet."""
     rows = texts_to_answer(texts, config, [decoding.name for decoding in decodings], done)
     arguments: dict[str, Any] = {"config": config, "model": model, "tally": tally}
     if any(decoding.replay for decoding in decodings):
         return rows.map_batches(Replay, fn_constructor_kwargs=arguments, **_sampler_pool(config))
-    arguments |= {"decodings": decodings, "suspects": shared_suspects()}
-    return rows.map_batches(actor, fn_constructor_kwargs=arguments, **_sampler_pool(config))
+    arguments |= {"decodings": decodings, "suspects": shared_suspects(), "last": last}
+    return rows.map_batches(actor or GuardedSampler, fn_constructor_kwargs=arguments, **_sampler_pool(config))
 
 
 def texts_to_answer(texts: Place, config: Config, names: list[str], done: np.ndarray = NONE) -> Any:
@@ -167,17 +174,18 @@ def _scorer_pool(config: Config) -> dict[str, Any]:
 def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
     """The rank stage of a round: its texts -> ranked/ and rejects/; returns the counts."""
     model, step, layout = start_of(run, config, number), Step("rank", number), run.layout.round(number)
-    load_tokenizer(model, config.model)  # a wrong path shows here, before anything starts
     decoding = candidates(config, first_round=number == 1)
+    tokenizer = check_model(model, config, served=not decoding.replay)
     progress.say(_plan(config, model, decoding))
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
     total = count_rows(texts)
 
-    def sample(done: np.ndarray) -> None:
+    def sample(done: np.ndarray, last: bool) -> None:
         if len(done):
             progress.say(f"{len(done):,} of {total:,} texts were done before and are kept")
+        ids = layout.sampled_ids
         with ray_session(config):
-            sample_and_score(texts, layout.sampled, config, model, [decoding], progress, layout.sampled_ids, done)
+            sample_and_score(texts, layout.sampled, config, model, [decoding], progress, ids, done, last=last)
 
     def part(files: list[Place]) -> dict[str, Any]:
         expected = TextIds(texts)
@@ -197,6 +205,8 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
         "rejects": dict(counts["rejects"]),
         "formats": dict(formats),
         "mean_score": round(counts["score_sum"] / max(1, counts["scored"]), 4),
+        **({"cut_when_scored": counts["cut"]} if counts["cut"] else {}),
+        "broken_spellings": spellings_of(tokenizer),  # so no text opens a turn of its own, by prompts.broken
     }
 
 
@@ -218,7 +228,7 @@ def _with_decodings(batch: pa.Table, names: list[str], done: Any) -> pa.Table:
 
 def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -> dict[str, Any]:
     """Part the pipeline's rows into ranked lists and rejects, one of them for each text, counting."""
-    counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0}
+    counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0, "cut": 0}
     counts |= {"rejects": Counter(), "formats": Counter(), "invalid": Counter()}
     with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
         for table in read_tables(files):
@@ -230,6 +240,7 @@ def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -
                 bad.write(_reject(row))
             kept = table.filter(pc.invert(rejected))
             good.write(kept)
+            counts["cut"] += pc.sum(kept["cut"], min_count=0).as_py()
             _count_candidates(kept["candidates"].combine_chunks().flatten(), counts)
     counts["ranked"] = good.rows
     return counts
@@ -254,6 +265,10 @@ def _check_counts(counts: dict[str, Any], expected: TextIds, progress: Progress)
     if expected.repeated or expected.unknown:
         progress.say(
             f"left out: {expected.repeated:,} rows of texts that have one, {expected.unknown:,} rows of no text here"
+        )
+    if counts["cut"]:
+        progress.say(
+            f"warning: {counts['cut']:,} texts are longer than the scoring model reads: scored by their beginnings"
         )
     if not counts["ranked"]:
         raise UserError(

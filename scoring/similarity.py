@@ -8,6 +8,8 @@ import numpy as np
 
 # Suffixes of array names: N strings, D embedding dimensions.
 Embed = Callable[[list[str]], np.ndarray]
+# Decimals of a score that do not depend on the batch that a string is embedded in, by the type of the weights.
+DIGITS = {"float32": 6, "bfloat16": 3, "float16": 3}
 
 
 def tag_string(tags: Sequence[str]) -> str:
@@ -36,9 +38,12 @@ def rank_candidates(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [c | {"rank": rank if c["score"] is not None else None} for rank, c in enumerate(ordered)]
 
 
-def score_rows(rows: list[dict[str, Any]], embed_texts: Embed, embed_tags: Embed) -> list[dict[str, Any]]:
+def score_rows(
+    rows: list[dict[str, Any]], embed_texts: Embed, embed_tags: Embed, digits: int = DIGITS["float32"]
+) -> list[dict[str, Any]]:
     """Rows of schema SAMPLED with scored and ranked candidates; each distinct string is embedded once.
 
+    Scores are rounded to `digits` before they are compared, because what lies behind depends on the batch.
     A text is rejected as `not_a_number` where its own embedding or that of a candidate's tags is not finite.
     """
     pairs = [
@@ -52,7 +57,7 @@ def score_rows(rows: list[dict[str, Any]], embed_texts: Embed, embed_tags: Embed
         texts_N_D = _embed_distinct((rows[row]["text"] for row, _, _ in pairs), embed_texts)
         tags_N_D = _embed_distinct((tags for _, _, tags in pairs), embed_tags)
         for (row, candidate, _), value in zip(pairs, cosine(texts_N_D, tags_N_D).tolist(), strict=True):
-            scores[row][candidate] = value
+            scores[row][candidate] = round(value, digits)
     return [_scored(row, of_row) for row, of_row in zip(rows, scores, strict=True)]
 
 

@@ -27,6 +27,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from generation.cells import as_json
 from generation.decoding import greedy, sampled
+from generation.preflight import check_model
 from generation.readers import read_rows as read_data
 from generation.records import TEXT
 from generation.source_state import source_state
@@ -91,6 +92,7 @@ def _keep_columns(folder: Path, config: Config, progress: Progress) -> None:
 def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Record:
     """Have the model answer the texts that it has not answered yet, and write all; returns the counts."""
     texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
+    check_model(config.model.base, config, trained=False)
     votes, constrained = job["votes"], job["constrained"]
     by_vote = f", by {votes} votes each" if votes > 1 else ""
     progress.say(f"tagging {count_rows(texts):,} texts{by_vote}")
@@ -98,12 +100,12 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Re
     if votes > 1:
         decoding = sampled(config, "tag", votes, constrained, vote=True)
 
-    def sample(done: np.ndarray) -> None:
+    def sample(done: np.ndarray, last: bool) -> None:
         if len(done):
             progress.say(f"{len(done):,} of them were tagged before")
         model, score = config.model.base, job["score"]
         with ray_session(config):
-            sample_and_score(texts, answers, config, model, [decoding], progress, finished, done, score)
+            sample_and_score(texts, answers, config, model, [decoding], progress, finished, done, score, last)
 
     column = config.data.column
     return finish(texts, answers, finished, progress, sample, lambda files: _write(work, job, files, column))

@@ -15,7 +15,7 @@ from cluster.places import Place, naming_store, store_error, weights_hash
 from cluster.run_dir import RunDir, identity
 from configs.schema import Config, Prompt
 from generation.parse import parse
-from generation.prompts import build_messages
+from generation.prompts import broken, build_messages
 from generation.records import REJECT, SAMPLED, TEXT
 from generation.texts import IdSet, text_id
 from scoring.finished import read_ids
@@ -147,13 +147,15 @@ def _exactly_once(run: RunDir, config: Config, layout: RoundLayout, number: int)
 
 def _candidates(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
     sampling = config.sampling
-    replay, samples = sampling.engine == "replay", 1 if sampling.temperature == 0 else sampling.samples
+    replay, samples = sampling.engine == "replay", sampling.samples
+    spellings = run.counts(Step("rank", number))["broken_spellings"]
     examples = number == 1 and config.prompt.examples
     for row in read_rows(layout.ranked):
         where, candidates = f"text_id {row['text_id']}", row["candidates"]
         if row["text_id"] != text_id(row["text"]):
             yield f"{where} is not the hash of its ranked text"
-        if not any(row["prompt"] == build_messages(row["text"], config.prompt, role) for role in (True, False)):
+        asked = broken(row["text"], spellings)
+        if not any(row["prompt"] == build_messages(asked, config.prompt, role) for role in (True, False)):
             yield f"{where}: its prompt is not the configured one of its text"
         if row["sampled_prompt_ids"] != row["prompt_ids"] and not examples:
             yield f"{where}: sampled under other tokens than its prompt's, and no examples were shown"

@@ -54,13 +54,6 @@ def test_sampled_tokens_are_trained_as_they_are(tokenizer: Any) -> None:
     assert cut_short["completion_ids"][0] == one_by_one[:4]
 
 
-def test_tokens_that_say_something_else_are_not_trained(tokenizer: Any) -> None:
-    rendered = chat(tokenizer, "[bridge]")
-    others = chat(tokenizer, "[bridge]", sampled_ids=[[5, 6, 7], None], ref_logprobs=[-3.0, None])
-    assert others["completion_ids"] == rendered["completion_ids"]
-    assert math.isnan(others["reference"][0])
-
-
 def spelled(tokenizer: Any, *words: str) -> list[int]:
     return [*tokenizer.convert_tokens_to_ids(list(words)), tokenizer.eos_token_id]
 
@@ -79,18 +72,40 @@ def test_tokens_drawn_under_another_prompt_are_trained_behind_the_plain_one(toke
     assert repr(chat(tokenizer, "[ab]", prompt_ids=None)) == repr(rendered)  # NaN is not equal to itself
 
 
-def test_a_prompt_that_completions_change_is_cut_unless_all_were_sampled(
+THINK = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|><think>' }}{% endif %}"
+)
+
+
+def test_a_template_that_opens_answers_in_another_way_changes_nothing_that_was_drawn(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, drawn = chat(tokenizer, "[ab]")["prompt_ids"], spelled(tokenizer, "[", "a", "b", "]")
-    # A template that opens the answer in another way than it writes one.
-    opened = "{% if add_generation_prompt %}a{% else %}b{% endif %}"
-    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0]['content'] }}" + opened + "{{ eos_token }}")
-    cut = chat(tokenizer, "[ab]", prompt_ids=plain, sampled_ids=[drawn, None])
-    assert cut["sampled"] == [False, False]
-    assert len(cut["prompt_ids"]) < len(plain)
-    kept = chat(tokenizer, "[ab]", prompt_ids=plain, sampled_ids=[drawn, spelled(tokenizer, "[", "b", "]")])
-    assert (kept["prompt_ids"], kept["sampled"]) == (plain, [True, True])
+    rendered, drawn = chat(tokenizer, "[ab]"), spelled(tokenizer, "[", "a", "b", "]")
+    monkeypatch.setattr(tokenizer, "chat_template", THINK)
+    asked = [{"role": "user", "content": "?"}]
+    plain = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    row = chat(tokenizer, "[ab]", prompt_ids=plain, sampled_ids=[drawn, None], ref_logprobs=[-3.0, None])
+    assert (row["prompt_ids"], row["sampled"], row["reference"][0]) == (plain, [True, False], -3.0)
+    # The repaired answer, which nobody drew, begins with what it says.
+    assert row["completion_ids"] == [drawn, rendered["completion_ids"][1]]
+    both = chat(tokenizer, "[ab]", prompt_ids=plain, sampled_ids=[drawn, spelled(tokenizer, "[", "b", "]")])
+    assert (both["prompt_ids"], both["sampled"]) == (plain, [True, True])
+    # Without the prompt that it was drawn under, the template's own is taken, as far as both ways agree.
+    unknown = chat(tokenizer, "[ab]", sampled_ids=[drawn, None])
+    assert (unknown["sampled"], len(unknown["prompt_ids"]) < len(plain)) == ([False, False], True)
+
+
+def test_what_was_drawn_is_not_rendered_again_and_compared(tokenizer: Any) -> None:
+    """At the limit of tokens a completion may end within a character, and then its text is not what its tokens say."""
+    plain, drawn = chat(tokenizer, "[a]")["prompt_ids"], spelled(tokenizer, "[", "a", "]")
+    row = chat(tokenizer, "[a\ufffd", prompt_ids=plain, sampled_ids=[drawn, None], ref_logprobs=[-3.0, None])
+    assert (row["completion_ids"][0], row["sampled"], row["reference"][0]) == (drawn, [True, False], -3.0)
+
+
+def test_an_answer_of_nothing_is_its_end_token(tokenizer: Any) -> None:
+    for known in ({}, {"prompt_ids": chat(tokenizer, "[a]")["prompt_ids"]}):
+        assert chat(tokenizer, "", **known)["completion_ids"][0] == [tokenizer.eos_token_id]
 
 
 def test_columns_that_a_run_has_not_are_not_asked_for(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Folder:
         """The names of the files that hold the rows, after `work` was called for what is left, each in turn."""
         calls = iter(work)
         with Progress("rank", "texts", self.said) as progress:
-            files = finish(self.texts, self.rows, self.ids, progress, lambda done: next(calls)(), self.use)
+            files = finish(self.texts, self.rows, self.ids, progress, lambda done, last: next(calls)(), self.use)
         assert next(calls, None) is None, "not all of the work was asked for"
         return files
 

@@ -5,8 +5,10 @@ import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
-from cluster.parquet import ROWS_PER_GROUP, RowWriter, read_tables
+from cluster.parquet import ROWS_PER_GROUP, ROWS_PER_LARGE_GROUP, RowWriter, TableWriter, read_tables
 from configs.data import Data
 from generation.readers import read_rows
 
@@ -25,3 +27,34 @@ def test_a_long_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
             pass
         assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 3
         tracemalloc.stop()
+
+
+def groups(file: Path) -> list[int]:
+    metadata = pq.read_metadata(file)
+    return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+
+def test_large_rows_are_flushed_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.parquet.BYTES_PER_GROUP", 1000)
+    schema = pa.schema([("text", pa.string()), ("number", pa.int64())])
+    with RowWriter(tmp_path / "rows.parquet", schema) as out:
+        for number in range(10):
+            out.write({"text": "x" * 400, "number": number})
+    assert groups(tmp_path / "rows.parquet") == [3, 3, 3, 1]
+    with TableWriter(tmp_path / "tables.parquet", schema) as tables:
+        for number in range(5):
+            tables.write(pa.Table.from_pylist([{"text": "x" * 400, "number": number}], schema))
+    assert groups(tmp_path / "tables.parquet") == [3, 2]
+
+
+def test_small_tables_share_a_large_group(tmp_path: Path) -> None:
+    rows = pa.table({"text": [b"x"] * 1000})
+    with TableWriter(tmp_path / "tables.parquet", SCHEMA) as out:
+        for _ in range(40):
+            out.write(rows)
+            out.write(rows[:0])
+    assert groups(tmp_path / "tables.parquet") == [17000, 17000, 6000]
+    assert ROWS_PER_LARGE_GROUP == 16384
+    with TableWriter(tmp_path / "empty.parquet", SCHEMA):
+        pass
+    assert pq.read_table(tmp_path / "empty.parquet").schema == SCHEMA

@@ -1,8 +1,12 @@
 """What a person sees of long work."""
 
 import io
+import threading
+
+import pytest
 
 from cluster.progress import LINE_EVERY_SECONDS, Counts, Progress
+from cluster.repeating import repeating
 from cluster.stage import describe
 
 
@@ -74,3 +78,33 @@ def test_without_tokens_or_a_price_the_line_says_nothing_of_them() -> None:
 def test_counts_in_words() -> None:
     counts = {"texts": 1200, "dropped": {"too_long": 3}, "rejects": {}, "mean_score": 0.25, "state": "x"}
     assert describe(counts) == "1,200 texts, dropped: 3 too long, mean score 0.25, state x"
+
+
+def test_work_that_fails_once_goes_on_and_is_done_once_more_at_the_end() -> None:
+    done: list[int] = []
+    again = threading.Event()
+
+    def work() -> None:
+        done.append(len(done))
+        if len(done) == 1:
+            raise ConnectionError("the cluster is away")
+        again.set()
+
+    with repeating(work, every=0.001, at_end=True):
+        assert again.wait(60)
+        before = len(done)
+    assert len(done) > before
+
+
+def test_a_silent_cluster_ends_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.repeating.PATIENCE", 0.01)
+    asked, answer = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        asked.set()
+        answer.wait()
+
+    with repeating(ask, every=0.001, at_end=True):
+        assert asked.wait(60)
+    assert not answer.is_set()  # the block has ended all the same
+    answer.set()

@@ -10,7 +10,6 @@ from benchmarks.chaos import kind_of
 from benchmarks.small_models import save_random_llama
 from configs.load import load_config
 from generation.decoding import Decoding
-from generation.prompts import load_tokenizer
 from tests.conftest import ROOT, TINY
 from tests.test_sampler import Engine
 
@@ -23,14 +22,11 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def engine(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Serves a model whose tokenizer has one token more than the model."""
-    folder = tmp_path_factory.mktemp("beyond")
+    """Serves a model under a template that refuses some texts."""
+    folder = tmp_path_factory.mktemp("odd")
     model = save_random_llama(folder, tokenizer)
     (folder / "own.jinja").write_text(TEMPLATE)
     config = load_config(ROOT / "configs" / "demo.yaml", [*TINY, f"model.chat_template={folder / 'own.jinja'}"])
-    grown = load_tokenizer(model, config.model)
-    grown.add_tokens(["<beyond>"])
-    grown.save_pretrained(folder)
     started = Engine(config, model)
     yield started
     started.close()
@@ -41,12 +37,11 @@ def rejected(rows: list[dict[str, Any]]) -> list[tuple[str | None, int]]:
 
 
 def test_a_refused_text_costs_no_other(engine: Engine) -> None:
-    texts = [TEXT, "nothing", "a forbidden word", "a token <beyond> the model", f"{TEXT} Again."]
+    texts = [TEXT, "nothing", "a forbidden word", f"{TEXT} Again."]
     rows = engine(texts)
-    assert rejected(rows) == [(None, 3), *[("refused_by_engine", 0)] * 3, (None, 3)]
+    assert rejected(rows) == [(None, 3), *[("refused_by_engine", 0)] * 2, (None, 3)]
     assert "cannot be empty" in rows[1]["detail"]  # said by vLLM itself
     assert "not that word" in rows[2]["detail"]
-    assert "vocabulary" in rows[3]["detail"]
     assert rejected(engine([TEXT])) == [(None, 3)]
 
 
@@ -55,12 +50,24 @@ def test_what_vllm_says_of_a_prompt_is_the_detail(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, ids: list[Any], said: str
 ) -> None:
     async def given(row: dict[str, Any], decoding: Decoding, candidates: Any = engine.sampler._candidates) -> Any:
-        return await candidates(row | {"sampled_prompt_ids": ids}, decoding)
+        return await candidates(row | ({"sampled_prompt_ids": ids} if row["text_id"] == 3 else {}), decoding)
 
     monkeypatch.setattr(engine.sampler, "_candidates", given)
-    [row] = engine([TEXT])
-    assert row["reason"] == "refused_by_engine" and said in row["detail"]
+    rows = engine([f"{TEXT} {number}" for number in range(64)])
+    assert rows[3]["reason"] == "refused_by_engine" and said in rows[3]["detail"]
+    assert rejected(rows[:3] + rows[4:]) == [(None, 3)] * 63
     assert not engine.sampler.engine.errored
+
+
+def test_a_huge_text_is_rejected_before_it_is_tokenised(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ids(*messages: Any) -> list[int]:
+        raise AssertionError("tokenised")
+
+    monkeypatch.setattr(engine.sampler.chat, "ids", ids)
+    most = engine.sampler.context * engine.sampler.longest_token
+    [huge, large] = engine(["a" * (most + 1), "a" * most])
+    assert (huge["reason"], large["reason"]) == ("too_long", "refused_by_engine")
+    assert "tokenised" in large["detail"]
 
 
 def test_a_dead_engine_is_an_error(engine: Engine) -> None:
@@ -69,6 +76,7 @@ def test_a_dead_engine_is_an_error(engine: Engine) -> None:
     for child in psutil.Process().children(recursive=True):
         if kind_of(child) == "engine":
             child.kill()
+    # Also where it has had no request before, so that this test runs alone as well.
     with pytest.raises(EngineDeadError):
         while True:
             engine([TEXT])

@@ -167,7 +167,7 @@ def test_what_was_sampled_serves_as_reference_in_training(plain: Engine, base: s
         }
         for row in plain(TEXTS)
     ]
-    lists = tokenized(Dataset.from_list(rows), plain.sampler.tokenizer)
+    lists = tokenized(Dataset.from_list(rows), plain.sampler.chat.tokenizer)
     known = sum(not math.isnan(value) for row in lists["reference"] for value in row)
     assert known > 4  # a random model breaks characters off, and such a completion is not trusted
     said = io.StringIO()
@@ -207,7 +207,7 @@ def test_a_text_is_sampled_after_the_examples_and_kept_with_its_plain_prompt(pla
     [shown], [alone] = plain(TEXTS[:1], "shown"), plain(TEXTS[:1])
     assert shown["prompt"] == alone["prompt"] and [turn["role"] for turn in shown["prompt"]] == ["system", "user"]
     assert shown["prompt_ids"] == alone["prompt_ids"] == alone["sampled_prompt_ids"]
-    ids = plain.sampler.tokenizer.decode(shown["sampled_prompt_ids"])
+    ids = plain.sampler.chat.tokenizer.decode(shown["sampled_prompt_ids"])
     assert ids.count("[mill][grain]</s>") == ids.count("[bees]</s>") == 1 and ids.index("mill") < ids.index(TEXTS[0])
     assert shown["candidates"] != alone["candidates"]
 

@@ -1,16 +1,18 @@
 """Scoring maths, by hand and with the real embedding model."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster.places import local_folder
 from cluster.progress import Counts
 from configs.errors import UserError
 from configs.schema import Scoring
-from generation.records import sampled_counts
-from scoring.embedder import Embedder
+from generation.records import SAMPLED, sampled_counts
+from scoring.embedder import Embedder, Scorer
 from scoring.similarity import cosine, rank_candidates, score_rows, tag_string
 
 
@@ -51,6 +53,21 @@ def test_each_distinct_string_is_embedded_once() -> None:
     assert calls == [["t1", "t2"], ["a", "b"]]
     assert [c["score"] is None for c in scored[1]["candidates"]] == [False, True]
     assert scored[2]["candidates"][0]["rank"] is None
+
+
+def test_last_digits_decide_nothing() -> None:
+    """`wi-fi` and `wi - fi` are the same tokens, and their scores differ in digits that hang on the batch alone."""
+    angles = {"text": 0.0, "wi-fi": 1.0, "wi - fi": 1.0 - 1e-9, "better": 0.9}
+
+    def embed(strings: list[str]) -> np.ndarray:
+        return np.array([[np.cos(angles[string]), np.sin(angles[string])] for string in strings])
+
+    tags = [["wi-fi"], ["wi - fi"], ["better"]]
+    row = {"text": "text", "candidates": [{"sample": i, "tags": own} for i, own in enumerate(tags)]}
+    ranked = score_rows([row], embed, embed)[0]["candidates"]
+    assert [one["sample"] for one in ranked] == [2, 0, 1]
+    assert ranked[1]["score"] == ranked[2]["score"] == pytest.approx(np.cos(1.0), abs=1e-6)
+    assert score_rows([row], embed, embed, 3)[0]["candidates"][0]["score"] == 0.622
 
 
 def test_nothing_to_score_calls_nothing() -> None:
@@ -107,6 +124,21 @@ def test_a_model_that_overflows_at_a_word_costs_the_texts_with_that_word() -> No
     scored = score_rows(rows, embedder.texts, embedder.tags)
     assert [row.get("reason") for row in scored] == ["not_a_number", None, None, "not_a_number"]
     assert all(-1 <= c["score"] <= 1 for row in scored for c in row["candidates"])
+
+
+def test_a_text_behind_the_window_is_counted(embedder: Embedder) -> None:
+    window = embedder.model.max_seq_length
+    short, fits, long = (" ".join(["river"] * number) for number in (3, window - 2, window - 1))
+    tail = f"{long} bridge"
+    assert embedder.cut([short, fits, long, tail]) == [False, False, True, True]
+    assert np.allclose(*embedder.texts([long, f"{long} hills and bridges"]))  # nobody would know
+    prefixed = Embedder(Scoring(model="all-MiniLM-L6-v2", text_prefix="query: "))
+    assert prefixed.cut([fits]) == [True]
+    scorer = Scorer(embedder.scoring, SimpleNamespace(add=lambda *counts, **how: None))  # type: ignore[arg-type]
+    answer = {"sample": 0, "tags": ["river"], "format": "valid"}
+    rows = [{"text": text, "candidates": [answer]} for text in (fits, long)]
+    rows.append({"text": long, "candidates": [], "reason": "too_long"})  # not scored, so not cut
+    assert scorer(pa.Table.from_pylist(rows, SAMPLED))["cut"].to_pylist() == [False, True, None]
 
 
 def test_score_does_not_depend_on_the_batch(embedder: Embedder) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
+from generation.prompts import PROBE
 from generation.texts import hash64
 
 PAIR_KEYS = ["text_id", "chosen_sample", "rejected_sample"]
@@ -53,9 +54,9 @@ def tokenized(rows: Dataset, tokenizer: Any, kept: int | None = None, processes:
     is the gap between its best and its worst score. Of a list only the `kept` best completions stay; None keeps all.
     A completion is the tokens that were `sampled`, so that the model learns from what it does, not from another
     spelling of it. Its reference is the log-probability that they were sampled with, summed; NaN where that is null.
-    Where the tokens are not known, or say something else, the chat template renders the completion: it starts where
-    prompt and completion together part from the prompt alone, and ends with its end token. Its reference is NaN.
-    A prompt is its `prompt_ids` where the row has some, else the template renders it.
+    Where the tokens are not known, the chat template renders the completion, which ends with its end token. Its
+    reference is NaN. A prompt is its `prompt_ids` where the row has some, and a rendered completion begins with what
+    was said. Else the template renders the prompt as well, and a completion starts where both together part from it.
     """
     return rows.map(
         _tokenized,
@@ -72,20 +73,23 @@ def tokenized(rows: Dataset, tokenizer: Any, kept: int | None = None, processes:
 def _tokenized(batch: dict[str, list[Any]], numbers: list[int], tokenizer: Any, kept: int | None) -> dict[str, Any]:
     completions, scores, gaps, logprobs, sampled = _sides(batch, kept)
     whole = [prompt + one for prompt, own in zip(batch["prompt"], completions, strict=True) for one in own]
-    prompts = _ids(tokenizer, batch["prompt"], add_generation_prompt=True)
-    rendered = iter(_ids(tokenizer, whole))
-    drawn = iter(_trusted(tokenizer, [ids for own in sampled for ids in own], whole))
+    prompts = _ids(tokenizer, _rendered(tokenizer, batch["prompt"], add_generation_prompt=True))
+    openings = _ids(tokenizer, _openings(tokenizer, batch["prompt"]))
+    rendered = iter(_ids(tokenizer, _rendered(tokenizer, whole)))
     given = batch.get("prompt_ids") or [None] * len(prompts)
     made = []
-    for place, prompt in enumerate(prompts):
-        own = [(next(rendered), next(drawn)) for _ in completions[place]]
-        prompt_ids, completion_ids, right = _spelled(tokenizer, prompt, given[place], own)
+    for place, drawn in enumerate(sampled):
+        own = [(next(rendered), ids or None) for ids in drawn]
+        if prompt := given[place]:
+            completion_ids, right = _behind(tokenizer, openings[place], own)
+        else:
+            prompt, completion_ids, right = _parted(tokenizer, prompts[place], own)
         known = [logprob if ok else None for ok, logprob in zip(right, logprobs[place], strict=True)]
         made.append(
             {
                 "row": numbers[place],
                 "text_id": batch["text_id"][place],
-                "prompt_ids": prompt_ids,
+                "prompt_ids": prompt,
                 "completion_ids": completion_ids,
                 "scores": scores[place],
                 "gap": gaps[place],
@@ -96,21 +100,32 @@ def _tokenized(batch: dict[str, list[Any]], numbers: list[int], tokenizer: Any, 
     return {name: list(map(itemgetter(name), made)) for name in TOKENIZED}
 
 
-def _spelled(
-    tokenizer: Any, prompt: list[int], given: list[int] | None, completions: list[tuple[list[int], list[int] | None]]
-) -> tuple[list[int], list[list[int]], list[bool]]:
-    """Token ids of a prompt and of its completions, and which of these are as sampled.
+# Completions as the rendered ids of prompt and completion together, and as the sampled ids, None where not known.
+Completions = list[tuple[list[int], list[int] | None]]
 
-    `prompt` is as the template renders it, `given` as the row has it, if it does. Completions come as the rendered ids
-    of prompt and completion together, and as the sampled ids, None where those are not to be trusted.
+
+def _behind(tokenizer: Any, opening: list[int], completions: Completions) -> tuple[list[list[int]], list[bool]]:
+    """Token ids of completions behind the prompt that they were drawn under, and which of them are as sampled.
+
+    What was drawn is trusted, however the template would write it. What was not begins with what was said, behind the
+    `opening` of an answer, because the template may open an answer in another way than it asks for one.
     """
-    rendered = [together for together, drawn in completions if drawn is None or given is None]
-    start = min((_common(prompt, together) for together in rendered), default=len(prompt))
+    spelled = [
+        drawn or _up_to_end(tokenizer, together[_common(opening, together) :]) for together, drawn in completions
+    ]
+    return spelled, [drawn is not None for _, drawn in completions]
+
+
+def _parted(
+    tokenizer: Any, prompt: list[int], completions: Completions
+) -> tuple[list[int], list[list[int]], list[bool]]:
+    """Token ids of a rendered prompt and of its completions, and which of these are as sampled."""
+    start = min(_common(prompt, together) for together, _ in completions)
     if start < len(prompt):
         # A prompt that is read otherwise before its completions is not the one that they were drawn under.
-        given, completions = None, [(together, None) for together, _ in completions]
+        completions = [(together, None) for together, _ in completions]
     spelled = [drawn or _up_to_end(tokenizer, together[start:]) for together, drawn in completions]
-    return given or prompt[:start], spelled, [drawn is not None for _, drawn in completions]
+    return prompt[:start], spelled, [drawn is not None for _, drawn in completions]
 
 
 def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
@@ -165,22 +180,23 @@ def in_order(lists: Dataset, order: Literal["shuffled", "easy_first"]) -> Datase
     return lists if order == "shuffled" else lists.sort(["gap", "text_id"], reverse=[True, False])
 
 
-def _ids(tokenizer: Any, conversations: list[Any], **how: Any) -> list[list[int]]:
-    """Token ids of each conversation; equal ones, such as the prompt of all pairs of a text, are tokenised once."""
-    texts = tokenizer.apply_chat_template(conversations, tokenize=False, **how)
+def _rendered(tokenizer: Any, conversations: list[Any], **how: Any) -> list[str]:
+    texts: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False, **how)
+    return texts
+
+
+def _openings(tokenizer: Any, prompts: list[Any]) -> list[str]:
+    """Each prompt as it is rendered before an answer, up to that answer's first word."""
+    answered = [[*prompt, {"role": "assistant", "content": PROBE}] for prompt in prompts]
+    return [text.rpartition(PROBE)[0] for text in _rendered(tokenizer, answered)]
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text; equal ones, such as the prompt of all pairs of a text, are tokenised once."""
     distinct = list(dict.fromkeys(texts))
     found = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     ids = dict(zip(distinct, found, strict=True))
     return [ids[text] for text in texts]
-
-
-def _trusted(tokenizer: Any, sampled: list[list[int] | None], conversations: list[Any]) -> list[list[int] | None]:
-    """Sampled tokens where they are known and say what stands last in the conversation: another tokenizer's do not."""
-    said = tokenizer.batch_decode([ids or [] for ids in sampled], skip_special_tokens=True)
-    return [
-        ids if ids and own.strip() == conversation[-1]["content"].strip() else None
-        for ids, own, conversation in zip(sampled, said, conversations, strict=True)
-    ]
 
 
 def _up_to_end(tokenizer: Any, ids: list[int]) -> list[int]:
