@@ -30,7 +30,8 @@ examples:
   semtag judge runs/demo                                a page on which a person compares base and tuned
 
 A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
-Every key is explained in configs/schema.py and configs/training.py; a wrong one gets the nearest known name."""
+Every key is explained in configs/schema.py and configs/training.py; a wrong one gets the nearest known name.
+A key of type text takes what follows the = as it is, without quotes; null is no text where a key may be empty."""
 
 STAGES = ("run", "rank", "pairs", "train", "evaluate")
 

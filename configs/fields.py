@@ -1,5 +1,6 @@
 """What the fields of all config sections are made of."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -28,7 +29,15 @@ def _without_secrets(name: str) -> str:
     return name
 
 
+def _same_to_all(name: str) -> str:
+    """Raises ValueError for a place in a store that Arrow, which reads it as a URI, would decode or refuse."""
+    if "://" in name and not re.fullmatch(r"[\w./:+=,~-]+", name, re.ASCII):
+        raise ValueError(f"'{name}' must be spelled with letters a to z, digits and ./_-+=,~ alone")
+    return name
+
+
 PlaceName = Annotated[str, AfterValidator(_without_secrets)]
+RunRoot = Annotated[PlaceName, AfterValidator(_same_to_all)]
 
 
 class Section(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.fields import Fraction, PlaceName, Positive, Section, operational
+from configs.fields import Fraction, PlaceName, Positive, RunRoot, Section, operational
 from configs.rounds import Round, Rounds
 from configs.training import Training
 
@@ -14,7 +14,7 @@ class Run(Section):
     """Where the run lives."""
 
     name: str = Field(description="Name of the run; its directory is <run.root>/<run.name>.")
-    root: PlaceName = operational("runs", "Folder that holds all runs; also s3://BUCKET/PATH or gs://BUCKET/PATH.")
+    root: RunRoot = operational("runs", "Folder that holds all runs; also s3://BUCKET/PATH or gs://BUCKET/PATH.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of sampling, splitting, pair selection and training.")
     max_rejected: Fraction = operational(0.5, "Stop when more than this share of rows is rejected; duplicates aside.")
 
@@ -22,9 +22,9 @@ class Run(Section):
     @classmethod
     def _is_a_name(cls, name: str) -> str:
         plain = name.replace("-", "").replace("_", "").replace(".", "")
-        if not plain.isalnum() or name.startswith("."):
+        if not plain.isalnum() or not plain.isascii() or name.startswith("."):
             raise ValueError(
-                f"'{name}' is not a run name: use letters, digits, '.', '_' and '-'; run.root holds the folder"
+                f"'{name}' is not a run name: use letters a to z, digits, '.', '_' and '-'; run.root holds the folder"
             )
         return name
 
