@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from upath import UPath
 
 from cluster import packaged
 from configs.errors import UserError
+from configs.fields import place_name
 
 Place = Path | UPath
 
@@ -31,8 +33,14 @@ _TROUBLE = re.compile(
 
 
 def place_at(name: str | Place) -> Place:
-    """The place of that name. Raises UserError for a store that no installed client speaks to."""
-    return _in_store(str(name)) if in_store(name) else Path(str(name))
+    """The place of that name. Raises UserError for a store that no installed client speaks to, or none may."""
+    if not isinstance(name, str):
+        return name
+    try:
+        name = place_name(name)
+    except ValueError as error:
+        raise UserError(f"{error}.", "Check the name of the place.") from None
+    return _in_store(name) if in_store(name) else Path(name)
 
 
 def _in_store(name: str) -> UPath:
@@ -111,9 +119,9 @@ def local_folder(name: str) -> str:
     """
     if name in packaged.MODELS:
         return packaged.folder_of(name, cache_folder() / "packaged")
-    if not in_store(name):
-        return name
-    source = _in_store(name)
+    source = place_at(name)
+    if isinstance(source, Path):
+        return name.removeprefix("file://")
     with naming_store(source):
         return str(_fetched(source))
 
@@ -125,17 +133,25 @@ def _fetched(source: UPath) -> Path:
         raise UserError(f"{source} is empty or not there.", "Check the path.")
     states = [f"{file} {source.fs.checksum(file)}" for file in sorted(files)]
     copy = cache_folder() / "fetched" / short_hash("\n".join(states))
-    if not copy.exists():
-        partial = copy.with_name(f".{copy.name}.{os.getpid()}.partial")
-        for file in files:
-            target = partial / file.removeprefix(f"{source.path}/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.fs.get_file(file, str(target))
-        try:
+    make_folder(copy.parent)
+    # All actors of a node ask for a model at once, and one of them fetches it.
+    with FileLock(f"{copy}.lock"):
+        if not copy.exists():
+            partial = copy.with_name(f".{copy.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            for file in files:
+                _fetch(source, file, partial)
             partial.rename(copy)
-        except OSError:  # another process was faster
-            shutil.rmtree(partial)
     return copy
+
+
+def _fetch(source: UPath, file: str, folder: Path) -> None:
+    """Copy a file of the store to where it lies below `source`. Raises UserError where its name leads out of that."""
+    target = Path(os.path.normpath(folder / file.removeprefix(f"{source.path}/")))
+    if not target.is_relative_to(folder):
+        raise UserError(f"{source} holds a file whose name leads out of it: {file}.", "Remove it from there.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.fs.get_file(file, str(target))
 
 
 def cache_folder() -> Path:

@@ -86,11 +86,16 @@ def _start(config: Config, local_cpus: int) -> None:
 
 def _check_answers(address: str) -> None:
     """Ray itself would wait for ever for a cluster that does not answer."""
+    if "://" in address:
+        raise UserError(
+            f"cluster.address={address} is no address of a cluster's head.",
+            "Write HOST:PORT (6379), on one of its nodes, or auto there; `semtag submit` sends a job from elsewhere.",
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return  # auto, which Ray resolves
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
         raise UserError(f"No Ray cluster answers at {address}: {error}", "Check cluster.address.") from None
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from upath import UPath
 
 from configs.errors import UserError
+from configs.fields import place_name
 from configs.schema import Config
 
 
@@ -19,7 +20,11 @@ def load_config(path: str | Path | UPath, overrides: list[str] | tuple[str, ...]
 
     Raises UserError for a missing or broken file, a malformed override, an unknown key or a bad value.
     """
-    return override(_read_yaml(UPath(path)), overrides)
+    try:
+        place = UPath(place_name(path)) if isinstance(path, str) else path
+    except (ImportError, ValueError) as error:
+        raise UserError(f"No config can be read: {error}.", "Name a YAML file.") from None
+    return override(_read_yaml(place), overrides)
 
 
 def override(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> Config:
@@ -81,7 +86,7 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
             yield prefix + name
 
 
-def _read_yaml(path: UPath) -> dict[str, Any]:
+def _read_yaml(path: Path | UPath) -> dict[str, Any]:
     if not path.is_file():
         shipped = sorted(str(p) for p in Path(__file__).parent.glob("*.yaml"))
         raise UserError(f"No config file at {path}.", "Shipped configs: " + ", ".join(shipped))
@@ -166,7 +171,8 @@ def _explain(problem: Any) -> str:
     message: str = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and isinstance(problem["input"], dict):
         return message  # of a whole section: it names its keys itself
-    return f"{key}: {message} (got {problem['input']!r})"
+    # Our own messages quote what may be shown.
+    return f"{key}: {message}" if problem["type"] == "value_error" else f"{key}: {message} (got {problem['input']!r})"
 
 
 def _nearest(key: str) -> str:

@@ -86,7 +86,7 @@ class Prompt(Section):
     @classmethod
     def _names_the_text(cls, user: str) -> str:
         if "{text}" not in user:
-            raise ValueError("must contain {text}, the place where the text goes")
+            raise ValueError(f"must contain {{text}}, the place where the text goes (got {user!r})")
         return user
 
 
