@@ -7,11 +7,13 @@ next engine on that GPU would find no room.
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -42,17 +44,23 @@ def _works_on(process: psutil.Process, work: str) -> bool:
     return process.pid != os.getpid() and (process.info["environ"] or {}).get(WORK) == work
 
 
-def end_with_this(processes: Iterable[psutil.Process]) -> subprocess.Popen[bytes]:
-    """Have the processes killed once this one is gone, however it ends, or lets go of what is returned here."""
+def end_with_this(processes: Iterable[psutil.Process], folder: str = "") -> subprocess.Popen[bytes]:
+    """Have the processes killed once this one is gone, however it ends, or lets go of what is returned here.
+
+    The folder, if one is named, is theirs, and is removed after them.
+    """
     named = [f"{process.pid}:{process.create_time()}" for process in processes]
     # In a session of its own, so that what ends a whole group of processes leaves it alone.
     return subprocess.Popen(
-        [sys.executable, "-m", "cluster.orphans", *named], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "cluster.orphans", folder, *named], stdin=subprocess.PIPE, start_new_session=True
     )
 
 
-def main(named: list[str]) -> None:
-    """`python -m cluster.orphans PID:TIME ...`: kill those processes when stdin ends; another of that id is spared."""
+def main(folder: str, named: list[str]) -> None:
+    """`python -m cluster.orphans FOLDER PID:TIME ...`: kill those processes when stdin ends, and remove the folder.
+
+    Another process of such an id is spared.
+    """
     sys.stdin.buffer.read()
     for name in named:
         number, started = name.split(":")
@@ -60,7 +68,12 @@ def main(named: list[str]) -> None:
             process = psutil.Process(int(number))
             if abs(process.create_time() - float(started)) < CLOCK_STEPS:
                 process.kill()
+    # Ray's workers end by themselves some seconds after their Ray, and write until then.
+    end = time.monotonic() + PATIENCE
+    while folder and Path(folder).exists() and time.monotonic() < end:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from configs.errors import UserError
 from configs.fields import place_name
 
 Place = Path | UPath
+
+# Unix takes 107 bytes for the path of a socket. Ray adds 64 at most to its folder, which adds `/semtag-` and 8 letters.
+LONGEST_SOCKET_FOLDER = 107 - 64 - 16
 
 # How fsspec's and Arrow's clients name what went wrong in the store and not in our code.
 _TROUBLE = re.compile(
@@ -161,6 +165,21 @@ def cache_folder() -> Path:
     """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "semtag"
+
+
+def socket_folder() -> str:
+    """The folder of temporary files, or another one where that has too long a name for the sockets that lie in it.
+
+    Raises UserError where neither will do.
+    """
+    for folder in (tempfile.gettempdir(), "/tmp"):
+        if len(os.fsencode(folder)) <= LONGEST_SOCKET_FOLDER and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise UserError(
+        f"The name of the temporary folder {tempfile.gettempdir()} is too long for Ray's sockets, and /tmp is not "
+        "writable.",
+        f"Set TMPDIR to a folder whose path has at most {LONGEST_SOCKET_FOLDER} bytes.",
+    )
 
 
 def working_folder(run: Place) -> Path:

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from upath import UPath
 
 from cluster.cli import main
-from cluster.places import _fetched, place_at
+from cluster.places import _fetched, place_at, socket_folder
 from cluster.run_dir import RunDir
 from cluster.session import _check_answers
 from configs.errors import UserError
@@ -147,3 +147,13 @@ def test_an_address_of_another_kind_is_named() -> None:
 def test_an_address_of_ip_version_6_is_asked() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         _check_answers(f"[::1]:{server.getsockname()[1]}")
+
+
+def test_sockets_lie_where_their_names_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, expected in (("/var/tmp", "/var/tmp"), (str(tmp_path / ("x" * 80)), "/tmp")):
+        Path(folder).mkdir(exist_ok=True)
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        assert socket_folder() == expected
+    monkeypatch.setattr("os.access", lambda *arguments: False)
+    with pytest.raises(UserError, match="Set TMPDIR"):
+        socket_folder()
