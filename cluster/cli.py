@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.layout import Step
 from cluster.pipeline import run_steps, steps_of
 from cluster.places import naming_store
-from cluster.plan import check_model, show_plan
+from cluster.plan import check_model, check_trackers, show_plan
 from cluster.rounds import last_round, round_lines
 from cluster.run_dir import RunDir
 from cluster.submit import submit
@@ -220,6 +220,8 @@ def _do(arguments: argparse.Namespace, config: Config) -> int:
     run = RunDir.of(config)
     with naming_store(run.path):
         check_model(config)
+        if arguments.command != "evaluate":
+            check_trackers(config)
         if arguments.dry_run:
             show_plan(run, config)
             return 0

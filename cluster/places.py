@@ -27,6 +27,8 @@ Place = Path | UPath
 
 # Unix takes 107 bytes for the path of a socket. Ray adds 64 at most to its folder, which adds `/semtag-` and 8 letters.
 LONGEST_SOCKET_FOLDER = 107 - 64 - 16
+# Weights as they are loaded, and what tells how to load them; a hub keeps others beside them.
+MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 
 # How fsspec's and Arrow's clients name what went wrong in the store and not in our code.
 _TROUBLE = re.compile(
@@ -65,8 +67,11 @@ def in_store(name: str | Place) -> bool:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether that can only be the name of a model on a hub: OWNER/NAME or NAME, and no such path is there."""
-    plain = not in_store(name) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
+    """Whether that can only be the name of a model on a hub, OWNER/NAME or NAME, and no such path is there.
+
+    Behind an `@` a name may say which revision of the model is meant.
+    """
+    plain = not in_store(name) and not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") <= 1
     return plain and not packaged.is_packaged(name) and not Path(name).exists()
 
 
@@ -116,18 +121,33 @@ def make_folder(folder: Path) -> None:
 
 
 def local_folder(name: str) -> str:
-    """The folder of this machine for a packaged model or a folder of a store; other names come back as they are.
+    """The folder of this machine for a packaged model, a folder of a store, or a certain revision of a hub's model.
 
-    Either is converted or fetched once for each state of its source, and kept in the cache. Raises UserError when there
-    is nothing.
+    Each is converted or fetched once for each state of its source, and kept in a cache. Other names come back as they
+    are. Raises UserError when there is nothing.
     """
     if name in packaged.MODELS:
         return packaged.folder_of(name, cache_folder() / "packaged")
+    if "@" in name and is_hub_name(name):
+        return _of_revision(*name.split("@", 1))
     source = place_at(name)
     if isinstance(source, Path):
         return name.removeprefix("file://")
     with naming_store(source):
         return str(_fetched(source))
+
+
+def _of_revision(repository: str, revision: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return str(snapshot_download(repository, revision=revision, allow_patterns=MODEL_FILES))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise UserError(
+            f"The hub gives no revision {revision} of {repository}: {str(error).strip().splitlines()[0]}",
+            "Check model.base, model.revision and the network.",
+        ) from None
 
 
 def _fetched(source: UPath) -> Path:

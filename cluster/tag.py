@@ -69,7 +69,7 @@ def _config_of_run(run: RunDir, data: str, base: bool, overrides: list[str]) -> 
     values["data"] = {"path": data, "held_out": 0.0}
     values["sampling"]["engine"] = "vllm"
     if not base:
-        values["model"]["base"] = uri(run.layout.round(delivered_round(run)).merged)
+        values["model"] |= {"base": uri(run.layout.round(delivered_round(run)).merged), "revision": None}
     return override(values, overrides)
 
 

@@ -40,6 +40,7 @@ class Data(Section):
     article_column: str | None = Field(None, description="Column that names the article a text comes from.")
     subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
     split: str = Field("train", description="Split of a Hugging Face dataset.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face dataset; null: the newest.")
     limit: Positive | None = Field(None, description="Read at most this many rows.")
     held_out: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="Share of texts kept for evaluation.")
     held_out_by: Literal["text", "article"] = Field(
@@ -52,6 +53,7 @@ class Model(Section):
     """The model that becomes the tagger."""
 
     base: PlaceName = Field(description="Path, hub name, s3:// place or packaged name of the base model.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a base model on a hub; null: the newest.")
     chat_template: str | None = Field(None, description="Jinja file that replaces the model's chat template.")
 
 
@@ -104,7 +106,7 @@ class Sampling(Section):
     engine: Literal["vllm", "replay"] = Field("vllm", description="Where candidates come from; replay reads them.")
     candidates: str = Field("completions", description="Column of the data that replay reads, a list for each text.")
     samples: int = Field(4, ge=1, le=256, description="Candidates per text (K).")
-    temperature: float = Field(1.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
+    temperature: float = Field(1.0, ge=0, le=5, description="Sampling temperature; above 0.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
     top_k: int = Field(0, ge=0, description="Sample among the k likeliest tokens; 0 means all.")
     max_tokens: int = Field(48, ge=1, le=4096, description="Longest completion in tokens.")
@@ -129,6 +131,8 @@ class Sampling(Section):
     @model_validator(mode="after")
     def _can_be_placed(self) -> "Sampling":
         check_placement(self, "sampling")
+        if not self.temperature:
+            raise ValueError("sampling.temperature must be above 0: nothing differs among samples at temperature 0")
         if self.tensor_parallel > 1 and self.gpus_per_actor not in (1, self.tensor_parallel):
             raise ValueError(
                 f"sampling.tensor_parallel {self.tensor_parallel} needs whole GPUs: set sampling.gpus_per_actor "

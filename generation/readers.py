@@ -177,7 +177,9 @@ def _read_dataset(data: Data, format_: str) -> Iterator[Row]:
             loaded = datasets.load_from_disk(data.path)
             dataset = loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
         else:
-            dataset = datasets.load_dataset(data.path, data.subset, split=data.split, streaming=True)
+            dataset = datasets.load_dataset(
+                data.path, data.subset, split=data.split, revision=data.revision, streaming=True
+            )
     except Exception as error:  # the hub client raises many kinds; all mean that the source cannot be read
         raise UserError(
             f"Cannot load the dataset {data.path} ({type(error).__name__}: {str(error).splitlines()[0]}).",

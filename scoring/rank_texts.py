@@ -19,6 +19,7 @@ from cluster.session import Tally, ray_session
 from cluster.stage import stage_main
 from configs.errors import UserError
 from configs.schema import Config
+from generation.base_model import check_base
 from generation.decoding import Decoding, candidates
 from generation.guard import GuardedSampler, shared_suspects
 from generation.prompts import load_tokenizer
@@ -160,6 +161,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
     """The rank stage of a round: its texts -> ranked/ and rejects/; returns the counts."""
     model, step, layout = start_of(run, config, number), Step("rank", number), run.layout.round(number)
     load_tokenizer(model, config.model)  # a wrong path shows here, before anything starts
+    check_base(model, run.config(), number)
     decoding = candidates(config, first_round=number == 1)
     progress.say(_plan(config, model, decoding))
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")

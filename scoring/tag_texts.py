@@ -18,6 +18,7 @@ import pyarrow as pa
 from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.places import Place, remove
 from cluster.progress import Progress
+from cluster.rounds import base_of
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import as_process
@@ -88,7 +89,7 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> li
     def sample() -> None:
         with ray_session(config):
             sample_and_score(
-                texts, answers, config, config.model.base, [decoding], progress, finished, score=job["score"]
+                texts, answers, config, base_of(config), [decoding], progress, finished, score=job["score"]
             )
 
     return finish(texts, answers, finished, progress, sample)

@@ -149,6 +149,7 @@ def test_mistakes_are_named(override: str, message: str) -> None:
         (["training.launcher=ray", "training.four_bit=true", "training.parallel=fsdp2"], "4 bit cannot be sharded"),
         (["training.accelerator_type=H100"], "needs training.gpus_per_worker 1"),
         (["pairs.list_least=3", "pairs.list_most=2"], "pairs.list_most 2 is less than list_least 3"),
+        (["sampling.temperature=0"], "nothing differs among samples at temperature 0"),
         (["training.patience=2"], "set training.held_out"),
         (["training.launcher=ray", "run.root=s3://bucket/runs"], "not in run.root s3://bucket/runs; set training.laun"),
     ],
