@@ -18,11 +18,10 @@ from configs.training import Training
 
 # The trackers of curves that transformers knows, and the module that each of them needs.
 TRACKERS = {
-    **{"azure_ml": "azureml", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml"},
-    **{"dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "kubeflow": "transformers"},
-    **{"mlflow": "mlflow", "neptune": "neptune", "swanlab": "swanlab", "tensorboard": "tensorboard"},
-    **{"trackio": "trackio", "wandb": "wandb"},
-}
+    "azure_ml": "azureml", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
+    "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "kubeflow": "transformers", "mlflow": "mlflow",
+    "neptune": "neptune", "swanlab": "swanlab", "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
+}  # fmt: skip
 
 
 def show_plan(run: RunDir, config: Config) -> None:

@@ -30,7 +30,7 @@ def place_name(name: str) -> str:
     if store == "file" and rest.startswith("/"):
         return rest
     if is_url and store not in STORES:
-        raise ValueError(f"{name} is in no store that Semtag reads: use a path, s3://, gs:// or, to read alone, hf://")
+        raise ValueError(f"{name} cannot be reached: take a path, s3://, gs:// or, to read alone, hf://")
     if "@" in rest or "?" in rest:
         raise ValueError(
             f"{store}://... must name a bucket and a path alone; endpoint and credentials come from the environment"
