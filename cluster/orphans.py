@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import psutil
 
@@ -47,22 +46,35 @@ def _works_on(process: psutil.Process, work: str) -> bool:
 def end_with_this(processes: Iterable[psutil.Process], folder: str = "") -> subprocess.Popen[bytes]:
     """Have the processes killed once this one is gone, however it ends, or lets go of what is returned here.
 
-    The folder, if one is named, is theirs, and is removed after them.
+    The folder, if one is named, is theirs, and is removed after them. `end_as_well` names more processes.
     """
-    named = [f"{process.pid}:{process.create_time()}" for process in processes]
     # In a session of its own, so that what ends a whole group of processes leaves it alone.
-    return subprocess.Popen(
-        [sys.executable, "-m", "cluster.orphans", folder, *named], stdin=subprocess.PIPE, start_new_session=True
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "cluster.orphans", *filter(None, [folder])],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
+    end_as_well(watch, processes)
+    return watch
 
 
-def main(folder: str, named: list[str]) -> None:
-    """`python -m cluster.orphans FOLDER PID:TIME ...`: kill those processes when stdin ends, and remove the folder.
+def end_as_well(watch: subprocess.Popen[bytes], processes: Iterable[psutil.Process]) -> None:
+    """Name more processes to what `end_with_this` returned."""
+    assert watch.stdin
+    watch.stdin.write("".join(f"{process.pid}:{process.create_time()}\n" for process in processes).encode())
+    watch.stdin.flush()
 
-    Another process of such an id is spared.
+
+def main(named: list[str]) -> None:
+    """`python -m cluster.orphans [FOLDER] PID:TIME ...`, and more of them on stdin, a line each.
+
+    Kills those processes when stdin ends, and removes the folder. Another process of such an id is spared.
     """
-    sys.stdin.buffer.read()
+    named += sys.stdin.read().splitlines()
+    folders = [name for name in named if name.startswith("/")]
     for name in named:
+        if name in folders:
+            continue
         number, started = name.split(":")
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(int(number))
@@ -70,10 +82,11 @@ def main(folder: str, named: list[str]) -> None:
                 process.kill()
     # Ray's workers end by themselves some seconds after their Ray, and write until then.
     end = time.monotonic() + PATIENCE
-    while folder and Path(folder).exists() and time.monotonic() < end:
-        shutil.rmtree(folder, ignore_errors=True)
+    while any(map(os.path.exists, folders)) and time.monotonic() < end:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.1)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1:])

@@ -25,8 +25,9 @@ from configs.fields import place_name
 
 Place = Path | UPath
 
-# Unix takes 107 bytes for the path of a socket. Ray adds 64 at most to its folder, which adds `/semtag-` and 8 letters.
-LONGEST_SOCKET_FOLDER = 107 - 64 - 16
+# Unix takes 107 bytes for the path of a socket. Ray adds 64 at most to its folder, and that is `/semtag-XXXXXXXX/r`.
+LONGEST_SOCKET_FOLDER = 107 - 64 - 18
+
 # Weights as they are loaded, and what tells how to load them; a hub keeps others beside them.
 MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from cluster.orphans import end_with_this
+from cluster.orphans import end_as_well, end_with_this
 from cluster.placement import Node, check_fits, needs_of, node_of
 from cluster.places import socket_folder
 from cluster.progress import Counts, Progress
@@ -32,18 +32,20 @@ def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[
     is more. Raises UserError when there is no such cluster or it cannot hold the actors.
     """
     with contextlib.ExitStack() as stack:
-        folder = ""  # of all that a private Ray writes, in place of one that all users of the machine share
+        folder = ""  # around that of a private Ray, which opens its own to all users of the machine
         if config.cluster.address == "local":
             scratch = tempfile.TemporaryDirectory(prefix="semtag-", dir=socket_folder(), ignore_cleanup_errors=True)
             folder = stack.enter_context(scratch)
+        watch = stack.enter_context(end_with_this([], folder))
         _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus), folder)
+        # Two agents of a private Ray outlive a killed process by a minute: they wait for a server that is gone as well.
+        started = psutil.Process().children(recursive=True)
+        end_as_well(watch, (process for process in started if process.pid != watch.pid))
         import ray.data
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        # Two agents of a private Ray outlive a killed process by a minute: they wait for a server that is gone as well.
-        stack.enter_context(end_with_this(psutil.Process().children(recursive=True), folder))
         try:
             if actors:
                 check_fits(needs_of(config), nodes_there(), place(config))
@@ -75,7 +77,7 @@ def _start(config: Config, local_cpus: int, folder: str) -> None:
         # Ray starts its workers with a niceness of 15, so that engines come after its own housekeeping.
         os.environ.setdefault("RAY_worker_niceness", "0")
         store = int(config.cluster.object_store_gb * 2**30)
-        options = {"num_cpus": local_cpus, "object_store_memory": store, "_temp_dir": folder}
+        options = {"num_cpus": local_cpus, "object_store_memory": store, "_temp_dir": f"{folder}/r"}
     else:
         _check_answers(address)
     import ray

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 # In a process of its own: Ray reads where to listen when it is imported.
 LISTENERS = """
-import psutil, ray
+import os, psutil, ray
 from cluster.progress import Counts
 from cluster.session import Tally, ray_session
 from configs.load import load_config
@@ -22,7 +22,9 @@ with ray_session(load_config("configs/demo.yaml")):
     tally.add(Counts(texts=3, scored=1, score_sum=0.5))
     tally.add(Counts(texts=1, scored=1, score_sum=0.25), at_once=True)
     assert tally.total() == Counts(texts=4, scored=2, score_sum=0.75)
-    print("folder", ray._private.worker.global_worker.node.temp_dir)
+    around = os.path.dirname(ray._private.worker.global_worker.node.temp_dir)
+    assert os.stat(around).st_mode & 0o77 == 0  # no other user's
+    print("folder", around)
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     for process in processes:
         for connection in process.net_connections("inet"):
@@ -53,7 +55,7 @@ from cluster.session import ray_session
 from configs.load import load_config
 
 with ray_session(load_config("configs/demo.yaml")):
-    print(ray._private.worker.global_worker.node.temp_dir)
+    print(os.path.dirname(ray._private.worker.global_worker.node.temp_dir))
     print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
     os.kill(os.getpid(), 9)
 """
