@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.layout import Step
 from cluster.pipeline import run_steps, steps_of
 from cluster.places import naming_store
-from cluster.plan import check_model, check_source, show_plan
+from cluster.plan import check_model, check_source, check_trackers, show_plan
 from cluster.rounds import last_round, round_lines
 from cluster.run_dir import RunDir
 from cluster.stage import print_anywhere
@@ -31,7 +31,8 @@ examples:
   semtag judge runs/demo                                a page on which a person compares base and tuned
 
 A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
-Every key is explained in configs/schema.py, data.py and training.py; a wrong one gets the nearest known name."""
+Every key is explained in configs/schema.py, data.py and training.py; a wrong one gets the nearest known name.
+A key of type text takes what follows the = as it is, without quotes; null is no text where a key may be empty."""
 
 STAGES = ("run", "rank", "pairs", "train", "evaluate")
 
@@ -223,6 +224,8 @@ def _do(arguments: argparse.Namespace, config: Config) -> int:
         check_model(config)
         run.check_same(config)
         check_source(run, config.data, "give the new run a name of its own with run.name=...")
+        if arguments.command != "evaluate":
+            check_trackers(config)
         if arguments.dry_run:
             show_plan(run, config)
             return 0

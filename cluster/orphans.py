@@ -7,6 +7,7 @@ next engine on that GPU would find no room.
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,24 +43,49 @@ def _works_on(process: psutil.Process, work: str) -> bool:
     return process.pid != os.getpid() and (process.info["environ"] or {}).get(WORK) == work
 
 
-def end_with_this(processes: Iterable[psutil.Process]) -> subprocess.Popen[bytes]:
-    """Have the processes killed once this one is gone, however it ends, or lets go of what is returned here."""
-    named = [f"{process.pid}:{process.create_time()}" for process in processes]
+def end_with_this(processes: Iterable[psutil.Process], folder: str = "") -> subprocess.Popen[bytes]:
+    """Have the processes killed once this one is gone, however it ends, or lets go of what is returned here.
+
+    The folder, if one is named, is theirs, and is removed after them. `end_as_well` names more processes.
+    """
     # In a session of its own, so that what ends a whole group of processes leaves it alone.
-    return subprocess.Popen(
-        [sys.executable, "-m", "cluster.orphans", *named], stdin=subprocess.PIPE, start_new_session=True
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "cluster.orphans", *filter(None, [folder])],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
+    end_as_well(watch, processes)
+    return watch
+
+
+def end_as_well(watch: subprocess.Popen[bytes], processes: Iterable[psutil.Process]) -> None:
+    """Name more processes to what `end_with_this` returned."""
+    assert watch.stdin
+    watch.stdin.write("".join(f"{process.pid}:{process.create_time()}\n" for process in processes).encode())
+    watch.stdin.flush()
 
 
 def main(named: list[str]) -> None:
-    """`python -m cluster.orphans PID:TIME ...`: kill those processes when stdin ends; another of that id is spared."""
-    sys.stdin.buffer.read()
+    """`python -m cluster.orphans [FOLDER] PID:TIME ...`, and more of them on stdin, a line each.
+
+    Kills those processes when stdin ends, and removes the folder. Another process of such an id is spared.
+    """
+    named += sys.stdin.read().splitlines()
+    folders = [name for name in named if name.startswith("/")]
     for name in named:
+        if name in folders:
+            continue
         number, started = name.split(":")
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(int(number))
             if abs(process.create_time() - float(started)) < CLOCK_STEPS:
                 process.kill()
+    # Ray's workers end by themselves some seconds after their Ray, and write until then.
+    end = time.monotonic() + PATIENCE
+    while any(map(os.path.exists, folders)) and time.monotonic() < end:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -54,11 +54,15 @@ def source_files(name: str) -> list[Path]:
 
 
 def weights_in(values: dict[str, Any]) -> dict[str, str]:
-    """The hash of each packaged model that config values name, because its name does not tell its weights.
+    """The hash of each packaged model, and of the chat template, that config values name: names do not tell contents.
 
     Example: {"model.base": "SmolLM2-135M-Instruct"} gives {"model.weights": "blake2b:..."}.
     """
-    return {kept: weights for key, kept in WEIGHTS_KEYS.items() if (weights := weights_of(values.get(key)))}
+    found = {kept: weights for key, kept in WEIGHTS_KEYS.items() if (weights := weights_of(values.get(key)))}
+    template = values.get("model.chat_template")
+    if template and Path(template).is_file():
+        found["model.chat_template_hash"] = f"blake2b:{_hash([Path(template)])}"
+    return found
 
 
 @functools.cache

@@ -12,18 +12,27 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from upath import UPath
 
 from cluster import packaged
 from configs.errors import UserError
+from configs.fields import place_name
 
 Place = Path | UPath
 LIBC = ctypes.CDLL(None)
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
+
+# Unix takes 107 bytes for the path of a socket. Ray adds 64 at most to its folder, and that is `/semtag-XXXXXXXX/r`.
+LONGEST_SOCKET_FOLDER = 107 - 64 - 18
+
+# Weights as they are loaded, and what tells how to load them; a hub keeps others beside them.
+MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 
 # How fsspec's and Arrow's clients name what went wrong in the store and not in our code.
 _TROUBLE = re.compile(
@@ -34,8 +43,14 @@ _TROUBLE = re.compile(
 
 
 def place_at(name: str | Place) -> Place:
-    """The place of that name. Raises UserError for a store that no installed client speaks to."""
-    return _in_store(str(name)) if in_store(name) else Path(str(name))
+    """The place of that name. Raises UserError for a store that no installed client speaks to, or none may."""
+    if not isinstance(name, str):
+        return name
+    try:
+        name = place_name(name)
+    except ValueError as error:
+        raise UserError(f"{error}.", "Check the name of the place.") from None
+    return _in_store(name) if in_store(name) else Path(name)
 
 
 def _in_store(name: str) -> UPath:
@@ -56,8 +71,11 @@ def in_store(name: str | Place) -> bool:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether that can only be the name of a model on a hub: OWNER/NAME or NAME, and no such path is there."""
-    plain = not in_store(name) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
+    """Whether that can only be the name of a model on a hub, OWNER/NAME or NAME, and no such path is there.
+
+    Behind an `@` a name may say which revision of the model is meant.
+    """
+    plain = not in_store(name) and not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") <= 1
     return plain and not packaged.is_packaged(name) and not Path(name).exists()
 
 
@@ -140,18 +158,33 @@ def make_folder(folder: Path) -> None:
 
 
 def local_folder(name: str) -> str:
-    """The folder of this machine for a packaged model or a folder of a store; other names come back as they are.
+    """The folder of this machine for a packaged model, a folder of a store, or a certain revision of a hub's model.
 
-    Either is converted or fetched once for each state of its source, and kept in the cache. Raises UserError when there
-    is nothing.
+    Each is converted or fetched once for each state of its source, and kept in a cache. Other names come back as they
+    are. Raises UserError when there is nothing.
     """
     if name in packaged.MODELS:
         return packaged.folder_of(name, cache_folder() / "packaged")
-    if not in_store(name):
-        return name
-    source = _in_store(name)
+    if "@" in name and is_hub_name(name):
+        return _of_revision(*name.split("@", 1))
+    source = place_at(name)
+    if isinstance(source, Path):
+        return name.removeprefix("file://")
     with naming_store(source):
         return str(_fetched(source))
+
+
+def _of_revision(repository: str, revision: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return str(snapshot_download(repository, revision=revision, allow_patterns=MODEL_FILES))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise UserError(
+            f"The hub gives no revision {revision} of {repository}: {str(error).strip().splitlines()[0]}",
+            "Check model.base, model.revision and the network.",
+        ) from None
 
 
 def _fetched(source: UPath) -> Path:
@@ -161,17 +194,25 @@ def _fetched(source: UPath) -> Path:
         raise UserError(f"{source} is empty or not there.", "Check the path.")
     states = [f"{file} {source.fs.checksum(file)}" for file in sorted(files)]
     copy = cache_folder() / "fetched" / short_hash("\n".join(states))
-    if not copy.exists():
-        partial = copy.with_name(f".{copy.name}.{os.getpid()}.partial")
-        for file in files:
-            target = partial / file.removeprefix(f"{source.path}/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.fs.get_file(file, str(target))
-        try:
+    make_folder(copy.parent)
+    # All actors of a node ask for a model at once, and one of them fetches it.
+    with FileLock(f"{copy}.lock"):
+        if not copy.exists():
+            partial = copy.with_name(f".{copy.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            for file in files:
+                _fetch(source, file, partial)
             partial.rename(copy)
-        except OSError:  # another process was faster
-            shutil.rmtree(partial)
     return copy
+
+
+def _fetch(source: UPath, file: str, folder: Path) -> None:
+    """Copy a file of the store to where it lies below `source`. Raises UserError where its name leads out of that."""
+    target = Path(os.path.normpath(folder / file.removeprefix(f"{source.path}/")))
+    if not target.is_relative_to(folder):
+        raise UserError(f"{source} holds a file whose name leads out of it: {file}.", "Remove it from there.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.fs.get_file(file, str(target))
 
 
 def cache_folder() -> Path:
@@ -181,6 +222,21 @@ def cache_folder() -> Path:
     """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "semtag"
+
+
+def socket_folder() -> str:
+    """The folder of temporary files, or another one where that has too long a name for the sockets that lie in it.
+
+    Raises UserError where neither will do.
+    """
+    for folder in (tempfile.gettempdir(), "/tmp"):
+        if len(os.fsencode(folder)) <= LONGEST_SOCKET_FOLDER and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise UserError(
+        f"The name of the temporary folder {tempfile.gettempdir()} is too long for Ray's sockets, and /tmp is not "
+        "writable.",
+        f"Set TMPDIR to a folder whose path has at most {LONGEST_SOCKET_FOLDER} bytes.",
+    )
 
 
 def working_folder(run: Place) -> Path:

@@ -1,11 +1,14 @@
 """`--dry-run`: what a run would do, without doing it."""
 
 import importlib
+import importlib.util
+from pathlib import Path
 
 from cluster.packaged import is_packaged, source_files
 from cluster.pipeline import steps_of
 from cluster.placement import check_fits, check_training_fits, needs_of, offer, table, training_need
 from cluster.places import is_hub_name, place_at
+from cluster.rounds import base_of
 from cluster.run_dir import RunDir
 from cluster.session import nodes_to_use, place
 from configs.data import Data
@@ -13,6 +16,13 @@ from configs.errors import UserError
 from configs.load import dump_config
 from configs.schema import Config
 from configs.training import Training
+
+# The trackers of curves that transformers knows, and the module that each of them needs.
+TRACKERS = {
+    "azure_ml": "azureml", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
+    "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "kubeflow": "transformers", "mlflow": "mlflow",
+    "neptune": "neptune", "swanlab": "swanlab", "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
+}  # fmt: skip
 
 
 def check_source(run: RunDir, data: Data, mend: str) -> None:
@@ -26,15 +36,19 @@ def check_source(run: RunDir, data: Data, mend: str) -> None:
 def show_plan(run: RunDir, config: Config) -> None:
     """Print the resolved config, the texts found, which stages are done already, and where the actors go.
 
-    Raises UserError when the cluster that is named cannot hold them. For this machine it is said and no error: plans
-    for a larger one are made on a small one.
+    Raises UserError when the base model, if it lies in a folder, lacks what the config asks of it, and when the cluster
+    that is named cannot hold the actors. For this machine that is said and no error: plans for a larger one are made on
+    a small one.
     """
+    # Only what lies here already: a plan fetches and converts nothing.
+    if Path(config.model.base).exists() and not is_packaged(config.model.base):
+        importlib.import_module("generation.preflight").check_base(config.model.base, config)
     print(dump_config(config))
     plan = {
         "run": run.path,
         # Reading texts is generation's work, which lies to the right of this folder.
         "texts": importlib.import_module("generation.texts").preview(config.data),
-        "base": config.model.base,
+        "base": base_of(config),
         "sampling": f"{config.sampling.samples} candidates a text",
         "scoring": config.scoring.model,
     }
@@ -82,6 +96,11 @@ def check_model(config: Config) -> None:
     base = config.model.base
     if is_hub_name(base):
         return
+    if config.model.revision:
+        raise UserError(
+            f"model.revision={config.model.revision}: {base} is on no hub, where a model has revisions.",
+            "Set model.revision to null, or model.base to a name on a hub.",
+        )
     if is_packaged(base):
         source_files(base)
         return
@@ -89,3 +108,24 @@ def check_model(config: Config) -> None:
     if not (path / "config.json").is_file():
         problem = "has no config.json" if path.exists() else "does not exist"
         raise UserError(f"The model path {base} {problem}.", "Check model.base; a relative path starts here.")
+    if not any(path.glob("*.safetensors")):
+        raise UserError(
+            f"The model path {base} holds no weights in safetensors, and no others are loaded: they may run code.",
+            "Load it with transformers and save it anew, or take another model.base.",
+        )
+
+
+def check_trackers(config: Config) -> None:
+    """Raises UserError for a tracker of training.report_to that transformers does not know or that is not installed."""
+    rounds = [config.of_round(number).training for number in range(1, config.rounds.count + 1)]
+    for tracker in dict.fromkeys(name for training in rounds for name in training.report_to):
+        if tracker not in TRACKERS:
+            raise UserError(
+                f"training.report_to: {tracker!r} is no tracker.", f"Known ones: {', '.join(sorted(TRACKERS))}."
+            )
+        if not importlib.util.find_spec(TRACKERS[tracker]):
+            package = TRACKERS[tracker].replace("_", "-")
+            raise UserError(
+                f"training.report_to: {tracker} is not installed here.",
+                f"Do `pip install {package}`, on every node that trains, or leave {tracker} out.",
+            )

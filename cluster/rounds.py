@@ -9,9 +9,14 @@ from configs.errors import UserError
 from configs.schema import Config
 
 
+def base_of(config: Config) -> str:
+    """The base model's name as all that load it take it, with `@` and the revision where one is set."""
+    return f"{config.model.base}@{config.model.revision}" if config.model.revision else config.model.base
+
+
 def start_of(run: RunDir, config: Config, number: int) -> str:
     """The model that round `number` samples from and trains: the base model, or what the round before came to."""
-    return uri(run.layout.round(number - 1).merged) if number > 1 else config.model.base
+    return uri(run.layout.round(number - 1).merged) if number > 1 else base_of(config)
 
 
 def last_round(run: RunDir, config: Config) -> int:

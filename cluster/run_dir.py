@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -224,6 +225,21 @@ class RunDir:
                 raise UserError(f"Processes {left} of a killed command work on {self.path}.", "End them.")
             with lease(self.path, place, reading):
                 yield file
+
+    def open_log(self, name: str) -> int:
+        """A descriptor that writes to the end of a step's log here, behind what an earlier attempt left, elsewhere too.
+
+        Libraries may print what they were given, so the log is for this user's eyes alone.
+        """
+        log = self.layout.log(name)
+        make_folder(log.parent)
+        if not isinstance(self.path, Path) and not log.exists():
+            kept = self.path / log.relative_to(self.here).as_posix()
+            with contextlib.suppress(Exception):  # there may be none; a store that fails is named by the work itself
+                log.write_bytes(kept.read_bytes())
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.fchmod(descriptor, 0o600)
+        return descriptor
 
     def keep_logs(self) -> None:
         """Put a copy of the logs and training curves of this machine into the store, where the run lies in one."""

@@ -3,14 +3,16 @@
 import contextlib
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import psutil
 
-from cluster.orphans import end_with_this
+from cluster.orphans import end_as_well, end_with_this
 from cluster.placement import Node, check_fits, needs_of, node_of
+from cluster.places import socket_folder
 from cluster.progress import Counts, Progress
 from cluster.repeating import repeating
 from configs.errors import UserError
@@ -30,14 +32,21 @@ def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[
     Without `actors` the block runs something else, and a private Ray has as many CPUs as the machine, or `cpus` if that
     is more. Raises UserError when there is no such cluster or it cannot hold the actors.
     """
-    _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus))
-    import ray.data
+    with contextlib.ExitStack() as stack:
+        folder = ""  # around that of a private Ray, which opens its own to all users of the machine
+        if config.cluster.address == "local":
+            scratch = tempfile.TemporaryDirectory(prefix="semtag-", dir=socket_folder(), ignore_cleanup_errors=True)
+            folder = stack.enter_context(scratch)
+        watch = stack.enter_context(end_with_this([], folder))
+        _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus), folder)
+        # Two agents of a private Ray outlive a killed process by a minute: they wait for a server that is gone as well.
+        started = psutil.Process().children(recursive=True)
+        end_as_well(watch, (process for process in started if process.pid != watch.pid))
+        import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # Two agents of a private Ray outlive a killed process by a minute: they wait for a server that is gone as well.
-    with end_with_this(psutil.Process().children(recursive=True)):
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
         try:
             if actors:
                 check_fits(needs_of(config), nodes_there(), place(config))
@@ -61,7 +70,7 @@ def place(config: Config) -> str:
     return "this machine" if address == "local" else f"the cluster at cluster.address={address}"
 
 
-def _start(config: Config, local_cpus: int) -> None:
+def _start(config: Config, local_cpus: int, folder: str) -> None:
     address, options = config.cluster.address, dict[str, Any]()
     if address.startswith(("local", "127.")):
         os.environ |= LOOPBACK
@@ -69,7 +78,7 @@ def _start(config: Config, local_cpus: int) -> None:
         # Ray starts its workers with a niceness of 15, so that engines come after its own housekeeping.
         os.environ.setdefault("RAY_worker_niceness", "0")
         store = int(config.cluster.object_store_gb * 2**30)
-        options = {"num_cpus": local_cpus, "object_store_memory": store}
+        options = {"num_cpus": local_cpus, "object_store_memory": store, "_temp_dir": f"{folder}/r"}
     else:
         _check_answers(address)
     import ray
@@ -87,11 +96,16 @@ def _start(config: Config, local_cpus: int) -> None:
 
 def _check_answers(address: str) -> None:
     """Ray itself would wait for ever for a cluster that does not answer."""
+    if "://" in address:
+        raise UserError(
+            f"cluster.address={address} is no address of a cluster's head.",
+            "Write HOST:PORT (6379), on one of its nodes, or auto there; `semtag submit` sends a job from elsewhere.",
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return  # auto, which Ray resolves
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
         raise UserError(f"No Ray cluster answers at {address}: {error}", "Check cluster.address.") from None
 

@@ -23,7 +23,9 @@ RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export SEMTAG_INTERFACE=${SEMTAG_INTERFACE:-$(ip -4 route show default | awk '{print $5; exit}')}
 port=6379
-folder=/tmp/ray-$SLURM_JOB_ID # /tmp/ray may belong to another user of the node
+# Around Ray's own, which Ray opens to all users of the node. One that is there already may be another user's. A job that
+# is put back into the queue takes a new one.
+folder=/tmp/ray-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
 # shellcheck disable=SC2016  # the nodes fill this in, each its own
 own_address='$(ip -4 -o addr show dev "$SEMTAG_INTERFACE" | awk "{sub(\"/.*\", \"\", \$4); print \$4; exit}")'
 
@@ -52,8 +54,8 @@ finish() {
 trap finish EXIT
 trap 'exit 143' TERM INT
 
-ray_start="exec ray start --block --node-ip-address=$own_address"
-"${on_head[@]}" bash -c "$ray_start --head --port=$port --dashboard-host=127.0.0.1 --temp-dir=$folder" &
+ray_start="mkdir -m 700 $folder && exec ray start --block --node-ip-address=$own_address"
+"${on_head[@]}" bash -c "$ray_start --head --port=$port --dashboard-host=127.0.0.1 --temp-dir=$folder/ray" &
 steps+=($!)
 until "${on_head[@]}" ray health-check --address="$head:$port" 2>/dev/null; do
     kill -0 "${steps[0]}" || exit 1 # the head did not come up

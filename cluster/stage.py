@@ -7,9 +7,11 @@ import importlib.metadata
 import io
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from cluster.layout import Step
@@ -47,8 +49,8 @@ def stage_main(stage: str, work: StageWork) -> None:
 
     `work` gets the run, the config of the round, the progress to show, and the number of the round (0 for none).
 
-    All that libraries print goes to logs/<stage>.log of the run; progress and errors go to the terminal. Exits with
-    status 2 and a message for a UserError or a full disk, with 1 and the end of the traceback for a bug.
+    All that libraries print goes to the end of logs/<stage>.log of the run; progress and errors go to the terminal.
+    Exits with status 2 and a message for a UserError or a full disk, with 1 and the end of the traceback for a bug.
     """
     parser = argparse.ArgumentParser(description=f"The {stage} stage of a run.")
     parser.add_argument("run", help="the run directory")
@@ -76,6 +78,7 @@ def as_process(
     print_anywhere()
     terminal = sys.stdout if verbose else _redirect_to_log(run, name)
     try:
+        run.keep_logs()  # of an attempt that was killed
         with Progress(name, unit, terminal) as progress:
             counts = work(progress)
             progress.say("done: " + describe(counts))
@@ -127,9 +130,10 @@ def _shown(value: Any) -> str:
 
 
 def _redirect_to_log(run: RunDir, name: str) -> Any:
-    """Point this process's and all its children's output at the step's log; returns the terminal."""
-    run.layout.logs.mkdir(parents=True, exist_ok=True)
-    log = os.open(run.layout.log(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    """Point this process's and all its children's output at the end of the step's log; returns the terminal."""
+    log = run.open_log(name)
+    begun = f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(sys.orig_argv)}\n"
+    os.write(log, begun.encode(errors="replace"))
     terminal = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -4,15 +4,23 @@ import asyncio
 import logging
 import os
 import shlex
+import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.places import in_store
 from configs.errors import UserError
 from configs.load import load_config
 
-# Never sent, whether .gitignore names them or not.
-EXCLUDES = ["/.git", "/.venv", "/runs", "__pycache__"]
+# Never sent, at any depth and whether .gitignore names them or not: what is of no use to a job, and what may be secret.
+EXCLUDES = [
+    *("/.git", "/.venv", "/venv", "/env", "/runs", "__pycache__", "node_modules"),
+    *(".env*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ecdsa*", "id_ed25519*"),
+    *("auth_token", "token", "credentials*", ".netrc", ".aws", ".kube", ".ssh"),
+]
 TOKEN = "Set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_TOKEN_PATH to a file that holds it."
 
 
@@ -26,6 +34,7 @@ def submit(
     """
     command = entrypoint(config, overrides, stage, Path(working_dir))
     client = _connect(address)
+    say_what_is_sent(Path(working_dir), address)
     job = _send(client, command, working_dir, address)
     print(f"Job {job} is sent to {address}: {command}", flush=True)
     if not wait:
@@ -53,9 +62,10 @@ def entrypoint(config: str, overrides: list[str], stage: str, working_dir: Path)
     if not working_dir.is_dir():
         raise UserError(f"The working directory {working_dir} does not exist.", "Check --working-dir.")
     path, root = Path(config).resolve(), working_dir.resolve()
-    if not path.is_relative_to(root) or f"/{path.relative_to(root).parts[0]}" in EXCLUDES:
+    if not path.is_relative_to(root) or path.relative_to(root).as_posix() not in sent(root):
         raise UserError(
-            f"The config {config} would not be sent: the job gets {root} without .git, .venv and runs.",
+            f"The config {config} would not be sent: the job gets {root} without what .gitignore names, runs, .git, "
+            "virtual environments, and files that may hold secrets.",
             "Put the config there, or name the folder above it with --working-dir.",
         )
     if not in_store(resolved.run.root) and not Path(resolved.run.root).is_absolute():
@@ -66,9 +76,33 @@ def entrypoint(config: str, overrides: list[str], stage: str, working_dir: Path)
     return shlex.join(["python", "-m", "cluster.cli", stage, path.relative_to(root).as_posix(), address, *overrides])
 
 
+def sent(working_dir: Path) -> dict[str, int]:
+    """The files of the working directory that a job gets, with their bytes, as Ray itself packs them."""
+    from ray._private.runtime_env.packaging import create_package
+
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch, "package.zip")
+        heeds_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
+        quiet = logging.getLogger(__name__)
+        create_package(str(working_dir.resolve()), package, heeds_gitignore, excludes=list(EXCLUDES), logger=quiet)
+        with zipfile.ZipFile(package) as files:
+            return {file.filename: file.file_size for file in files.infolist() if not file.is_dir()}
+
+
+def say_what_is_sent(working_dir: Path, address: str) -> None:
+    """Print how much goes to the cluster, by the names of the working directory, and whether others could read it."""
+    files = sent(working_dir)
+    names = sorted({name.split("/")[0] for name in files})
+    size = sum(files.values()) / 2**20
+    print(f"Sends {len(files)} files, {size:.1f} MiB, of {working_dir.resolve()}: {', '.join(names)}", flush=True)
+    host = urlsplit(address).hostname or ""
+    if address.startswith("http://") and host != "localhost" and not host.startswith(("127.", "::1")):
+        print(f"warning: {address} is not encrypted: others on the way can read files and token", file=sys.stderr)
+
+
 def _connect(address: str) -> Any:
     """Ray's client; the token comes from the environment, as for Ray's own commands."""
-    if not address.startswith(("http://", "https://")):
+    if not address.startswith(("http://", "https://")) or "@" in address:
         raise UserError(
             f"{address} is not the address of a Ray dashboard.", "Write it as http://HOST:PORT; the port is 8265."
         )

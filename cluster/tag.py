@@ -10,7 +10,6 @@ from cluster.places import Place, place_at, uri, write_json
 from cluster.plan import check_source
 from cluster.rounds import delivered_round
 from cluster.run_dir import RunDir, shaping_values
-from configs.data import Data
 from configs.errors import UserError
 from configs.load import differences, override
 from configs.schema import Config
@@ -76,10 +75,10 @@ def job_file(work: RunDir) -> Place:
 def _config_of_run(run: RunDir, data: str, base: bool, overrides: list[str]) -> Config:
     """The run's config with its tagger, or its base model, as the model, and the data that is to be tagged."""
     values = run.config().model_dump()
-    values["data"] = Data(path=data).model_dump() | {"held_out": 0.0}
+    values["data"] = {"path": data, "held_out": 0.0}
     values["sampling"]["engine"] = "vllm"
     if not base:
-        values["model"]["base"] = uri(run.layout.round(delivered_round(run)).merged)
+        values["model"] |= {"base": uri(run.layout.round(delivered_round(run)).merged), "revision": None}
     return override(values, overrides)
 
 

@@ -25,6 +25,7 @@ class Data(Section):
     article_column: str | None = Field(None, description="Column that names the article a text comes from.")
     subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
     split: str = Field("train", description="Split of a Hugging Face dataset.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face dataset; null: the newest.")
     limit: Positive | None = Field(None, description="Read at most this many rows.")
     held_out: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="Share of texts kept for evaluation.")
     held_out_by: Literal["text", "article"] = Field(

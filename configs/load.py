@@ -3,13 +3,15 @@
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from upath import UPath
 
 from configs.errors import UserError
+from configs.fields import place_name
 from configs.schema import Config
 
 
@@ -18,7 +20,11 @@ def load_config(path: str | Path | UPath, overrides: list[str] | tuple[str, ...]
 
     Raises UserError for a missing or broken file, a malformed override, an unknown key or a bad value.
     """
-    return override(_read_yaml(UPath(path)), overrides)
+    try:
+        place = UPath(place_name(path)) if isinstance(path, str) else path
+    except (ImportError, ValueError) as error:
+        raise UserError(f"No config can be read: {error}.", "Name a YAML file.") from None
+    return override(_read_yaml(place), overrides)
 
 
 def override(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> Config:
@@ -44,7 +50,10 @@ def validate(values: dict[str, Any]) -> Config:
 
 def dump_config(config: Config) -> str:
     """The resolved config as YAML, in the schema's order."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    # What PyYAML writes of Unicode's own line breaks it reads back as others, unless they are escaped.
+    return text if yaml.safe_load(text) == values else yaml.safe_dump(values, sort_keys=False)
 
 
 def flatten(config: BaseModel, prefix: str = "", shaping_only: bool = False) -> dict[str, Any]:
@@ -77,7 +86,7 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
             yield prefix + name
 
 
-def _read_yaml(path: UPath) -> dict[str, Any]:
+def _read_yaml(path: Path | UPath) -> dict[str, Any]:
     if not path.is_file():
         shipped = sorted(str(p) for p in Path(__file__).parent.glob("*.yaml"))
         raise UserError(f"No config file at {path}.", "Shipped configs: " + ", ".join(shipped))
@@ -96,11 +105,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"'{override}' is not an override.", "Write key=value, for example training.beta=0.5")
-    try:
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
-        value = text
-    *sections, last = key.strip().split(".")
+    *sections, last = parts = key.strip().split(".")
+    value = _value(text, _kinds(parts))
     for section in sections:
         values = _item(values, section, key) if isinstance(values, list) else values.setdefault(section, {})
         if not isinstance(values, dict | list):
@@ -110,6 +116,43 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values[int(last)] = value
     else:
         values[last] = value
+
+
+def _value(text: str, kinds: tuple[Any, ...]) -> Any:
+    """What an override says: YAML, apart from a key of type text, which takes its text as it is.
+
+    Example: `no` is False for a switch, and the column named `no` for data.column.
+    """
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+    if str not in kinds or (text == "null" and NoneType in kinds):
+        return value
+    return value if isinstance(value, list) and any(get_origin(kind) is list for kind in kinds) else text
+
+
+def _kinds(key: list[str]) -> tuple[Any, ...]:
+    """The types that the schema allows for a dotted key, none for an unknown one: `(str, NoneType)` for `str | None`.
+
+    A round's keys are those of the sections that they change.
+    """
+    kinds: tuple[Any, ...] = (Config,)
+    for part in key[3:] if key[:2] == ["rounds", "each"] else key:
+        below = list[Any]()
+        for kind in kinds:
+            if get_origin(kind) in (list, dict):
+                below.append(get_args(kind)[-1])
+            elif isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
+                below.append(kind.model_fields[part].annotation)
+        kinds = tuple(one for kind in below for one in _members(kind))
+    return kinds
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, without what pydantic is told about them: `list[str] | PlaceName` is `(list[str], str)`."""
+    union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return tuple(get_args(one)[0] if get_origin(one) is Annotated else one for one in union)
 
 
 def _item(values: list[Any], number: str, key: str) -> Any:
@@ -128,7 +171,8 @@ def _explain(problem: Any) -> str:
     message: str = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and isinstance(problem["input"], dict):
         return message  # of a whole section: it names its keys itself
-    return f"{key}: {message} (got {problem['input']!r})"
+    # Our own messages quote what may be shown.
+    return f"{key}: {message}" if problem["type"] == "value_error" else f"{key}: {message} (got {problem['input']!r})"
 
 
 def _nearest(key: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from configs.data import Data
-from configs.fields import Fraction, PlaceName, Positive, Section, operational
+from configs.fields import Fraction, PlaceName, Positive, RunRoot, Section, operational
 from configs.rounds import Round, Rounds
 from configs.training import Training
 
@@ -15,7 +15,7 @@ class Run(Section):
     """Where the run lives."""
 
     name: str = Field(description="Name of the run; its directory is <run.root>/<run.name>.")
-    root: PlaceName = operational("runs", "Folder that holds all runs; also s3://BUCKET/PATH or gs://BUCKET/PATH.")
+    root: RunRoot = operational("runs", "Folder that holds all runs; also s3://BUCKET/PATH or gs://BUCKET/PATH.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of sampling, splitting, pair selection and training.")
     max_rejected: Fraction = operational(0.5, "Stop when more than this share of rows is rejected; duplicates aside.")
 
@@ -23,9 +23,9 @@ class Run(Section):
     @classmethod
     def _is_a_name(cls, name: str) -> str:
         plain = name.replace("-", "").replace("_", "").replace(".", "")
-        if not plain.isalnum() or name.startswith("."):
+        if not plain.isalnum() or not plain.isascii() or name.startswith("."):
             raise ValueError(
-                f"'{name}' is not a run name: use letters, digits, '.', '_' and '-'; run.root holds the folder"
+                f"'{name}' is not a run name: use letters a to z, digits, '.', '_' and '-'; run.root holds the folder"
             )
         return name
 
@@ -34,6 +34,7 @@ class Model(Section):
     """The model that becomes the tagger."""
 
     base: PlaceName = Field(description="Path, hub name, s3:// place or packaged name of the base model.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a base model on a hub; null: the newest.")
     chat_template: str | None = Field(None, description="Jinja file that replaces the model's chat template.")
 
 
@@ -68,7 +69,7 @@ class Prompt(Section):
     @classmethod
     def _names_the_text(cls, user: str) -> str:
         if "{text}" not in user:
-            raise ValueError("must contain {text}, the place where the text goes")
+            raise ValueError(f"must contain {{text}}, the place where the text goes (got {user!r})")
         return user
 
 
@@ -86,7 +87,7 @@ class Sampling(Section):
     engine: Literal["vllm", "replay"] = Field("vllm", description="Where candidates come from; replay reads them.")
     candidates: str = Field("completions", description="Column of the data that replay reads, a list for each text.")
     samples: int = Field(4, ge=1, le=256, description="Candidates per text (K).")
-    temperature: float = Field(1.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
+    temperature: float = Field(1.0, ge=0, le=5, description="Sampling temperature; above 0.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
     top_k: int = Field(0, ge=0, description="Sample among the k likeliest tokens; 0 means all.")
     max_tokens: int = Field(48, ge=1, le=4096, description="Longest completion in tokens.")
@@ -112,6 +113,8 @@ class Sampling(Section):
     @model_validator(mode="after")
     def _can_be_placed(self) -> "Sampling":
         check_placement(self, "sampling")
+        if not self.temperature:
+            raise ValueError("sampling.temperature must be above 0: nothing differs among samples at temperature 0")
         if self.tensor_parallel > 1 and self.gpus_per_actor not in (1, self.tensor_parallel):
             raise ValueError(
                 f"sampling.tensor_parallel {self.tensor_parallel} needs whole GPUs: set sampling.gpus_per_actor "

@@ -67,11 +67,16 @@ class Inference:
     """
 
     def __init__(self, name: str, described: list[str]) -> None:
-        from transformers import pipeline
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
         self.described = described
         try:
-            self.pipeline = pipeline("zero-shot-classification", model=local_folder(name), trust_remote_code=False)
+            folder = local_folder(name)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self.pipeline = pipeline("zero-shot-classification", model=model, tokenizer=tokenizer)
         except (OSError, ValueError) as error:
             what = f"Cannot load the model of inference {name}: {str(error).splitlines()[0]}"
             raise UserError(what, "Check evaluation.nli.") from None

@@ -11,7 +11,7 @@ from cluster.layout import Step
 from cluster.parquet import count_rows, read_tables
 from cluster.places import Place
 from cluster.progress import Progress
-from cluster.rounds import delivered_round, start_of, trained_rounds, validation
+from cluster.rounds import base_of, delivered_round, start_of, trained_rounds, validation
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import stage_main, versions
@@ -66,7 +66,7 @@ def _answer(run: RunDir, config: Config, scratch: Place, model: str, arms: list[
 def _weights(run: RunDir, config: Config, model: str) -> str:
     """Where an arm's model lies."""
     if model == "base":
-        return config.model.base
+        return base_of(config)
     number = delivered_round(run) if model == "tuned" else int(model.removeprefix("round_"))
     return start_of(run, config, number + 1)
 

@@ -149,7 +149,7 @@ def cross_encoder(name: str) -> Judge:
     from sentence_transformers import CrossEncoder
 
     try:
-        model = CrossEncoder(local_folder(name), trust_remote_code=False)
+        model = CrossEncoder(local_folder(name), trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except (OSError, ValueError) as error:
         what = f"Cannot load the reranker {name}: {str(error).splitlines()[0]}"
         raise UserError(what, "Check evaluation.reranker.") from None

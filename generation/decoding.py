@@ -41,7 +41,7 @@ def candidates(config: Config, first_round: bool) -> Decoding:
     drawn = sampled(
         config,
         "candidates",
-        samples=1 if sampling.temperature == 0 else sampling.samples,
+        samples=sampling.samples,
         constrained=sampling.constrained,
         examples=read_examples(config.prompt) if first_round else (),
     )

@@ -11,7 +11,7 @@ import psutil
 import pyarrow as pa
 
 from cluster.orphans import end_with_this
-from cluster.places import local_folder
+from cluster.places import local_folder, socket_folder
 from cluster.progress import Counts
 from cluster.session import Tally
 from configs.schema import Config
@@ -185,6 +185,7 @@ def engine_environment(config: Config) -> dict[str, str]:
     """Variables that vLLM reads as its engine starts."""
     # An engine never spans nodes, so its parts have no need to listen beyond loopback, on a cluster either.
     variables = {"VLLM_HOST_IP": os.environ.get("VLLM_HOST_IP", "127.0.0.1")}
+    variables["VLLM_RPC_BASE_PATH"] = os.environ.get("VLLM_RPC_BASE_PATH", socket_folder())
     if config.sampling.gpus_per_actor == 0:
         # The model runs in the engine's process, on all cores: one that waits for another process spins, and vLLM keeps
         # a core free for it, which of two cores is half of the speed.

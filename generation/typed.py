@@ -20,7 +20,7 @@ def load_dataset(path: str, data: Data, format_: str) -> Any:
     import datasets
 
     if format_ == "hub":
-        return datasets.load_dataset(path, data.subset, split=data.split, streaming=True)
+        return datasets.load_dataset(path, data.subset, split=data.split, revision=data.revision, streaming=True)
     loaded = datasets.load_from_disk(path)
     return loaded[data.split] if isinstance(loaded, datasets.DatasetDict) else loaded
 

@@ -42,7 +42,7 @@ class Embedder:
                 local_folder(scoring.model),
                 device="cuda" if scoring.gpus_per_actor > 0 else "cpu",
                 trust_remote_code=False,
-                model_kwargs={"dtype": scoring.dtype},
+                model_kwargs={"dtype": scoring.dtype, "use_safetensors": True},
             )
         except (OSError, ValueError) as error:
             raise UserError(

@@ -24,7 +24,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from generation.decoding import Decoding, candidates
 from generation.guard import GuardedSampler, shared_suspects
-from generation.preflight import check_model
+from generation.preflight import check_base, check_model
 from generation.prompts import spellings_of
 from generation.records import REJECT, TEXT
 from generation.replay import Replay
@@ -176,6 +176,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
     model, step, layout = start_of(run, config, number), Step("rank", number), run.layout.round(number)
     decoding = candidates(config, first_round=number == 1)
     tokenizer = check_model(model, config, served=not decoding.replay)
+    check_base(model, run.config(), number)
     progress.say(_plan(config, model, decoding))
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
     total = count_rows(texts)

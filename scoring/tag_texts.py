@@ -19,6 +19,7 @@ import pyarrow as pa
 from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.places import Place, remove, write_json
 from cluster.progress import Progress
+from cluster.rounds import base_of
 from cluster.run_dir import RunDir
 from cluster.session import ray_session
 from cluster.stage import as_process
@@ -92,7 +93,7 @@ def _keep_columns(folder: Path, config: Config, progress: Progress) -> None:
 def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Record:
     """Have the model answer the texts that it has not answered yet, and write all; returns the counts."""
     texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
-    check_model(config.model.base, config, trained=False)
+    check_model(base_of(config), config, trained=False)
     votes, constrained = job["votes"], job["constrained"]
     by_vote = f", by {votes} votes each" if votes > 1 else ""
     progress.say(f"tagging {count_rows(texts):,} texts{by_vote}")
@@ -103,7 +104,7 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Re
     def sample(done: np.ndarray, last: bool) -> None:
         if len(done):
             progress.say(f"{len(done):,} of them were tagged before")
-        model, score = config.model.base, job["score"]
+        model, score = base_of(config), job["score"]
         with ray_session(config):
             sample_and_score(texts, answers, config, model, [decoding], progress, finished, done, score, last)
 

@@ -1,6 +1,7 @@
 """The files for clusters, read for the tests."""
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ def documents(path: Path) -> list[dict[str, Any]]:
 def named(name: str) -> dict[str, Any]:
     (document,) = documents(ROOT / "cluster" / "kubernetes" / name)
     return document
+
+
+def job_command() -> list[str]:
+    """The words of the `semtag` command of rayjob.yaml."""
+    shell = shlex.split(named("rayjob.yaml")["spec"]["entrypoint"])
+    return shlex.split(shell[-1].split("||")[0])
 
 
 def ray_spec(document: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tests.cluster_files import (
     directives,
     documents,
     groups,
+    job_command,
     launcher,
     named,
     pods,
@@ -33,14 +34,13 @@ from tests.conftest import ROOT
 
 def commands() -> list[list[str]]:
     """Every `semtag` command in the files and their docs, in words."""
-    job = named("rayjob.yaml")["spec"]["entrypoint"]
     text = DOCS.read_text().replace("\\\n", " ")
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
     in_docs = [
         shlex.split(found, comments=True) for found in re.findall(r"\bsemtag ((?:run|verify|rank)\b[^\n'|]*)", blocks)
     ]
     in_slurm = re.findall(r"sbatch (?:-\S+ )*cluster/slurm\.sh ([^\n]*)", blocks + "\n" + SLURM.read_text())
-    return [shlex.split(job)[1:], *in_docs, *(["run", *shlex.split(found)] for found in in_slurm)]
+    return [job_command()[1:], *in_docs, *(["run", *shlex.split(found)] for found in in_slurm)]
 
 
 def test_commands_parse_and_their_configs_load() -> None:
@@ -53,7 +53,7 @@ def test_commands_parse_and_their_configs_load() -> None:
 
 
 def millions() -> Config:
-    job = build_parser().parse_args(shlex.split(named("rayjob.yaml")["spec"]["entrypoint"])[1:])
+    job = build_parser().parse_args(job_command()[1:])
     return load_config(ROOT / job.config, job.overrides)
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import os
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.cluster_files import KUBERNETES, documents, groups, named, pods, ray_spec, walk
+from tests.cluster_files import KUBERNETES, documents, groups, job_command, named, pods, ray_spec, walk
 from tests.conftest import ROOT
 
 STORAGE = ROOT / "cluster" / "kubernetes" / "storage.yaml"
@@ -74,6 +76,17 @@ def test_kuberay_files_fit_the_operators_own_schema(name: str) -> None:
 
 def test_job_and_cluster_are_the_same_cluster() -> None:
     assert ray_spec(named("rayjob.yaml")) == ray_spec(named("raycluster.yaml"))
+
+
+@pytest.mark.parametrize(("status", "ended"), [(0, 0), (1, 1), (2, 0), (130, 1), (137, 1)])
+def test_what_the_user_must_mend_is_not_tried_again(status: int, ended: int, tmp_path: Path) -> None:
+    (tmp_path / "semtag").write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/asked"\nexit {status}\n')
+    (tmp_path / "semtag").chmod(0o755)
+    # The submitter's shell takes the words apart, Ray joins them, and a shell on the cluster runs them.
+    words = shlex.split(named("rayjob.yaml")["spec"]["entrypoint"])
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(shlex.join(words), shell=True, env=path, check=False).returncode == ended
+    assert (tmp_path / "asked").read_text().split() == job_command()[1:]
 
 
 def test_no_pod_may_be_root_or_become_it() -> None:

@@ -118,6 +118,19 @@ def run_slurm(tmp_path: Path, status: int) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.cluster
+def test_a_folder_that_another_user_made_is_not_taken(tmp_path: Path) -> None:
+    folder = Path(f"/tmp/ray-test-{os.getpid()}-0")
+    folder.mkdir()
+    try:
+        done = run_slurm(tmp_path, 0)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "File exists" in done.stderr
+        assert list(folder.iterdir()) == []
+    finally:
+        folder.rmdir()
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize("status", [0, 3])
 def test_the_slurm_script_brings_ray_up_and_down(tmp_path: Path, status: int) -> None:
     import psutil
@@ -131,10 +144,13 @@ def test_the_slurm_script_brings_ray_up_and_down(tmp_path: Path, status: int) ->
     assert "task: 42" in done.stdout
     assert "without a token: 401" in done.stdout
     assert re.search(
-        r"others: bash -c exec ray start --block .*--address=127\.0\.0\.1:6379$", done.stdout, re.MULTILINE
+        r"others: bash -c mkdir -m 700 \S+ && exec ray start --block .*--address=127\.0\.0\.1:6379$",
+        done.stdout,
+        re.MULTILINE,
     )
-    folder = f"/tmp/ray-test-{os.getpid()}"
+    folder = f"/tmp/ray-test-{os.getpid()}-0"
     lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not [line for line in lines if folder in line]
     assert Path(folder).exists() == (status != 0)  # the logs of a failure stay
+    assert status == 0 or Path(folder).stat().st_mode & 0o777 == 0o700
     shutil.rmtree(folder, ignore_errors=True)

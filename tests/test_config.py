@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configs.errors import UserError
 from configs.load import dump_config, flatten, known_keys, load_config, validate
@@ -39,6 +42,63 @@ def test_overrides_and_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("scoring.text_prefix", "query: "),
+        ("prompt.user", "Text: {text}"),
+        ("prompt.user", "{text}"),
+        ("prompt.user", "Tags for #{text}"),
+        ("prompt.system", "One line.\nAnother: [tag]"),
+        ("prompt.system", ""),
+        ("run.name", "0123"),
+        ("run.name", "2024-06-01"),
+        ("run.root", "[mine]"),
+        ("data.column", "no"),
+        ("data.path", "news #2.jsonl"),
+        ("data.path", "0123/"),
+        ("data.article_column", "~"),
+        ("model.base", "my: model"),
+        ("evaluation.second_model", "1e3"),
+        ("prompt.examples", "a #b.jsonl"),
+        ("prompt.examples", "{a}.jsonl"),
+        ("training.lora.target_modules", "no"),
+        ("cluster.address", "127.0.0.1:6379"),
+    ],
+)
+def test_an_override_of_text_is_taken_as_it_is(key: str, text: str) -> None:
+    assert flatten(load_config(DEMO, [f"{key}={text}"]))[key] == text
+
+
+@given(st.text())
+def test_any_text_survives_an_override(text: str) -> None:
+    config = load_config(DEMO, [f"prompt.system={text}", f"scoring.text_prefix={text}", f"sampling.candidates={text}"])
+    assert config.prompt.system == config.scoring.text_prefix == config.sampling.candidates == text
+    assert validate(yaml.safe_load(dump_config(config))) == config
+
+
+def test_overrides_within_lists_and_rounds_know_what_is_text() -> None:
+    examples = [
+        "prompt.examples=[{text: a, answer: '[b]'}]",
+        "prompt.examples.0.text=x: #1",
+        "prompt.examples.0.answer=1",
+    ]
+    labels = ["evaluation.labels={1: World}", "evaluation.labels.2=no: #2"]
+    each = ["rounds.each=[{}, {}]", "rounds.each.1.sampling.candidates=no", "rounds.each.1.sampling.samples=3"]
+    lora = ["rounds.each.0.training.lora.target_modules=[q_proj, v_proj]", "rounds.each.0.training.lora.rank=2"]
+    config = load_config(DEMO, [*examples, *labels, *each, *lora])
+    assert [example.model_dump() for example in config.prompt.examples] == [{"text": "x: #1", "answer": "1"}]  # type: ignore[union-attr]
+    assert config.evaluation.labels == {"1": "World", "2": "no: #2"}
+    assert (config.of_round(2).sampling.candidates, config.of_round(2).sampling.samples) == ("no", 3)
+    assert config.of_round(1).training.lora.target_modules == ["q_proj", "v_proj"]
+
+
+def test_null_is_none_where_a_key_may_be_empty() -> None:
+    may, must = ["data.subset", "data.article_column", "evaluation.reranker", "model.chat_template"], "data.column"
+    config = flatten(load_config(DEMO, [f"{key}=null" for key in [*may, must]]))
+    assert [config[key] for key in [*may, must]] == [None, None, None, None, "null"]
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("training.betta=1", "Unknown config key training.betta. Did you mean training.beta?"),
@@ -55,6 +115,11 @@ def test_overrides_and_round_trip(tmp_path: Path) -> None:
         ("scoring.gpus_per_actor=2", "scoring.gpus_per_actor: Input should be less than or equal to 1 (got 2)"),
         ("run.name=a/b", "'a/b' is not a run name"),
         ("run.name=..", "'..' is not a run name"),
+        ("run.name=é", "'é' is not a run name"),
+        ("run.name=٣", "'٣' is not a run name"),
+        ("run.root=s3://bucket/my runs", "run.root: 's3://bucket/my runs' holds no runs: use a path, s3://BUCKET/PATH"),
+        ("run.root=gs://bucket/é", "run.root: 'gs://bucket/é' holds no runs: use a path, s3://BUCKET/PATH"),
+        ("run.root=s3://bucket/a%20b", "run.root: 's3://bucket/a%20b' holds no runs: use a path, s3://BUCKET/PATH"),
         ("run.name=", "is not a run name"),
         ("prompt.user=hello", "must contain {text}"),
         ("prompt.examples=[{text: x, answer: '[a]', more: 1}]", "Unknown config key prompt.examples.0.more"),
@@ -84,6 +149,7 @@ def test_mistakes_are_named(override: str, message: str) -> None:
         (["training.launcher=ray", "training.four_bit=true", "training.parallel=fsdp2"], "4 bit cannot be sharded"),
         (["training.accelerator_type=H100"], "needs training.gpus_per_worker 1"),
         (["pairs.list_least=3", "pairs.list_most=2"], "pairs.list_most 2 is less than list_least 3"),
+        (["sampling.temperature=0"], "nothing differs among samples at temperature 0"),
         (["training.patience=2"], "set training.held_out"),
         (["training.launcher=ray", "run.root=s3://bucket/runs"], "not in run.root s3://bucket/runs; set training.laun"),
     ],

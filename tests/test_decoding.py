@@ -75,8 +75,7 @@ def test_candidates_keep_to_the_grammar_where_the_config_says_so() -> None:
     assert greedy(config, "x").pattern is None and greedy(config, "x", constrained=True).pattern == pattern
 
 
-def test_a_temperature_of_0_draws_one_candidate() -> None:
-    assert candidates(config_of("sampling.temperature=0"), first_round=True).samples == 1
+def test_votes_are_sampled_and_answers_are_not() -> None:
     voting = sampled(config_of(), "votes", samples=5, vote=True)
     assert (voting.samples, voting.temperature, voting.vote) == (5, 0.8, True)
     assert greedy(config_of(), "x").samples == 1 and greedy(config_of(), "x").temperature == 0

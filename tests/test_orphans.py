@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 
+from cluster.orphans import end_with_this
 from tests.conftest import ROOT
 
 PARENT = """
@@ -45,3 +47,11 @@ def test_those_that_are_gone_already_do_not_matter() -> None:
     subprocess.run(
         [sys.executable, "-m", "cluster.orphans", f"{gone.pid}:1.0"], stdin=subprocess.DEVNULL, check=True, cwd=ROOT
     )
+
+
+def test_a_folder_goes_with_the_process_that_it_is_for(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder: of sockets"
+    (folder / "deep").mkdir(parents=True)
+    with end_with_this([], str(folder)) as watch:
+        assert folder.exists() and watch.poll() is None
+    assert not folder.exists() and watch.returncode == 0

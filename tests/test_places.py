@@ -21,7 +21,6 @@ from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.places import local_folder, place_at, upload
 from cluster.run_dir import RunDir
 from configs.errors import UserError
-from configs.load import load_config
 from tests.conftest import ROOT, semtag
 
 TEXTS = 200
@@ -216,9 +215,3 @@ def test_a_folder_is_fetched_once_for_each_state(server: ThreadedMotoServer) -> 
     assert local_folder("/some/model") == "/some/model"
     with pytest.raises(UserError, match="empty or not there"):
         local_folder("s3://runs/no/model")
-
-
-@pytest.mark.parametrize("key", ["run.root", "data.path", "model.base", "scoring.model"])
-def test_credentials_in_a_name_are_refused(key: str) -> None:
-    with pytest.raises(UserError, match="come from the environment"):
-        load_config(ROOT / "configs" / "demo.yaml", [f"{key}=s3://key:secret@bucket/x"])

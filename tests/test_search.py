@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
-from configs.schema import Evaluation
+from configs.schema import Evaluation, Scoring
+from evaluation.classification import Inference
 from evaluation.documents import Directions, directions_of, document_strings, ways_to_read
 from evaluation.measures import words_of
 from evaluation.search import (
@@ -23,6 +25,7 @@ from evaluation.search import (
     reranked,
     search,
 )
+from scoring.embedder import Embedder
 
 EVALUATION = Evaluation(resamples=200)
 
@@ -203,3 +206,24 @@ def test_tags_that_answer_find_and_others_do_not() -> None:
 
 def test_without_questions_there_is_no_search() -> None:
     assert search(["a", "b"], [[], []], {}, bag_of_words, EVALUATION, 0) is None
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda folder: Embedder(Scoring(model=folder)),
+        cross_encoder,
+        lambda folder: Inference(folder, ["ship", "train"]),
+    ],
+    ids=["embedder", "reranker", "inference"],
+)
+def test_weights_that_are_no_safetensors_are_refused(load: Callable[[str], Any], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = Path(tiny_classifier(tmp_path / "model", ["mill", "boat"], {0: "entailment"}))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    load(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="safetensors"):
+        load(str(folder))

@@ -1,7 +1,10 @@
 """Ray in local mode: on loopback and nowhere else."""
 
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import psutil
 
@@ -9,7 +12,7 @@ from tests.conftest import ROOT
 
 # In a process of its own: Ray reads where to listen when it is imported.
 LISTENERS = """
-import psutil
+import os, psutil, ray
 from cluster.progress import Counts
 from cluster.session import Tally, ray_session
 from configs.load import load_config
@@ -19,6 +22,9 @@ with ray_session(load_config("configs/demo.yaml")):
     tally.add(Counts(texts=3, scored=1, score_sum=0.5))
     tally.add(Counts(texts=1, scored=1, score_sum=0.25), at_once=True)
     assert tally.total() == Counts(texts=4, scored=2, score_sum=0.75)
+    around = os.path.dirname(ray._private.worker.global_worker.node.temp_dir)
+    assert os.stat(around).st_mode & 0o77 == 0  # no other user's
+    print("folder", around)
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     for process in processes:
         for connection in process.net_connections("inet"):
@@ -27,10 +33,16 @@ with ray_session(load_config("configs/demo.yaml")):
 """
 
 
-def test_local_mode_listens_on_loopback_alone() -> None:
-    command = [sys.executable, "-c", LISTENERS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+def test_local_mode_listens_on_loopback_alone_and_leaves_nothing(tmp_path: Path) -> None:
+    # No socket fits into a folder of such a name.
+    temporary = tmp_path / ("x" * 80)
+    temporary.mkdir()
+    command, environment = [sys.executable, "-c", LISTENERS], os.environ | {"TMPDIR": str(temporary)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+    (folder,) = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("folder")]
+    assert folder.startswith("/tmp/semtag-") and not Path(folder).exists()
+    assert list(temporary.iterdir()) == []
     listening = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens")}
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert listening
@@ -38,11 +50,12 @@ def test_local_mode_listens_on_loopback_alone() -> None:
 
 # Killed while its Ray is up; two of Ray's agents would live on for a minute, and the run with them.
 KILLED = """
-import os, psutil
+import os, psutil, ray
 from cluster.session import ray_session
 from configs.load import load_config
 
 with ray_session(load_config("configs/demo.yaml")):
+    print(os.path.dirname(ray._private.worker.global_worker.node.temp_dir))
     print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
     os.kill(os.getpid(), 9)
 """
@@ -51,5 +64,10 @@ with ray_session(load_config("configs/demo.yaml")):
 def test_a_killed_process_leaves_nothing_of_its_ray() -> None:
     command = [sys.executable, "-c", KILLED]
     killed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
-    left = [psutil.Process(int(pid)) for pid in killed.stdout.split() if psutil.pid_exists(int(pid))]
+    folder, pids = killed.stdout.splitlines()
+    left = [psutil.Process(int(pid)) for pid in pids.split() if psutil.pid_exists(int(pid))]
     assert psutil.wait_procs(left, timeout=30)[1] == []
+    end = time.monotonic() + 90
+    while Path(folder).exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not Path(folder).exists()

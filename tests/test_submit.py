@@ -20,7 +20,7 @@ import pytest
 from cluster.parquet import read_rows
 from cluster.run_dir import RunDir
 from cluster.session import LOOPBACK
-from cluster.submit import entrypoint
+from cluster.submit import _connect, entrypoint, say_what_is_sent, sent
 from configs.errors import UserError
 from tests.conftest import ROOT, semtag, tiny_demo
 
@@ -223,3 +223,53 @@ def test_nothing_is_sent_that_could_not_work(tmp_path: Path) -> None:
 def test_the_job_s_command() -> None:
     command = entrypoint(str(ROOT / "configs" / "demo.yaml"), ["run.root=/mnt/my runs"], "rank", ROOT)
     assert command == "python -m cluster.cli rank configs/demo.yaml cluster.address=auto 'run.root=/mnt/my runs'"
+
+
+# What people keep in a checkout, beside the code of a job.
+SECRET = [
+    "object-store.env", ".env", ".env.local", ".envrc", "deep/cluster.pem", "ssh.key", "auth_token", "deep/token",
+    "id_ed25519", "id_rsa.pub", "credentials.json", ".netrc", ".aws/config", ".kube/config", "cert.p12",
+]  # fmt: skip
+USELESS = [".git/config", ".venv/bin/python", "venv/bin/python", "runs/demo/x", "deep/__pycache__/x.pyc", "ignored"]
+
+
+def checkout(folder: Path) -> Path:
+    """A folder of a config and code, and of all that is never sent."""
+    for name in ["configs/demo.yaml", "generation/prompts.py", "deep/environment.py", *SECRET, *USELESS]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("secret" * 200)
+    shutil.copy(ROOT / "configs" / "demo.yaml", folder / "configs" / "demo.yaml")
+    (folder / ".gitignore").write_text("/ignored\n")
+    return folder
+
+
+def test_no_secret_of_the_checkout_is_sent(tmp_path: Path) -> None:
+    assert sent(checkout(tmp_path)).keys() == {
+        ".gitignore", "configs/demo.yaml", "generation/prompts.py", "deep/environment.py",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["venv/demo.yaml", ".env.yaml", "ignored.d/demo.yaml"])
+def test_a_config_that_would_stay_behind_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("/ignored.d\n")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "configs" / "demo.yaml", tmp_path / name)
+    with pytest.raises(UserError, match="would not be sent"):
+        entrypoint(str(tmp_path / name), ["run.root=/mnt/runs"], "run", tmp_path)
+
+
+def test_what_is_sent_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    say_what_is_sent(checkout(tmp_path), "http://127.0.0.1:8265")
+    said = capsys.readouterr()
+    size = sum((tmp_path / name).stat().st_size for name in sent(tmp_path))
+    assert f"Sends 4 files, {size / 2**20:.1f} MiB, of {tmp_path}: .gitignore, configs, deep, generation" in said.out
+    assert said.err == ""
+    say_what_is_sent(tmp_path, "http://head.example:8265")
+    assert "warning: http://head.example:8265 is not encrypted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["http://user:secret@host:8265", "host:8265"])
+def test_what_is_no_address_of_a_dashboard_is_named(address: str) -> None:
+    with pytest.raises(UserError, match="is not the address of a Ray dashboard") as caught:
+        _connect(address)
+    assert "secret" not in str(caught.value)

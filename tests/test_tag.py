@@ -21,7 +21,10 @@ from hypothesis import strategies as st
 from cluster.parquet import RowWriter
 from cluster.progress import Counts
 from cluster.run_dir import RunDir
+from cluster.tag import _config_of_model, _config_of_run
+from configs.data import Data
 from configs.errors import UserError
+from configs.load import load_config
 from generation.records import SAMPLED, sampled_counts
 from generation.vote import elect
 from scoring.tag_files import WRITERS
@@ -59,6 +62,15 @@ def test_only_what_was_named_is_elected_and_nothing_twice(lists: list[list[str]]
     elected = {tag.casefold() for tag in tags}
     least = min((votes[tag] for tag in elected), default=0)
     assert all(count <= least for tag, count in votes.items() if tag not in elected)
+
+
+@pytest.mark.parametrize("name", ["news #2.jsonl", "0123/", "2024-06-01", "yes", "my: news.jsonl", "{a}.jsonl"])
+def test_the_name_of_the_data_is_no_yaml(name: str, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.create()
+    run.start(load_config(ROOT / "configs" / "demo.yaml"))
+    assert _config_of_run(run, name, True, []).data == Data(path=name, held_out=0)
+    assert _config_of_model(tiny_model(), name, []).data == Data(path=name, held_out=0)
 
 
 @pytest.fixture(scope="module")

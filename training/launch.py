@@ -93,6 +93,8 @@ def model_card(config: Config, number: int, rows: int, curve: list[dict[str, flo
     """The README.md of the adapter: what it is, how it was made, how to use it."""
     training, base = config.training, config.model.base
     front = f"base_model: {base}\n" if number == 1 and is_hub_name(base) else ""
+    if config.model.revision:
+        base += f" (revision {config.model.revision})"
     if weights := weights_of(base):
         base += f" (dequantised from a Python package's file, `{weights}`)"
     start = base if number == 1 else f"the merged weights of round {number - 1}, which started from {base}"

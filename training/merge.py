@@ -11,14 +11,17 @@ def merge(base: str, adapter: str, out: Path) -> None:
     """
     import torch
     from peft import PeftModel
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     dtype = AutoConfig.from_pretrained(base, trust_remote_code=False).dtype or torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload().to(dtype)
+    # transformers loads settings that contradict each other, and refuses to save them.
+    generation, merged.generation_config = merged.generation_config, GenerationConfig()
     merged.save_pretrained(out)
+    generation.to_json_file(out / "generation_config.json")
     AutoTokenizer.from_pretrained(adapter, trust_remote_code=False).save_pretrained(out)
     card = (Path(adapter) / "README.md").read_text(encoding="utf-8")
     card = card.replace("library_name: peft", "library_name: transformers") + "\nThe adapter is merged here.\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.layout import RoundLayout
 from cluster.orphans import end_with_parent
-from cluster.places import local_folder
+from cluster.places import is_hub_name, local_folder
 from cluster.progress import Progress
 from cluster.rounds import start_of
 from cluster.run_dir import RunDir
@@ -123,14 +123,17 @@ def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], 
     stopping = [EarlyStoppingCallback(training.patience)] if training.patience else []
     with PartialState().local_main_process_first():
         base = local_folder(model)
+    loaded = load_base(base, training)
+    if is_hub_name(model):
+        loaded.name_or_path = config.model.base  # what the adapter says that it is for, in place of a folder here
     return PreferenceTrainer(
         training,
-        model=load_base(base, training),
+        model=loaded,
         args=arguments,
         train_dataset=learned,
         eval_dataset=watched if training.held_out else None,
         processing_class=load_tokenizer(base, config.model),
-        peft_config=lora_config(training),
+        peft_config=lora_config(training, config.model.revision if is_hub_name(model) else None),
         callbacks=stopping,
     )
 
@@ -174,7 +177,7 @@ def load_base(base: str, training: Training) -> Any:
     return model
 
 
-def lora_config(training: Training) -> Any:
+def lora_config(training: Training, revision: str | None = None) -> Any:
     """PEFT's config of the adapter; dropout is 0, or the first loss could not be checked."""
     from peft import LoraConfig
 
@@ -185,6 +188,7 @@ def lora_config(training: Training) -> Any:
         lora_dropout=0.0,
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
+        revision=revision,
     )
 
 
