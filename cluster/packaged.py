@@ -54,14 +54,14 @@ def source_files(name: str) -> list[Path]:
 
 
 def weights_in(values: dict[str, Any]) -> dict[str, str]:
-    """The hash of each packaged model, and of the chat template, that config values name: names do not tell contents.
+    """The hash of each packaged model, chat template and file of examples that config values name.
 
     Example: {"model.base": "SmolLM2-135M-Instruct"} gives {"model.weights": "blake2b:..."}.
     """
     found = {kept: weights for key, kept in WEIGHTS_KEYS.items() if (weights := weights_of(values.get(key)))}
-    template = values.get("model.chat_template")
-    if template and Path(template).is_file():
-        found["model.chat_template_hash"] = f"blake2b:{_hash([Path(template)])}"
+    for key in ("model.chat_template", "prompt.examples"):
+        if isinstance(file := values.get(key), str) and Path(file).is_file():
+            found[f"{key}_hash"] = f"blake2b:{_hash([Path(file)])}"
     return found
 
 

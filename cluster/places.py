@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 from upath import UPath
 
-from cluster import packaged
+from cluster import hub, packaged
 from configs.errors import UserError
 from configs.fields import place_name
 
@@ -30,9 +30,6 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 # Unix takes 107 bytes for the path of a socket. Ray adds 64 at most to its folder, and that is `/semtag-XXXXXXXX/r`.
 LONGEST_SOCKET_FOLDER = 107 - 64 - 18
-
-# Weights as they are loaded, and what tells how to load them; a hub keeps others beside them.
-MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 
 # How fsspec's and Arrow's clients name what went wrong in the store and not in our code.
 _TROUBLE = re.compile(
@@ -166,25 +163,12 @@ def local_folder(name: str) -> str:
     if name in packaged.MODELS:
         return packaged.folder_of(name, cache_folder() / "packaged")
     if "@" in name and is_hub_name(name):
-        return _of_revision(*name.split("@", 1))
+        return hub.snapshot(*name.split("@", 1))
     source = place_at(name)
     if isinstance(source, Path):
         return name.removeprefix("file://")
     with naming_store(source):
         return str(_fetched(source))
-
-
-def _of_revision(repository: str, revision: str) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return str(snapshot_download(repository, revision=revision, allow_patterns=MODEL_FILES))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise UserError(
-            f"The hub gives no revision {revision} of {repository}: {str(error).strip().splitlines()[0]}",
-            "Check model.base, model.revision and the network.",
-        ) from None
 
 
 def _fetched(source: UPath) -> Path:

@@ -18,5 +18,5 @@ class UserError(Exception):
 
 
 def _without_secrets(message: str) -> str:
-    """Example: `s3://key:secret@bucket/x?token=1` becomes `s3://***@bucket/x?***`."""
-    return re.sub(r"(://[^\s?]*)\?[^\s'\"]+", r"\1?***", re.sub(r"://\S*@", "://***@", message))
+    """Example: `s3://key:secret@bucket/x?token=1` becomes `s3://***@bucket/x?***`; a path has one slash of the two."""
+    return re.sub(r"(:/+[^\s?]*)\?[^\s'\"]+", r"\1?***", re.sub(r"(:/+)\S*@", r"\1***@", message))

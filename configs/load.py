@@ -163,7 +163,7 @@ def _item(values: list[Any], number: str, key: str) -> Any:
 
 
 def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"] if part != "str" and not str(part).startswith("list["))
+    key = ".".join(str(part) for part in problem["loc"] if part != "str" and "[" not in str(part))
     if problem["type"] == "extra_forbidden":
         return f"Unknown config key {key}. {_nearest(key)}"
     if problem["type"] == "missing":

@@ -19,6 +19,7 @@ from evaluation.page import Figures, shown
 from evaluation.statistics import sign_test
 from generation.decoding import Decoding
 from generation.parse import answer_of
+from generation.preflight import check_model
 from generation.prompts import load_tokenizer
 from generation.records import TEXT
 from scoring.rank_texts import sampled_rows
@@ -122,7 +123,7 @@ def judge(run: RunDir, asked: Any, progress: Progress) -> Figures:
     """Ask the model, write its judgement, show it; returns the counts."""
     place = free_place(run, asked.out, "model.json")
     config = judging_config(run, asked.model, asked.overrides)
-    letters(load_tokenizer(asked.model, config.model))  # a wrong path shows here, before anything starts
+    letters(check_model(asked.model, config, trained=False))  # a wrong one shows here, before anything starts
     selection = select(run, asked.first, asked.second, asked.count)
     progress.say(f"{asked.model} judges {selection.story}")
     with run.lock(), run.shared_scratch("judge") as scratch:

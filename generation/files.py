@@ -106,12 +106,13 @@ def _is_dataset(folder: Place) -> bool:
 
 
 def _below(folder: Place) -> Iterator[File]:
-    """All files of a folder and of its subfolders, also where those are links, without hidden ones."""
+    """All files of a folder and of its subfolders, also where those are links, without hidden subfolders."""
     if not isinstance(folder, Path):
         root = folder.path.rstrip("/")
         names = [path.removeprefix(f"{root}/") for path in folder.fs.find(root)]
         # Arrow's client marks a folder by an empty object of its name.
-        yield from (File(folder / name, name) for name in names if not (_is_hidden(name) or name.endswith("/")))
+        shown = (name for name in names if not (_is_hidden(str(PurePosixPath(name).parent)) or name.endswith("/")))
+        yield from (File(folder / name, name) for name in shown)
         return
     seen = set()
     for here, folders, names in os.walk(folder, onerror=_cannot_list, followlinks=True):
@@ -120,12 +121,12 @@ def _below(folder: Place) -> Iterator[File]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
-        places = [Path(here, name) for name in names if not name.startswith(HIDDEN)]
+        places = [Path(here, name) for name in names]
         yield from (File(place, place.relative_to(folder).as_posix()) for place in places)
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(HIDDEN) for part in name.split("/"))
+    return any(part.startswith(HIDDEN) and part != "." for part in name.split("/"))
 
 
 def _cannot_list(error: OSError) -> None:
@@ -143,7 +144,7 @@ def _matching(pattern: Place) -> list[File]:
     for found in matches:
         for place in [file.place for file in _below(found)] if found.is_dir() else [found]:
             name = place.relative_to(head).as_posix()
-            if not _is_hidden(name):
+            if not _is_hidden(str(PurePosixPath(name).parent)):
                 files.setdefault(str(place.resolve()), File(place, name))
     return list(files.values())
 
@@ -151,9 +152,12 @@ def _matching(pattern: Place) -> list[File]:
 def _of_one_format(path: str, files: list[File], format_: str) -> Located:
     """The files of the format: those of its endings, where none has one those of `LIKE`, and else all.
 
+    Hidden ones are never read, and named among the skipped ones where their ending is known.
     Raises UserError when there is none, or when they have several formats and none was named.
     """
     files.sort(key=lambda file: file.name)
+    hidden = [file.name for file in files if _is_hidden(file.name) and ending(file.name) in ENDINGS]
+    files = [file for file in files if not _is_hidden(file.name)]
     if not files:
         raise UserError(f"No file in {path}.", "Check data.path; a relative path starts at the current folder.")
     endings = {ending(file.name) for file in files}
@@ -164,7 +168,7 @@ def _of_one_format(path: str, files: list[File], format_: str) -> Located:
     wanted = formats.pop() if format_ == "auto" else format_
     own = {one for one in endings if ENDINGS.get(one) == wanted} or endings & {LIKE.get(wanted)} or endings
     taken = [file for file in files if ending(file.name) in own]
-    return Located(wanted, taken, [file.name for file in files if ending(file.name) not in own])
+    return Located(wanted, taken, [*(file.name for file in files if ending(file.name) not in own), *hidden])
 
 
 def _format_of(file: File, format_: str) -> str:

@@ -12,20 +12,21 @@ from generation.prompts import PROBE, load_tokenizer, rendered, spellings_of
 def check_model(model: str, config: Config, served: bool = True, trained: bool = True) -> Any:
     """The tokenizer of a model that is to be `served` by an engine, and `trained` from its own answers, or only one.
 
-    Raises UserError when there is none, when a text could hold tokens that the model has not, or when the chat template
-    ends no answer.
+    Raises UserError when there is none, when a text could hold tokens that the model has not, when the model reads less
+    than the configured window, or when the chat template ends no answer.
     """
     tokenizer = load_tokenizer(model, config.model)
     if served:
-        _check_vocabulary(tokenizer, model)
+        known = _text_config(model)
+        _check_vocabulary(tokenizer, model, known.vocab_size)
+        _check_window(model, known, config.sampling.max_model_len)
     if trained:
         _check_end(tokenizer, model)
     return tokenizer
 
 
-def _check_vocabulary(tokenizer: Any, model: str) -> None:
+def _check_vocabulary(tokenizer: Any, model: str, size: int) -> None:
     """An engine dies of a token beyond its model. Control tokens may lie there, because no text can spell them."""
-    size = _text_config(model).vocab_size
     control = set(spellings_of(tokenizer))
     beyond = [token for token, id_ in tokenizer.get_vocab().items() if id_ >= size and token not in control]
     if beyond:
@@ -86,10 +87,10 @@ def check_base(model: str, config: Config, first: int = 1) -> None:
             _check_targets(model, layers, target)
 
 
-def _check_window(model: str, known: Any, window: int) -> None:
+def _check_window(model: str, known: Any, window: int | None) -> None:
     longest = getattr(known, "max_position_embeddings", None)
     # Where positions are scaled, the window is another one than that, and the engine's to tell.
-    if longest and window > longest and "factor" not in str(getattr(known, "rope_parameters", None)):
+    if longest and window and window > longest and "factor" not in str(getattr(known, "rope_parameters", None)):
         raise UserError(
             f"sampling.max_model_len {window} is more than {model} can read: {longest} tokens.",
             f"Set sampling.max_model_len to {longest} or less, or leave it out.",

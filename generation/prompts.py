@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.hub import mend_of
 from cluster.places import local_folder
 from configs.errors import UserError
 from configs.schema import Model, Prompt
@@ -31,7 +32,8 @@ def load_tokenizer(path: str | Path, model: Model) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(local_folder(str(path)))
     except (OSError, ValueError) as error:
-        raise UserError(f"No tokenizer at {path}: {str(error).splitlines()[0]}", "Check model.base.") from None
+        mend = mend_of(error, "Check model.base.")
+        raise UserError(f"No tokenizer at {path}: {str(error).splitlines()[0]}", mend) from None
     if model.chat_template:
         tokenizer.chat_template = _read_template(Path(model.chat_template))
     elif not tokenizer.chat_template:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.hub import mend_of
 from cluster.parquet import ROWS_PER_GROUP
 from cluster.places import Place, naming_store, place_at
 from configs.data import Data
@@ -46,7 +47,7 @@ def _all_rows(data: Data, say: Say) -> Iterator[Row]:
             located = locate(path, data.format)
             if located.skipped:
                 say(
-                    f"{path}: {len(located.skipped):,} files are no {located.format} and not read, such as "
+                    f"{path}: {len(located.skipped):,} files are hidden or no {located.format} and not read, such as "
                     f"{located.skipped[0]}"
                 )
             if located.format in ("hub", "disk"):
@@ -243,7 +244,7 @@ def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
     except Exception as error:  # the hub client raises many kinds; all mean that the source cannot be read
         raise UserError(
             f"Cannot read the dataset {path} ({type(error).__name__}: {_reason(error)}).",
-            "Check data.path, data.subset and data.split, and the network; a file needs its ending.",
+            mend_of(error, "Check data.path, data.subset and data.split, and the network; a file needs its ending."),
         ) from None
 
 

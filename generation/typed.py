@@ -31,7 +31,10 @@ def features_of(schema: pa.Schema) -> dict[str, Any]:
         return {}
     import datasets
 
-    return dict(datasets.Features.from_arrow_schema(schema))
+    try:
+        return dict(datasets.Features.from_arrow_schema(schema))
+    except Exception:  # of another version of the library, or damaged: the columns are read as Arrow has them
+        return {}
 
 
 def rows_of_dataset(dataset: Any, features: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -94,8 +97,10 @@ def _named(table: pa.Table, features: dict[str, Any]) -> pa.Table:
     for name, feature in features.items():
         if names := getattr(feature, "names", None):
             place, numbers = table.column_names.index(name), table[name]
-            known = pc.if_else(pc.greater_equal(numbers, 0), numbers, None)  # -1 is no label
-            table = table.set_column(place, name, pa.chunked_array([pa.array(names).take(known.combine_chunks())]))
+            inside = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(names)))
+            labels = pa.chunked_array([pa.array(names).take(pc.if_else(inside, numbers, None).combine_chunks())])
+            above = pc.if_else(pc.greater_equal(numbers, len(names)), numbers.cast(pa.string()), labels)
+            table = table.set_column(place, name, above)  # -1 is no label
     return table.replace_schema_metadata()
 
 

@@ -50,6 +50,7 @@ class Counts:
     formats: Counter[str] = field(default_factory=Counter)
     defects: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
+    cut: int = 0  # longer than the scoring model reads: scored by their beginnings
 
 
 def tag(work: RunDir, progress: Progress) -> Record:
@@ -130,6 +131,7 @@ def _write(work: RunDir, job: Record, answers: list[Place], column: str) -> Reco
         "formats": dict(counts.formats),
         "defects": dict(counts.defects),
         "rejected": dict(counts.rejected),
+        **({"cut_when_scored": counts.cut} if counts.cut else {}),
         "file": str(out),
     }
 
@@ -144,6 +146,7 @@ def _tagged(joined: Iterator[tuple[Record, Record]], counts: Counts, bad: Binary
             continue
         [found] = answer["candidates"]
         counts.formats[found["format"]] += 1
+        counts.cut += bool(answer["cut"])
         if found["reason"]:
             counts.defects[found["reason"]] += 1
         yield row, dict(zip(TAGS.names, (found["tags"], found["format"], found["score"]), strict=True))
@@ -157,7 +160,7 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
     """
     from datasets import Dataset
 
-    columns = ["text_id", "text", "candidates", "reason"]
+    columns = ["text_id", "text", "candidates", "reason", "cut"]
     paths = [glob.escape(str(file)) for file in files]
     # Memory-mapped: only the ids lie in memory, 8 bytes a text.
     answers = Dataset.from_parquet(paths, cache_dir=str(scratch / "cache"), columns=columns).sort("text_id")

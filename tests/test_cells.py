@@ -215,3 +215,11 @@ def test_any_cell_in_any_column_gives_a_row(text: pa.Array, beside: pa.Array) ->
     for record in records:
         pa.Table.from_pylist([record])  # what the stage writes
         json.loads(record["row"] if "reason" in record else record["meta"], parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("noted", [b"no json", b'{"info": {"features": {"text": {"_type": "NewKind"}}}}'])
+def test_notes_of_datasets_that_cannot_be_read_cost_nothing(tmp_path: Path, noted: bytes) -> None:
+    table = pa.table({"text": [WATER, KENTE]}).replace_schema_metadata({b"huggingface": noted})
+    pq.write_table(table, tmp_path / "a.parquet")
+    kept, rejects, rows_in = prepared(tmp_path / "a.parquet")
+    assert ([row["text"] for row in kept], rejects, rows_in) == ([WATER, KENTE], [], 2)

@@ -88,6 +88,7 @@ def test_folders_are_searched_and_endings_are_read_in_any_case(tmp_path: Path) -
         (tmp_path / hidden).mkdir()
         (tmp_path / hidden / "x.jsonl").write_bytes(lines("no"))
     (tmp_path / "_SUCCESS").write_bytes(b"")
+    (tmp_path / "_a.jsonl").write_bytes(lines("no"))
     said: list[str] = []
     rows = list(read_rows(Data(path=str(tmp_path)), said.append))
     assert [row.source for row in rows] == [
@@ -97,8 +98,8 @@ def test_folders_are_searched_and_endings_are_read_in_any_case(tmp_path: Path) -
         "sub/b.jsonl:1",
     ]
     assert [row.values.get("text") for row in rows] == ["a", "c", None, "b"]
-    assert said == [f"{tmp_path}: 2 files are no jsonl and not read, such as README.md"]
-    assert "2 files are no jsonl" in preview(Data(path=str(tmp_path)))
+    assert said == [f"{tmp_path}: 3 files are hidden or no jsonl and not read, such as README.md"]
+    assert "3 files are hidden or no jsonl" in preview(Data(path=str(tmp_path)))
 
 
 def test_folders_that_are_links_are_searched_once(tmp_path: Path) -> None:
@@ -126,15 +127,6 @@ def test_patterns_and_lists_of_paths(tmp_path: Path) -> None:
             locate(str(tmp_path / none))
     with pytest.raises(UserError, match="no pattern"):
         locate(str(tmp_path / "**a"))
-
-
-def test_what_fsspec_opens_is_found_the_same_way(tmp_path: Path) -> None:
-    write(tmp_path, a_jsonl_gz=gzip.compress(lines("a")), sub__b_jsonl=lines("b"), sub__day_txt=b"no")
-    (tmp_path / "_SUCCESS").write_bytes(b"")
-    pq.write_table(pa.table({"text": ["c"]}), tmp_path / "sub" / "c.parquet")
-    for path, found in ((tmp_path / "**" / "*.jsonl*", ["a", "b"]), (tmp_path / "s*" / "*.parquet", ["c"])):
-        assert texts_of(f"file://{path}") == found
-    assert texts_of(f"file://{tmp_path}", format="jsonl") == ["a", "b"]
 
 
 def test_a_list_holds_a_path() -> None:

@@ -16,7 +16,7 @@ from cluster.parquet import count_rows, read_rows, read_tables
 from cluster.progress import Progress
 from generation.records import SAMPLED
 from scoring.finished import TextIds, among, finish
-from scoring.rank_texts import _split, rows_per_file
+from scoring.rank_texts import _check_counts, _split, rows_per_file
 
 
 class Folder:
@@ -148,7 +148,7 @@ def test_each_start_has_a_folder_of_its_own(folder: Folder) -> None:
         (folder.ids / f"{name}_000000.parquet").rename(folder.ids / name / f"{name}_000000.parquet")
     told = list[list[int]]()
 
-    def work(done: np.ndarray) -> None:
+    def work(done: np.ndarray, last: bool) -> None:
         told.append(done.tolist())
         folder.commit("c_000000", [2])
 
@@ -202,10 +202,11 @@ def test_ids_are_looked_up_among_sorted_ones(ids: list[int], known: set[int]) ->
 
 
 def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> None:
-    def row(id_: int, reason: str | None = None) -> dict[str, Any]:
-        return dict.fromkeys(SAMPLED.names) | {"text_id": id_, "text": "t", "candidates": [], "reason": reason}
+    def row(id_: int, reason: str | None = None, cut: bool | None = False) -> dict[str, Any]:
+        own = {"text_id": id_, "text": "t", "candidates": [], "reason": reason, "cut": None if reason else cut}
+        return dict.fromkeys(SAMPLED.names) | own
 
-    rows = [row(5), row(-3, "not_a_number"), row(5), row(77), row(8), row(2), row(-3)]
+    rows = [row(5, cut=True), row(-3, "not_a_number"), row(5, cut=True), row(77), row(8), row(2), row(-3)]
     pq.write_table(pa.Table.from_pylist(rows, SAMPLED), folder.rows / "a_000000-0.parquet")
     out, expected = tmp_path / "out", TextIds(folder.texts)
     out.mkdir()
@@ -215,6 +216,10 @@ def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> No
     assert (expected.repeated, expected.unknown, expected.left()) == (2, 1, 0)
     [reject] = read_rows(tmp_path / "rows.parquet")
     assert reject["reason"] == "not_a_number"
+    with Progress("rank", "texts", folder.said) as progress:
+        _check_counts(counts, expected, progress)
+    assert "left out: 2 rows of texts that have one, 1 rows of no text here" in folder.said.getvalue()
+    assert "warning: 1 texts are longer than the scoring model reads" in folder.said.getvalue()
 
 
 def test_a_file_holds_a_batch_or_a_thousandth_of_all() -> None:

@@ -276,15 +276,15 @@ with RowWriter(texts, TEXT) as out:
         out.write({"text_id": id_, "text": str(id_), "article": None, "meta": "{}"})
 config, passes = load_config("configs/demo.yaml", ["sampling.batch_size=1", "sampling.in_flight=2"]), []
 
-def sample(last):
+def sample(done, last):
     passes.append(last)
     with ray_session(config):
         scoring.rank_texts.GuardedSampler = Brittle
         asked = [greedy(config, "greedy")]
         told = texts, rows, config, str(lives), asked, Progress("rank", "texts"), ids
-        scoring.rank_texts.sample_and_score(*told, score=False, last=last)
+        scoring.rank_texts.sample_and_score(*told, done, score=False, last=last)
 
-files = finish(texts, rows, ids, Progress("rank", "texts"), sample)
+files = finish(texts, rows, ids, Progress("rank", "texts"), sample, lambda files: files)
 reasons = {row["text_id"]: row["reason"] for file in files for row in read_rows(file, ["text_id", "reason"])}
 assert passes == [False, True], passes
 assert reasons == dict.fromkeys(range(8)) | {5: "kills_engine"}, reasons

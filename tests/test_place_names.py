@@ -118,7 +118,9 @@ def test_a_secret_in_a_key_is_refused_and_not_shown(key: str, name: str) -> None
 
 
 @pytest.mark.parametrize("name", SECRETS)
-@pytest.mark.parametrize("command", ["verify", "report", "judge", "tag", "tag a model", "rank", "a word"])
+@pytest.mark.parametrize(
+    "command", ["verify", "report", "judge", "tag", "tag a model", "out", "submit", "rank", "a word"]
+)
 def test_a_secret_in_a_name_is_refused_and_not_shown(
     command: str, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +131,8 @@ def test_a_secret_in_a_name_is_refused_and_not_shown(
     arguments = {
         "tag": ["tag", str(run.path), "--base", "--data", name, *out],
         "tag a model": ["tag", name, "--data", "x.jsonl", *out],
+        "out": ["tag", str(run.path), "--base", "--data", "x.jsonl", "--out", f"{name}.jsonl"],
+        "submit": ["submit", str(DEMO), "--address", "http://127.0.0.1:1", "--working-dir", name, "run.root=/runs"],
         "a word": ["rank", str(DEMO), "=", name],
     }
     assert main(arguments.get(command, [command, name])) == 2

@@ -1,6 +1,7 @@
 """Runs in an object store: a real S3 server on loopback, killed jobs, and a server that goes away."""
 
 import contextlib
+import gzip
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -20,7 +22,9 @@ from cluster.lease import SIGNS, _create, lease
 from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.places import local_folder, place_at, upload
 from cluster.run_dir import RunDir
+from configs.data import Data
 from configs.errors import UserError
+from generation.readers import read_rows as read_rows_of_data
 from tests.conftest import ROOT, semtag
 
 TEXTS = 200
@@ -176,6 +180,27 @@ def test_folders_of_a_run_in_a_store(server: ThreadedMotoServer) -> None:
     assert not shared.exists()
     with run.lock(), pytest.raises(UserError, match="Another process"), RunDir("s3://runs/all/folders").lock():
         pass
+
+
+def test_texts_in_a_store_are_found_as_on_a_disk(server: ThreadedMotoServer) -> None:
+    files = {
+        "a.jsonl.gz": gzip.compress(b'{"text": "a"}\n'),
+        "_SUCCESS": b"",
+        "_hidden/b.jsonl": b'{"text": "no"}\n',
+        "sub/b.jsonl": b'{"text": "b"}\n',
+        "sub/day.txt": b"no",
+    }
+    for name, content in files.items():
+        (place_at("s3://runs/texts") / name).write_bytes(content)
+    with RowWriter(place_at("s3://runs/texts/sub/c.parquet"), DATA) as out:
+        out.write({"text": "c", "completions": []})
+
+    def texts_of(path: str, **how: Any) -> list[str]:
+        return [row.values["text"] for row in read_rows_of_data(Data(path=path, **how))]
+
+    assert texts_of("s3://runs/texts/**/*.jsonl*") == ["a", "b"]
+    assert texts_of("s3://runs/texts/s*/*.parquet") == ["c"]
+    assert texts_of("s3://runs/texts", format="jsonl") == ["a", "b"]
 
 
 @pytest.mark.parametrize("renewed", [True, False])

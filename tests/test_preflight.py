@@ -7,11 +7,14 @@ import pytest
 from transformers import GenerationConfig
 
 from benchmarks.small_models import save_random_llama
+from cluster.progress import Progress
+from cluster.run_dir import RunDir
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config
 from generation.preflight import check_model
 from generation.prompts import load_tokenizer
+from scoring.rank_texts import rank
 from tests.conftest import ROOT
 
 TURNS = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + END }}{% endfor %}"
@@ -79,3 +82,20 @@ def test_control_tokens_that_no_text_can_spell_may_lie_beyond_the_model(model: s
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No tokenizer at /nowhere"):
         check_model("/nowhere", config_of(tmp_path))
+
+
+def test_a_window_that_the_model_cannot_read_is_refused_wherever_it_is_served(model: str) -> None:
+    config = load_config(ROOT / "configs" / "demo.yaml", ["sampling.max_model_len=9999"])
+    with pytest.raises(UserError, match=r"max_model_len 9999 is more than .* can read"):
+        check_model(model, config, trained=False)
+    check_model(model, config, served=False)
+
+
+def test_a_ranking_begins_with_what_its_base_model_lacks(model: str, tmp_path: Path) -> None:
+    overrides = [f"run.root={tmp_path}", f"model.base={model}", "training.lora.target_modules=[q_proj,v_porj]"]
+    config = load_config(ROOT / "configs" / "demo.yaml", overrides)
+    run = RunDir.of(config)
+    run.create()
+    run.start(config)
+    with Progress("rank", "texts") as progress, pytest.raises(UserError, match="v_porj is no layer"):
+        rank(run, config.of_round(1), progress, 1)

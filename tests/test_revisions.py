@@ -1,5 +1,6 @@
 """A revision that is set reaches all that load a model or a dataset of a hub."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,25 @@ def test_another_template_of_the_same_name_is_another_run(tmp_path: Path) -> Non
     assert found[0] != found[1]
 
 
+def test_other_examples_in_the_same_file_are_another_run(tmp_path: Path) -> None:
+    examples, found = tmp_path / "own.jsonl", []
+    for text in ("a mill", "a loom"):
+        examples.write_text(json.dumps({"text": text, "answer": "[a]"}) + "\n")
+        found.append(shaping_values(config_of(f"prompt.examples={examples}"), Step("rank", 1)))
+    assert found[0] != found[1]
+
+
 def test_a_dataset_is_read_of_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
     def load_dataset(*names: Any, **options: Any) -> Any:
-        asked.update(options)
+        asked.update(options, names=names)
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    with pytest.raises(UserError, match="Cannot load the dataset"):
-        list(read_rows(Data(path="squad_v2", revision="v1")))
-    assert asked["revision"] == "v1"
+    with pytest.raises(UserError, match="Cannot read the dataset"):
+        list(read_rows(Data(path="squad_v2", subset="s", split="validation", revision="v1")))
+    assert asked == {"names": ("squad_v2", "s"), "split": "validation", "revision": "v1", "streaming": True}
 
 
 def test_an_adapter_says_which_revision_it_is_for(hub: Path) -> None:

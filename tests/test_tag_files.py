@@ -20,6 +20,7 @@ from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.places import Place, write_json
 from cluster.progress import Progress
 from cluster.run_dir import RunDir
+from cluster.stage import describe
 from cluster.tag import _config_of_run, job_file, tag
 from configs.data import Data
 from configs.errors import UserError
@@ -39,20 +40,25 @@ def tagged(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *overrides: s
     config = load_config(DEMO, [f"data.path={data}", "data.limit=null", *overrides])
     work, told = RunDir(out.with_name(f"{out.name}.unfinished")), io.StringIO()
 
-    def answer(work: RunDir, *_: Any) -> list[Place]:
+    def answer(texts: Place, *others: Any) -> Any:
         with RowWriter(work.here / "answers.parquet", SAMPLED) as answers:
-            for row in read_rows(work.layout.texts / "texts.parquet"):
+            for row in read_rows(texts):
                 said = f"[{row['text'].split()[-1]}]"
                 candidate = candidate_row(config.prompt, 0, said, "stop", 1, [1], -1.0)
-                answers.write(dict.fromkeys(SAMPLED.names) | row | {"candidates": [candidate | {"score": 0.5}]})
-        return [work.here / "answers.parquet"]
+                answers.write(
+                    dict.fromkeys(SAMPLED.names)
+                    | row
+                    | {"cut": len(row["text"]) > 99, "candidates": [candidate | {"score": 0.5}]}
+                )
+        return others[-1]([work.here / "answers.parquet"])
 
-    monkeypatch.setattr(tag_texts, "_answer", answer)
+    monkeypatch.setattr(tag_texts, "check_model", lambda *_, **__: None)
+    monkeypatch.setattr(tag_texts, "finish", answer)
     work.create()
     work.start(config)
-    write_json(job_file(work), {"out": out.name})
+    write_json(job_file(work), {"out": out.name, "votes": 1, "constrained": False, "score": True})
     with Progress("tag", "texts", told) as progress:
-        tag_texts.tag(work, progress)
+        progress.say(describe(tag_texts.tag(work, progress)))
     assert not work.path.exists()
     return told.getvalue()
 
@@ -101,7 +107,7 @@ def test_datasets_keep_their_types_and_the_names_of_their_labels(
     types = datasets.Features(
         {"text": Value("string"), "label": datasets.ClassLabel(names=["no", "yes"]), "at": Value("timestamp[s]")}
     )
-    rows = {"text": ["a mill", "a boat", "a loom"], "label": [1, -1, 0], "at": [at, None, at]}
+    rows = {"text": ["a mill", "a boat", "a loom", "a kiln"], "label": [1, -1, 0, 0], "at": [at, None, at, at]}
     dataset, data, overrides = datasets.Dataset.from_dict(rows, features=types), tmp_path / "data", list[str]()
     if kind == "disk":
         dataset.save_to_disk(data)
@@ -113,9 +119,26 @@ def test_datasets_keep_their_types_and_the_names_of_their_labels(
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: dataset.to_iterable_dataset())
     tagged(data, tmp_path / "tags.parquet", monkeypatch, *overrides)
     found = pq.read_table(tmp_path / "tags.parquet")
-    assert found["label"].to_pylist() == ["yes", None, "no"]
-    assert found["at"].to_pylist() == [at, None, at] and pa.types.is_timestamp(found["at"].type)
-    assert found["tags"].to_pylist() == [["mill"], ["boat"], ["loom"]]
+    assert found["label"].to_pylist() == ["yes", None, "no", "no"]
+    assert found["at"].to_pylist() == [at, None, at, at] and pa.types.is_timestamp(found["at"].type)
+    assert found["tags"].to_pylist() == [["mill"], ["boat"], ["loom"], ["kiln"]]
+
+
+def test_texts_that_the_scoring_model_reads_in_part_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = lines(tmp_path / "a.jsonl", {"text": "a mill"}, {"text": "a mill " * 30})
+    assert ", 1 cut when scored, " in tagged(data, tmp_path / "tags.jsonl", monkeypatch)
+
+
+def test_labels_without_a_name_are_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    types = datasets.Features({"text": Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    known = datasets.Dataset.from_dict({"text": ["a mill", "a boat"], "label": [1, 0]}, features=types)
+    known.to_parquet(tmp_path / "a.parquet")
+    table = pq.read_table(tmp_path / "a.parquet")
+    pq.write_table(table.set_column(1, "label", pa.array([5, 0])), tmp_path / "a.parquet")
+    tagged(tmp_path / "a.parquet", tmp_path / "tags.parquet", monkeypatch)
+    assert pq.read_table(tmp_path / "tags.parquet")["label"].to_pylist() == ["5", "no"]
 
 
 def test_values_without_types_keep_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
