@@ -1,5 +1,6 @@
 """The benchmarks' command lines and arithmetic; no test measures speed."""
 
+import json
 import subprocess
 import sys
 from argparse import Namespace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import kills, poison, scale, training
+from benchmarks import kills, odd_inputs, poison, scale, training
 from benchmarks.contest import demo_texts, markdown, median_ratio, order
 from benchmarks.generation import Finished, check_same_work, steady, summary
 from benchmarks.generation import table as generation_table
@@ -25,6 +26,7 @@ from tests.conftest import ROOT, tiny_model
 
 SCRIPTS = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
 SCRIPTS.remove("contenders")  # a part of `generation`
+SCRIPTS.remove("odd_jobs")  # a part of `odd_inputs`
 # The demo by a model of random weights.
 RANDOM = [
     "rounds.each=[{training: {loss: likelihood}}, {}]",
@@ -38,6 +40,7 @@ SMALLEST = {
     "chaos": ["--root", "{root}/runs", "--texts", "120", "--kills", "2", "--pause", "1", "--json", "{root}/out.json"],
     "generation": ["--model", "random", "--texts", "340", "--max-tokens", "4", "--rounds", "1", "prompt.examples=[]"],
     "many_pairs": ["{root}/runs/scale-2000"],
+    "odd_inputs": ["{root}/inputs", "--root", "{root}/runs", "--only", "completions", "overrides"],
     "poison": ["--root", "{root}/runs", "--rows", "200", "--deadly", "1"],
     "scale": ["--root", "{root}/runs", "--small", "1000", "--texts", "2000"],
     "scoring": ["--texts", "64", "--rounds", "1"],
@@ -59,11 +62,25 @@ def test_every_script_has_a_smallest_size() -> None:
     assert set(SCRIPTS) == SMALLEST.keys()
 
 
+def write_inputs(folder: Path) -> None:
+    """Some odd inputs, with what is right for each."""
+    folder.mkdir()
+    completion = {"completion": "[a|b]", "format": "repaired", "tags": ["a", "b"]}
+    (folder / "completions.jsonl").write_text(json.dumps(completion) + "\n")
+    overrides = ["override\tright", "data.column=no\taccepted", "sampling.temperature=0\texit 2"]
+    (folder / "overrides.tsv").write_text("\n".join(overrides) + "\n")
+    (folder / "0123").mkdir()
+    (folder / "0123" / "a.jsonl").write_text('{"text": "A lock lifts boats."}\n{"text": "A mill grinds."}\n')
+    (folder / "UPPER.JSONL").write_text('{"text": "A lock lifts boats."}\n')
+
+
 def run_smallest(name: str, root: Path, *more: str) -> str:
     """What a script prints that ends well."""
     arguments = [*(one.format(root=root) for one in SMALLEST[name]), *more]
     if name == "seeds":
         arguments += [*RANDOM, f"model.base={tiny_model()}"]
+    if name == "odd_inputs":
+        write_inputs(root / "inputs")
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -225,6 +242,35 @@ def test_chaos_sees_what_was_lost_doubled_or_changed(tmp_path: Path) -> None:
     assert kills.compare(calm, stormy) == {"rows": 4, "lost": 1, "twice": 1, "different": 2}
     assert kills.same([{"scores": [0.5], "margin": None}], [{"scores": [0.5 + 1e-8], "margin": None}])
     assert not kills.same({"rank": 0.5}, {"rank": 0.5 + 1e-8})
+
+
+def test_an_odd_input_is_right_only_where_all_is_as_it_should_be(tmp_path: Path) -> None:
+    write_inputs(tmp_path / "inputs")
+    bench = odd_inputs.Bench(tmp_path / "inputs", tmp_path, tiny_model())
+    wrong = {"completion": "[a]", "format": "repaired", "tags": ["a"]}
+    with (bench.folder / "completions.jsonl").open("a") as more:
+        more.write(json.dumps(wrong) + "\n")
+    assert [(trial.found, trial.ok) for trial in odd_inputs.try_completions(bench)] == [
+        ("repaired: a, b", True),
+        ("valid: a", False),
+    ]
+    cases = {case.input: case for case in odd_inputs.FILES}
+    found = [odd_inputs.read_texts(bench, cases[name], name.lower())[0] for name in ("0123", "UPPER.JSONL", "bom.txt")]
+    assert found[:2] == ["2 texts", "1 text"]
+    assert found[2].startswith("exit 2: error: No such file: ")
+
+
+def test_a_job_ends_as_it_should_or_is_told_of() -> None:
+    def job(status: int, said: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], status, said)
+
+    right = "exit 2: not in utf-8 ... data.encoding"
+    said = "error: a.csv is not in utf-8.\n  Set data.encoding.\n"
+    assert odd_inputs.ended(job(2, said), right) == right
+    assert odd_inputs.ended(job(1, said), right) == "exit 1: error: a.csv is not in utf-8."
+    assert odd_inputs.ended(job(2, "error: another\n  mend\n"), right) == "exit 2: error: another"
+    assert odd_inputs.ended(job(2, f"Traceback of it\n{said}"), right) == "exit 2: Traceback of it"
+    assert odd_inputs.ended(job(0, ""), "exit 0") == "exit 0"
 
 
 def test_poisoned_rows_are_one_in_a_hundred() -> None:
