@@ -29,7 +29,7 @@ BASE = [
     *("rounds.count=1", "rounds.each=[]", "rounds.validation=0"),
 ]
 # Some answers are cut in the middle of a tag, so they are repaired ones, which nobody sampled.
-TRAINED = [*SMALL, "sampling.samples=8", "sampling.max_tokens=6", "training.data=lists", "training.max_steps=1"]
+TRAINED = [*SMALL, "sampling.samples=8", "sampling.max_tokens=18", "training.data=lists", "training.max_steps=1"]
 TAGGED = [*SMALL, "scoring.model=all-MiniLM-L6-v2"]
 ANSWER = {"tags": ["river"], "format": "valid"}  # where no model is asked
 # `semtag tag`, with the step that asks a model given the answers by this module.

@@ -1,6 +1,5 @@
 """The benchmarks' command lines and arithmetic; no test measures speed."""
 
-import json
 import subprocess
 import sys
 from argparse import Namespace
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import kills, odd_inputs, poison, scale, training
+from benchmarks import kills, poison, scale, training
 from benchmarks.contest import demo_texts, markdown, median_ratio, order
 from benchmarks.generation import Finished, check_same_work, steady, summary
 from benchmarks.generation import table as generation_table
@@ -23,6 +22,7 @@ from configs.errors import UserError
 from generation.parse import parse
 from scoring.records import RANKED
 from tests.conftest import ROOT, tiny_model
+from tests.test_odd_inputs import write_inputs
 
 SCRIPTS = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
 SCRIPTS.remove("contenders")  # a part of `generation`
@@ -60,18 +60,6 @@ def test_help_teaches_and_starts_nothing(name: str) -> None:
 
 def test_every_script_has_a_smallest_size() -> None:
     assert set(SCRIPTS) == SMALLEST.keys()
-
-
-def write_inputs(folder: Path) -> None:
-    """Some odd inputs, with what is right for each."""
-    folder.mkdir()
-    completion = {"completion": "[a|b]", "format": "repaired", "tags": ["a", "b"]}
-    (folder / "completions.jsonl").write_text(json.dumps(completion) + "\n")
-    overrides = ["override\tright", "data.column=no\taccepted", "sampling.temperature=0\texit 2"]
-    (folder / "overrides.tsv").write_text("\n".join(overrides) + "\n")
-    (folder / "0123").mkdir()
-    (folder / "0123" / "a.jsonl").write_text('{"text": "A lock lifts boats."}\n{"text": "A mill grinds."}\n')
-    (folder / "UPPER.JSONL").write_text('{"text": "A lock lifts boats."}\n')
 
 
 def run_smallest(name: str, root: Path, *more: str) -> str:
@@ -242,35 +230,6 @@ def test_chaos_sees_what_was_lost_doubled_or_changed(tmp_path: Path) -> None:
     assert kills.compare(calm, stormy) == {"rows": 4, "lost": 1, "twice": 1, "different": 2}
     assert kills.same([{"scores": [0.5], "margin": None}], [{"scores": [0.5 + 1e-8], "margin": None}])
     assert not kills.same({"rank": 0.5}, {"rank": 0.5 + 1e-8})
-
-
-def test_an_odd_input_is_right_only_where_all_is_as_it_should_be(tmp_path: Path) -> None:
-    write_inputs(tmp_path / "inputs")
-    bench = odd_inputs.Bench(tmp_path / "inputs", tmp_path, tiny_model())
-    wrong = {"completion": "[a]", "format": "repaired", "tags": ["a"]}
-    with (bench.folder / "completions.jsonl").open("a") as more:
-        more.write(json.dumps(wrong) + "\n")
-    assert [(trial.found, trial.ok) for trial in odd_inputs.try_completions(bench)] == [
-        ("repaired: a, b", True),
-        ("valid: a", False),
-    ]
-    cases = {case.input: case for case in odd_inputs.FILES}
-    found = [odd_inputs.read_texts(bench, cases[name], name.lower())[0] for name in ("0123", "UPPER.JSONL", "bom.txt")]
-    assert found[:2] == ["2 texts", "1 text"]
-    assert found[2].startswith("exit 2: error: No such file: ")
-
-
-def test_a_job_ends_as_it_should_or_is_told_of() -> None:
-    def job(status: int, said: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], status, said)
-
-    right = "exit 2: not in utf-8 ... data.encoding"
-    said = "error: a.csv is not in utf-8.\n  Set data.encoding.\n"
-    assert odd_inputs.ended(job(2, said), right) == right
-    assert odd_inputs.ended(job(1, said), right) == "exit 1: error: a.csv is not in utf-8."
-    assert odd_inputs.ended(job(2, "error: another\n  mend\n"), right) == "exit 2: error: another"
-    assert odd_inputs.ended(job(2, f"Traceback of it\n{said}"), right) == "exit 2: Traceback of it"
-    assert odd_inputs.ended(job(0, ""), "exit 0") == "exit 0"
 
 
 def test_poisoned_rows_are_one_in_a_hundred() -> None:
