@@ -12,7 +12,7 @@ from cluster.places import naming_store
 from cluster.plan import check_model, check_source, check_trackers, show_plan
 from cluster.rounds import last_round, round_lines
 from cluster.run_dir import RunDir
-from cluster.stage import print_anywhere
+from cluster.stage import name_error, print_anywhere
 from cluster.submit import submit
 from cluster.summary import failed_gates, read_report, result_table
 from cluster.tag import tag
@@ -74,8 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         config = load_config(arguments.config, arguments.overrides)
         return _do(arguments, config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        user_error = error if isinstance(error, UserError) else name_error(error)
+        if user_error is None:
+            raise
+        print(f"error: {user_error}", file=sys.stderr)
         return 2
 
 

@@ -129,6 +129,13 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:+.3f}" if isinstance(value, float) else str(value)
 
 
+def name_error(error: BaseException) -> UserError | None:
+    """The error in words when the system refuses to look at a name; None when it is another one."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
+        return None
+    return UserError(f"Cannot reach {error.filename}: {error.strerror}.", "Check the name and who may read there.")
+
+
 def _redirect_to_log(run: RunDir, name: str) -> Any:
     """Point this process's and all its children's output at the end of the step's log; returns the terminal."""
     log = run.open_log(name)
@@ -168,7 +175,7 @@ def _as_user_error(error: BaseException, run: RunDir) -> UserError | None:
             return cause
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return disk_error(cause, run.here)
-        if known := store_error(cause, run.path):
+        if known := store_error(cause, run.path) or name_error(cause):
             return known
         cause = cause.__cause__ or cause.__context__ or getattr(cause, "cause", None)
     if re.search(r"No space left on device|Disk quota exceeded", str(error)):

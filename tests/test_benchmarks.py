@@ -22,9 +22,11 @@ from configs.errors import UserError
 from generation.parse import parse
 from scoring.records import RANKED
 from tests.conftest import ROOT, tiny_model
+from tests.test_odd_inputs import write_inputs
 
 SCRIPTS = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
 SCRIPTS.remove("contenders")  # a part of `generation`
+SCRIPTS.remove("odd_jobs")  # a part of `odd_inputs`
 # The demo by a model of random weights.
 RANDOM = [
     "rounds.each=[{training: {loss: likelihood}}, {}]",
@@ -38,6 +40,7 @@ SMALLEST = {
     "chaos": ["--root", "{root}/runs", "--texts", "120", "--kills", "2", "--pause", "1", "--json", "{root}/out.json"],
     "generation": ["--model", "random", "--texts", "340", "--max-tokens", "4", "--rounds", "1", "prompt.examples=[]"],
     "many_pairs": ["{root}/runs/scale-2000"],
+    "odd_inputs": ["{root}/inputs", "--root", "{root}/runs", "--only", "completions", "overrides"],
     "poison": ["--root", "{root}/runs", "--rows", "200", "--deadly", "1"],
     "scale": ["--root", "{root}/runs", "--small", "1000", "--texts", "2000"],
     "scoring": ["--texts", "64", "--rounds", "1"],
@@ -64,6 +67,8 @@ def run_smallest(name: str, root: Path, *more: str) -> str:
     arguments = [*(one.format(root=root) for one in SMALLEST[name]), *more]
     if name == "seeds":
         arguments += [*RANDOM, f"model.base={tiny_model()}"]
+    if name == "odd_inputs":
+        write_inputs(root / "inputs")
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import ROOT, semtag, tiny_demo
 
 TEXTS = ROOT / "configs" / "demo" / "texts.jsonl"
+LONG = "x" * 300
 
 
 def fails(*arguments: str) -> str:
@@ -46,6 +47,9 @@ def test_help_teaches_and_answers_in_under_a_second() -> None:
         ("model.base=/tmp", "The model path /tmp has no config.json"),
         ("data.path=missing.jsonl", "No such file: missing.jsonl"),
         ("data.column=body", "no column 'body'; it has:"),
+        (f"run.name={LONG}", f"/{LONG}/manifest.json: File name too long"),
+        (f"model.base=./{LONG}", f"{LONG}/config.json: File name too long"),
+        (f"data.path={LONG}", f"{LONG}: File name too long"),
     ],
 )
 def test_mistakes(override: str, message: str, tmp_path: Path) -> None:
@@ -99,6 +103,15 @@ def test_a_message_about_odd_bytes_is_printed_on_any_terminal(more: list[str], t
     done = subprocess.run([*command, *more], cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "no column 'text'; it has: Gr\\udcf6" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["rank", LONG], ["verify", LONG], ["tag", "./model", "--data", str(TEXTS), "--out", f"{LONG}.jsonl"]],
+)
+def test_a_name_that_is_too_long_for_a_file_is_named(command: list[str]) -> None:
+    said = fails(*command)
+    assert LONG in said and "File name too long" in said
 
 
 def test_no_run_to_verify_or_report(tmp_path: Path) -> None:
