@@ -83,6 +83,21 @@ def test_every_step_of_a_round_is_ended_in_every_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("options", "met"),
+    [
+        (["--only", "second", "--kills", "1", "--store", "both"], "| second job | 1 | 1 |"),
+        (["--only", "command line", "--kills", "2"], "| command line, kill -9 | 1 |"),
+        (["--only", "commit", "--kills", "3"], "| commit: rows there |"),
+        (["--only", "commit", "--kills", "4", "--store", "s3"], "| commit: before the delete | 1 |"),
+    ],
+)
+def test_a_job_is_ended_in_other_ways(options: list[str], met: str, tmp_path: Path) -> None:
+    shown = run_smallest("chaos", tmp_path, "--texts", "200", "--pause", "0", *options)
+    assert met in shown and "| verified | yes |" in shown
+
+
+@pytest.mark.cluster
 def test_many_pairs_are_those_that_scale_leaves(tmp_path: Path) -> None:
     assert "speed ratio" in run_smallest("scale", tmp_path)
     assert "| again, to the next step |" in run_smallest("many_pairs", tmp_path)
