@@ -28,7 +28,7 @@ def end_in_commit(
     if met := job.poll() is None:
         family.end()
         job.wait()
-    store.let_go()
+    store.let_go(drop=met)
     return step if met else None
 
 

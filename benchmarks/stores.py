@@ -29,7 +29,7 @@ class Store:
 
     def __init__(self) -> None:
         self.held = threading.Event()  # a request is being held
-        self._wished, self._let_go = "", threading.Event()
+        self._wished, self._dropped, self._let_go = "", False, threading.Event()
         self._port = 0
         self.start()
 
@@ -63,24 +63,28 @@ class Store:
         self._let_go.clear()
         self._wished = step
 
-    def let_go(self) -> None:
-        """Hold no request any more."""
-        self._wished = ""
+    def let_go(self, drop: bool = False) -> None:
+        """Hold no request any more. One that was held before its work can be dropped undone."""
+        self._wished, self._dropped = "", drop
         self._let_go.set()
 
     def _answer(self, environment: Environment, start_response: Callable[..., Any]) -> Answer:
         step = step_of(environment)
-        if step == REMOVING:
-            self._hold(step)
+        if step == REMOVING and self._is_dropped(step):
+            start_response("503 Service Unavailable", [("Content-Length", "0")])
+            return []
         answer: Answer = self._app(environment, start_response)
         if step != REMOVING:
-            self._hold(step)
+            self._is_dropped(step)
         return answer
 
-    def _hold(self, step: str | None) -> None:
-        if step and step == self._wished:
-            self.held.set()
-            self._let_go.wait(PATIENCE)
+    def _is_dropped(self, step: str | None) -> bool:
+        """Hold a request of the wished step; returns whether it is dropped."""
+        if not step or step != self._wished:
+            return False
+        self.held.set()
+        self._let_go.wait(PATIENCE)
+        return self._dropped
 
 
 def step_of(environment: Environment) -> str | None:

@@ -86,14 +86,12 @@ def test_every_step_of_a_round_is_ended_in_every_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "met"),
     [
-        (["--only", "second", "--kills", "1", "--store", "both"], "| second job | 1 | 1 |"),
-        (["--only", "command line", "--kills", "2"], "| command line, kill -9 | 1 |"),
-        (["--only", "commit", "--kills", "3"], "| commit: rows there |"),
-        (["--only", "commit", "--kills", "4", "--store", "s3"], "| commit: before the delete | 1 |"),
+        (["--only", "commit", "--store", "both"], "| commit: ids pending |"),
+        (["--only", "second"], "| second job | 1 |"),
     ],
 )
 def test_a_job_is_ended_in_other_ways(options: list[str], met: str, tmp_path: Path) -> None:
-    shown = run_smallest("chaos", tmp_path, "--texts", "200", "--pause", "0", *options)
+    shown = run_smallest("chaos", tmp_path, "--kills", "1", "--pause", "0", *options)
     assert met in shown and "| verified | yes |" in shown
 
 

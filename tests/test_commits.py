@@ -1,6 +1,8 @@
 """The steps of Ray's own commits, as `benchmarks.chaos` meets them: held by a server, or seen on a disk."""
 
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +73,26 @@ def test_the_server_holds_a_commit_at_each_step(step: str, there: set[str], stor
     store.let_go()
     writer.join()
     assert files(layout) == {ROWS, COMMITTED}
+
+
+def test_a_removal_that_is_dropped_is_not_done(store: Store) -> None:
+    pending = place_at("s3://commits/run/.rank.unfinished/ids/start/abc.pending.parquet")
+    pending.write_bytes(b"ids")
+    store.hold(stores.REMOVING)
+    request = urllib.request.Request(f"{store.url}/{str(pending).removeprefix('s3://')}", method="DELETE")
+    answers = list[int]()
+
+    def remove() -> None:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request)
+        answers.append(caught.value.code)
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    assert store.held.wait(60)
+    store.let_go(drop=True)
+    remover.join()
+    assert answers == [503] and pending.exists()
 
 
 def test_the_files_on_a_disk_say_which_step_was_reached(tmp_path: Path) -> None:
