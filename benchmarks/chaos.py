@@ -1,12 +1,15 @@
 """Does a job survive anything? Kills while it runs, then a proof that nothing was lost, done twice or changed.
 
-    python -m benchmarks.chaos --kills 20 --json chaos.json
+    python -m benchmarks.chaos --kills 40 --store both --json chaos.json
     python -m benchmarks.chaos --rounds 2 --json rounds.json
 
 Ranking runs once in peace. Then it runs again while processes of it are killed with `kill -9`: engines, actors, other
-Ray workers, the raylet, the driver. A job that dies of it is started again by the same command, as a user would. At the
-end `semtag verify` must hold, and every row must equal the one of the quiet run; scores and log-probabilities are
-compared to 1e-5, because their last digits depend on the batch. The model is a small one of random weights.
+Ray workers, the raylet, the driver. The command line is ended too, by `kill` and by `kill -9`. The whole job is killed
+within the commit of a block, after each of its steps. The same command is started again while the first one works, and
+must be refused. A job that dies is started again by the same command, as a user would. At the end `semtag verify` must
+hold, and every row must equal the one of the quiet run; scores and log-probabilities are compared to 1e-5, because
+their last digits depend on the batch. The model is a small one of random weights. With --store s3 the runs lie on an S3
+server on loopback.
 
 With --rounds a whole job is tormented: each step of each round is ended by `kill -9` of its process, by `kill` and by
 `kill -9` of the command line, at moments that change from step to step, and each time the same command goes on. Rows
@@ -15,6 +18,7 @@ computes its references itself. Those from sampling would differ in their last d
 """
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -22,15 +26,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from benchmarks import commits, family, stores
 from benchmarks.contest import demo_texts, machine, markdown, publish
-from benchmarks.kills import MISSED, compare, compare_runs, count_finished, torment_steps
+from benchmarks.family import Family, kill
+from benchmarks.kills import KILL, MISSED, TERM, compare, compare_runs, count_finished, torment_steps
 from benchmarks.small_models import SMALL, save_small
-from cluster.places import Place
+from benchmarks.stores import Store, store_on_loopback
+from cluster.layout import RoundLayout
+from cluster.places import Place, place_at
 from cluster.run_dir import RunDir
 from configs.load import load_config
 
@@ -42,136 +49,151 @@ ROUNDS = [
     *("training.max_steps=12", "rounds.each=[{training: {loss: likelihood, best: 2}}, {}]"),
     *("evaluation.arms=[yake]", "evaluation.resamples=100"),
 ]
-KINDS = ("engine", "actor", "worker", "raylet", "driver")
+SECOND = "second job"
+KINDS = (*family.KINDS, TERM, KILL, SECOND)
+STEPS = {"disk": commits.ON_DISK, "s3": stores.STEPS}  # of a commit
+BUCKET = "chaos"
+SPARE = 5  # starts that may bring nothing, beside one for each kill: a commit on a disk is not always met
 
 
-class Family:
-    """The processes of a job, remembered also when their parents are gone."""
+class Torment:
+    """A ranking that is ended in many ways and started again by the same command."""
 
-    def __init__(self, pid: int) -> None:
-        self.driver = psutil.Process(pid)
-        self.members: dict[int, psutil.Process] = {}
+    def __init__(self, arguments: list[str], layout: RoundLayout, rng: random.Random, store: Store | None) -> None:
+        self.command = [sys.executable, "-m", "cluster.cli", "rank", *arguments]
+        self.layout, self.rng, self.store = layout, rng, store
 
-    def look(self) -> list[psutil.Process]:
-        """All living members, the ones that came since the last look included."""
-        for parent in [self.driver, *self.members.values()]:
-            try:
-                self.members |= {child.pid: child for child in parent.children(recursive=True)}
-            except psutil.NoSuchProcess:
-                continue
-        self.members = {pid: member for pid, member in self.members.items() if member.is_running()}
-        return list(self.members.values())
+    def run(self, kinds: list[str], pause: float) -> dict[str, Any]:
+        """Run to the end, with each of `kinds` done to it on the way; returns what happened.
 
-    def of_kind(self, kind: str) -> list[psutil.Process]:
-        """The living members that one of KINDS names."""
-        return [member for member in self.look() if kind_of(member) == kind]
+        Half of them come right after rows were committed (all, with a pause of 0), the others after up to `pause`
+        seconds. Raises RuntimeError when starts bring nothing too often.
+        """
+        left, met, starts, vain = list(kinds), Counter[str](), 0, 0
+        while True:
+            job, starts, before = subprocess.Popen(self.command), starts + 1, len(left)
+            with _ended(members := Family(job.pid), job):
+                while left and job.poll() is None:
+                    seconds = self.rng.uniform(0, pause) if pause and self.rng.random() < 0.5 else None
+                    _wait(job, members, self.layout.sampled_ids, seconds)
+                    if job.poll() is None and (done := self._strike(left[0], job, members)):
+                        met[done] += 1
+                        if done in left:
+                            left.remove(done)
+                        print(f"{dict(met)}, {count_finished(self.layout.sampled_ids):,} texts done", flush=True)
+                job.wait()
+            if job.returncode == 0:
+                return {"met": dict(met), "missed": dict(Counter(left)), "starts": starts, "starts in vain": vain}
+            vain += len(left) == before
+            if vain > SPARE + len(kinds):
+                raise RuntimeError(f"{vain} starts brought nothing; the last one has exit status {job.returncode}")
 
-    def end(self) -> None:
-        """Kill what is left of the job."""
-        for member in self.look():
-            kill(member)
+    def _strike(self, kind: str, job: subprocess.Popen[bytes], members: Family) -> str | None:
+        """Do to the job what `kind` says; returns what that came to, None where it was done before."""
+        if kind.startswith("commit"):
+            return commits.end_in_commit(kind, job, members, self.layout, self.store)
+        if kind == SECOND:
+            return kind if self._is_refused(job) else None
+        if kind in (TERM, KILL):
+            job.terminate() if kind == TERM else job.kill()
+            job.wait()
+            return kind
+        if victims := members.of_kind(kind):
+            kill(self.rng.choice(victims))
+        return kind if victims else None
+
+    def _is_refused(self, job: subprocess.Popen[bytes]) -> bool:
+        """Whether the same command is refused while the job works. Raises RuntimeError where both work."""
+        second = subprocess.run(self.command, capture_output=True, text=True, check=False)
+        if job.poll() is not None:
+            return False  # it was done meanwhile, or died of an earlier kill
+        if second.returncode != 2 or "Another process works on" not in second.stderr:
+            raise RuntimeError(f"two jobs on one run: the second ended with {second.returncode}: {second.stderr}")
+        return True
 
 
-def title_of(process: psutil.Process) -> str:
-    """The title that a process gave itself; nothing where it has ended meanwhile."""
+@contextlib.contextmanager
+def _ended(members: Family, job: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the job where the block is left by an error."""
     try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+        yield
+    except BaseException:
+        members.end()
+        job.wait()
+        raise
 
 
-def kind_of(process: psutil.Process) -> str | None:
-    """Which of KINDS a process is, if any, by its title."""
-    title = title_of(process)
-    if "EngineCore" in title:
-        return "engine"
-    if title.startswith("ray::"):
-        return "actor" if "Sampler" in title or "Scorer" in title else "worker"
-    if "/raylet/raylet " in title:
-        return "raylet"
-    return "driver" if "scoring.rank_texts" in title else None
-
-
-def kill(process: psutil.Process) -> None:
-    """`kill -9`, unless it is gone already."""
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        return
-
-
-def torment(
-    arguments: list[str], finished: Place, kinds: list[str], rng: random.Random, pause: float
-) -> dict[str, Any]:
-    """Run `semtag rank ARGUMENTS` to its end, killing a process of each of `kinds` on the way; returns what happened.
-
-    Half of the kills come right after rows were committed (all, with a pause of 0), the others after up to `pause`
-    seconds.
-    """
-    left, killed, starts = list(kinds), Counter[str](), 0
-    while True:
-        job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments])
-        family, starts = Family(job.pid), starts + 1
-        while job.poll() is None:
-            seconds = rng.uniform(0, pause) if pause and rng.random() < 0.5 else None
-            _wait(job, family, finished, seconds, bool(left))
-            victims = family.of_kind(left[0]) if left and job.poll() is None else []
-            if victims:
-                kill(rng.choice(victims))
-                killed[left.pop(0)] += 1
-                print(f"killed: {dict(killed)}, {count_finished(finished):,} texts done", flush=True)
-        family.end()
-        if job.returncode == 0:
-            return {"killed": dict(killed), "starts": starts}
-        if not left and starts > len(kinds) + 1:
-            raise RuntimeError(f"the job failed with nothing killed: exit status {job.returncode}")
-
-
-def _wait(job: subprocess.Popen[bytes], family: Family, finished: Place, seconds: float | None, armed: bool) -> None:
-    """Wait for the next kill, `seconds` or with None until the next commit, while `armed`; or for the job's end."""
-    start, before = time.monotonic(), count_finished(finished)
+def _wait(job: subprocess.Popen[bytes], members: Family, ids: Place, seconds: float | None) -> None:
+    """Wait for `seconds`, or with None until the next commit; or for the job's end."""
+    start, before = time.monotonic(), _commits(ids)
     while job.poll() is None:
-        family.look()
-        if not armed:
-            time.sleep(0.2)
-        elif seconds is not None:
-            if time.monotonic() - start >= seconds:
-                return
-            time.sleep(0.05)
-        elif count_finished(finished) > before:
+        members.watch()
+        if seconds is not None and time.monotonic() - start >= seconds:
             return
-        else:
-            time.sleep(0.005)
+        if seconds is None and _commits(ids) > before:
+            return
+        time.sleep(0.005 if isinstance(ids, Path) else 0.1)
+
+
+def _commits(ids: Place) -> int:
+    with contextlib.suppress(FileNotFoundError):  # the ranking has ended meanwhile
+        return sum(not file.name.endswith(".pending.parquet") for file in ids.glob("*/*.parquet"))
+    return 0
 
 
 def ranking(arguments: argparse.Namespace, job: list[str]) -> bool:
-    """Rank in peace, then in torment; returns whether all were killed and nothing was lost, done twice or changed."""
+    """Rank in peace, then in torment; returns whether all kinds were met and nothing lost, done twice or changed."""
     data = arguments.root / "texts.jsonl"
-    texts = demo_texts(arguments.texts or 1200)
+    texts = demo_texts(arguments.texts or 60 * arguments.kills)
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     job = [f"data.path={data}", "data.limit=null", "data.held_out=0", "rounds.validation=0", *job]
     job += ["sampling.batch_size=16", "sampling.in_flight=2", *arguments.overrides]
-    calm, stormy = ([CONFIG, f"run.name={name}", *job] for name in ("calm", "stormy"))
+    found = {}
+    for name in STEPS if arguments.store == "both" else (arguments.store,):
+        with contextlib.ExitStack() as stack:
+            store = stack.enter_context(store_on_loopback(BUCKET, arguments.root / "cache")) if name == "s3" else None
+            found[name] = _rank_twice(arguments, job, name, store)
+    publish({"machine": machine(), "stores": found}, table(found), arguments.json)
+    if any(story["missed"] for story in found.values()):
+        print("A job was done before all of this was done to it: lower --pause, or give it more --texts.")
+    return all(
+        story["verified"] and not story["lost"] + story["twice"] + story["different"] and not story["missed"]
+        for story in found.values()
+    )
+
+
+def _rank_twice(arguments: argparse.Namespace, job: list[str], name: str, store: Store | None) -> dict[str, Any]:
+    root = place_at(f"s3://{BUCKET}/runs" if store else arguments.root)
+    calm, stormy = ([CONFIG, f"run.root={root}", f"run.name={run}", *job] for run in ("calm", "stormy"))
     semtag("rank", *calm)
-    rng = random.Random(arguments.seed)
-    kinds = [KINDS[number % len(KINDS)] for number in range(arguments.kills)]
+    all_kinds = [kind for kind in (*KINDS, *STEPS[name]) if kind.startswith(arguments.only)]
+    kinds = [all_kinds[number % len(all_kinds)] for number in range(arguments.kills)]
+    rng, begin = random.Random(arguments.seed), time.monotonic()
     rng.shuffle(kinds)
-    one, other = (RunDir(arguments.root / name).layout.round(1) for name in ("calm", "stormy"))
-    begin = time.monotonic()
-    story = torment(stormy, other.sampled_ids, kinds, rng, arguments.pause)
-    result = story | compare(one.ranked, other.ranked)
-    result |= {"verified": verified(arguments.root / "stormy"), "seconds": round(time.monotonic() - begin)}
-    publish({"machine": machine(), **result}, markdown(list(result), [list(map(str, result.values()))]), arguments.json)
-    if sum(story["killed"].values()) < arguments.kills:
-        print(f"The job was done before {arguments.kills} processes were killed: lower --pause, or give it more texts.")
-        return False
-    return result["verified"] and not result["lost"] + result["twice"] + result["different"]
+    one, other = (RunDir(root / run).layout.round(1) for run in ("calm", "stormy"))
+    story = Torment(stormy, other, rng, store).run(kinds, arguments.pause) | compare(one.ranked, other.ranked)
+    return story | {"verified": verified(root / "stormy"), "seconds": round(time.monotonic() - begin)}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """What happened in each store, as a Markdown table: a line a kind, and a line a figure."""
+    stories = list(found.values())
+    kinds = sorted({kind for story in stories for kind in story["met"] | story["missed"]})
+    lines = [[kind, *(story["met"].get(kind, 0) for story in stories)] for kind in kinds]
+    figures = [name for name in stories[0] if name not in ("met", "missed")]
+    lines += [[name, *(_said(story[name]) for story in stories)] for name in figures]
+    return markdown(["", *found], lines)
+
+
+def _said(value: int | bool) -> int | str:
+    return ("yes" if value else "no") if isinstance(value, bool) else value
 
 
 def whole_job(arguments: argparse.Namespace, job: list[str]) -> bool:
     """The same for a whole job of rounds, with each of its steps ended in each way."""
     job += [f"data.limit={arguments.texts or 80}", f"rounds.count={arguments.rounds}", *ROUNDS, *arguments.overrides]
-    calm, stormy = ([CONFIG, f"run.name={name}", *job] for name in ("calm", "stormy"))
+    root = f"run.root={arguments.root}"
+    calm, stormy = ([CONFIG, root, f"run.name={name}", *job] for name in ("calm", "stormy"))
     semtag("run", *calm)
     one, other = (RunDir(arguments.root / name) for name in ("calm", "stormy"))
     begin = time.monotonic()
@@ -195,7 +217,7 @@ def semtag(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "cluster.cli", *arguments], check=True)
 
 
-def verified(run: Path) -> bool:
+def verified(run: Place) -> bool:
     """Whether `semtag verify` finds nothing wrong."""
     return not subprocess.run([sys.executable, "-m", "cluster.cli", "verify", str(run)], check=False).returncode
 
@@ -204,9 +226,13 @@ def main() -> int:
     """Torment what was asked for; returns 0 when it came to what a quiet run comes to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=0, help="torment a whole job of so many rounds, not ranking")
-    parser.add_argument("--kills", type=int, default=20, help="of ranking: processes to kill; of each kind in turn")
+    parser.add_argument("--kills", type=int, default=20, help="of ranking: what is done to it; of each kind in turn")
+    parser.add_argument("--only", default="", metavar="BEGIN", help="of ranking: kinds whose names begin so")
+    parser.add_argument("--store", choices=[*STEPS, "both"], default="disk", help="of ranking: where its runs lie")
     parser.add_argument("--seed", type=int, default=0, help="of ranking: for the moments and victims")
-    parser.add_argument("--texts", type=int, help="texts, enough to outlast the kills; default 1200, with --rounds 80")
+    parser.add_argument(
+        "--texts", type=int, help="texts, enough to outlast the kills; default 60 a kill, with --rounds 80"
+    )
     parser.add_argument("--pause", type=float, default=45, help="of ranking: longest wait before a kill, in seconds")
     parser.add_argument("--root", type=Path, default=Path("runs/chaos"), help="folder of the runs; emptied")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -214,8 +240,7 @@ def main() -> int:
     arguments = parser.parse_args()
     shutil.rmtree(arguments.root, ignore_errors=True)
     arguments.root.mkdir(parents=True)
-    job = [f"run.root={arguments.root}", f"model.base={save_small(arguments.root / 'model')}", *SMALL]
-    job += ["sampling.samples=4"]
+    job = [f"model.base={save_small(arguments.root / 'model')}", *SMALL, "sampling.samples=4"]
     return 0 if (whole_job if arguments.rounds else ranking)(arguments, job) else 1
 
 

@@ -23,8 +23,8 @@ import numpy as np
 import psutil
 from datasets import Dataset
 
-from benchmarks.chaos import Family
 from benchmarks.contest import machine, markdown, publish
+from benchmarks.family import Family
 from cluster.layout import RoundLayout
 from cluster.parquet import count_rows
 from cluster.run_dir import RunDir

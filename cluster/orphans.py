@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
 LIBC = ctypes.CDLL(None)
-WORK = "SEMTAG_WORK"  # the environment variable that says what a process and all that it starts work on
+# The environment variables that say what a process and all that it starts work on, and in the folder of which Ray.
+WORK, RAY = "SEMTAG_WORK", "SEMTAG_RAY"
 # Seconds for what a killed process leaves. Ray's workers end 2 seconds after it, and where it was killed while Ray was
 # starting, agents of Ray's wait for a minute for a server that is gone.
 PATIENCE = 90.0
@@ -32,21 +34,24 @@ def end_with_parent() -> None:
 def left_at_work(work: str) -> list[int]:
     """Ids of other processes with `work` as their WORK, that are alive still after some patience."""
     end = time.monotonic() + PATIENCE
-    while left := [process.pid for process in psutil.process_iter(["environ"]) if _works_on(process, work)]:
+    while left := [process.pid for process in _named(WORK, work)]:
         if time.monotonic() > end:
             return left
         time.sleep(0.1)
     return []
 
 
-def _works_on(process: psutil.Process, work: str) -> bool:
-    return process.pid != os.getpid() and (process.info["environ"] or {}).get(WORK) == work
+def _named(variable: str, value: str) -> list[psutil.Process]:
+    """Other processes that began with this value of an environment variable."""
+    everyone = psutil.process_iter(["environ"])
+    return [one for one in everyone if one.pid != os.getpid() and (one.info["environ"] or {}).get(variable) == value]
 
 
 def end_with_this(processes: Iterable[psutil.Process], folder: str = "") -> subprocess.Popen[bytes]:
     """Have the processes killed once this one is gone, however it ends, or lets go of what is returned here.
 
-    The folder, if one is named, is theirs, and is removed after them. `end_as_well` names more processes.
+    The folder, if one is named, is that of their Ray: all processes with it as their RAY are killed too, and it is
+    removed. `end_as_well` names more processes.
     """
     # In a session of its own, so that what ends a whole group of processes leaves it alone.
     watch = subprocess.Popen(
@@ -68,7 +73,8 @@ def end_as_well(watch: subprocess.Popen[bytes], processes: Iterable[psutil.Proce
 def main(named: list[str]) -> None:
     """`python -m cluster.orphans [FOLDER] PID:TIME ...`, and more of them on stdin, a line each.
 
-    Kills those processes when stdin ends, and removes the folder. Another process of such an id is spared.
+    Kills those processes when stdin ends, and what works in the folder, and removes that. Another process of such an id
+    is spared.
     """
     named += sys.stdin.read().splitlines()
     folders = [name for name in named if name.startswith("/")]
@@ -80,11 +86,18 @@ def main(named: list[str]) -> None:
             process = psutil.Process(int(number))
             if abs(process.create_time() - float(started)) < CLOCK_STEPS:
                 process.kill()
-    # Ray's workers end by themselves some seconds after their Ray, and write until then.
+    for folder in folders:
+        _clear(folder)
+
+
+def _clear(folder: str) -> None:
+    """Kill what a Ray started, at whatever time, and remove its folder. A worker that hangs would live for ever."""
     end = time.monotonic() + PATIENCE
-    while any(map(os.path.exists, folders)) and time.monotonic() < end:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+    while ((left := _named(RAY, folder)) or Path(folder).exists()) and time.monotonic() < end:
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.1)
 
 

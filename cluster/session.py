@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from cluster.orphans import end_as_well, end_with_this
+from cluster.orphans import RAY, end_as_well, end_with_this
 from cluster.placement import Node, check_fits, needs_of, node_of
 from cluster.places import socket_folder
 from cluster.progress import Counts, Progress
@@ -39,7 +39,8 @@ def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[
             folder = stack.enter_context(scratch)
         watch = stack.enter_context(end_with_this([], folder))
         _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus), folder)
-        # Two agents of a private Ray outlive a killed process by a minute: they wait for a server that is gone as well.
+        # Two agents of a private Ray outlive a killed process by a minute: they wait for a server that is gone as well,
+        # and their titles hide what environment they began with.
         started = psutil.Process().children(recursive=True)
         end_as_well(watch, (process for process in started if process.pid != watch.pid))
         import ray.data
@@ -79,6 +80,7 @@ def _start(config: Config, local_cpus: int, folder: str) -> None:
         os.environ.setdefault("RAY_worker_niceness", "0")
         store = int(config.cluster.object_store_gb * 2**30)
         options = {"num_cpus": local_cpus, "object_store_memory": store, "_temp_dir": f"{folder}/r"}
+        os.environ[RAY] = folder
     else:
         _check_answers(address)
     import ray
@@ -92,6 +94,8 @@ def _start(config: Config, local_cpus: int, folder: str) -> None:
             "Check cluster.address; a cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
             "RAY_AUTH_TOKEN_PATH here.",
         ) from None
+    finally:
+        os.environ.pop(RAY, None)  # what this process starts by itself is not Ray's
 
 
 def _check_answers(address: str) -> None:

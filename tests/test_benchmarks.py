@@ -88,6 +88,19 @@ def test_every_step_of_a_round_is_ended_in_every_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("options", "met"),
+    [
+        (["--only", "commit", "--store", "both"], "| commit: ids pending |"),
+        (["--only", "second"], "| second job | 1 |"),
+    ],
+)
+def test_a_job_is_ended_in_other_ways(options: list[str], met: str, tmp_path: Path) -> None:
+    shown = run_smallest("chaos", tmp_path, "--kills", "1", "--pause", "0", *options)
+    assert met in shown and "| verified | yes |" in shown
+
+
+@pytest.mark.cluster
 def test_many_pairs_are_those_that_scale_leaves(tmp_path: Path) -> None:
     assert "speed ratio" in run_smallest("scale", tmp_path)
     assert "| again, to the next step |" in run_smallest("many_pairs", tmp_path)

@@ -1,18 +1,19 @@
 """Processes that end with the one that they work for."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 
-from cluster.orphans import end_with_this
+from cluster.orphans import RAY, end_with_this
 from tests.conftest import ROOT
 
 PARENT = """
 import subprocess, sys, time
 import psutil
-from cluster.orphans import end_with_this
+from cluster.orphans import RAY, end_with_this
 child = subprocess.Popen(["sleep", "600"])
 kept = end_with_this([psutil.Process(child.pid)])
 print(child.pid, kept.pid, flush=True)
@@ -55,3 +56,17 @@ def test_a_folder_goes_with_the_process_that_it_is_for(tmp_path: Path) -> None:
     with end_with_this([], str(folder)) as watch:
         assert folder.exists() and watch.poll() is None
     assert not folder.exists() and watch.returncode == 0
+
+
+def test_all_of_a_ray_end_with_it_whenever_they_began(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    with end_with_this([], str(own)):
+        begun = [
+            subprocess.Popen(["sleep", "600"], env=os.environ | {RAY: str(folder)}, start_new_session=True)
+            for folder in (own, own, other)
+        ]
+    *ended, spared = begun
+    assert [process.wait(timeout=30) for process in ended] == [-9, -9]
+    assert spared.poll() is None
+    spared.kill()
+    spared.wait()

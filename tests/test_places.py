@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSystem
 
 from benchmarks.kills import count_finished
 from benchmarks.scale import DATA, make_models, make_rows
+from benchmarks.stores import Store, store_on_loopback
 from cluster.lease import SIGNS, _create, lease
 from cluster.parquet import RowWriter, count_rows, read_rows
 from cluster.places import local_folder, place_at, upload
@@ -31,28 +31,14 @@ TEXTS = 200
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreadedMotoServer]:
-    """An S3 server with a bucket, and the environment that leads there; what it holds outlives its stops."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    _, server._port = server.get_host_and_port()  # a restart takes the same
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server._port}",
-            "AWS_ACCESS_KEY_ID": "test-key",
-            "AWS_SECRET_ACCESS_KEY": "test-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
-        }.items():
-            patch.setenv(name, value)
-        place_at("s3://runs").fs.mkdir("runs")
-        yield server
-    with contextlib.suppress(Exception):
-        server.stop()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """An S3 server with a bucket, and the environment that leads there."""
+    with store_on_loopback("runs", tmp_path_factory.mktemp("cache")) as store:
+        yield store
 
 
 @pytest.fixture(scope="module")
-def arguments(server: ThreadedMotoServer, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def arguments(server: Store, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A ranking of the store's texts by replay, models included."""
     folder = tmp_path_factory.mktemp("models")
     base, embedding = make_models(folder)
@@ -127,9 +113,7 @@ def test_a_killed_run_goes_on_where_it_was_and_verifies(arguments: list[str]) ->
 
 
 @pytest.mark.cluster
-def test_a_store_that_dies_is_named_and_the_run_goes_on_when_it_is_back(
-    arguments: list[str], server: ThreadedMotoServer
-) -> None:
+def test_a_store_that_dies_is_named_and_the_run_goes_on_when_it_is_back(arguments: list[str], server: Store) -> None:
     name = "outage"
     job = start("rank", *arguments, f"run.name={name}")
     wait_for(lambda: some_are_done(name))
@@ -158,7 +142,7 @@ def test_a_bucket_that_is_not_there_is_named(arguments: list[str]) -> None:
     assert "s3://no-such-bucket/runs/x" in done.stderr
 
 
-def test_folders_of_a_run_in_a_store(server: ThreadedMotoServer) -> None:
+def test_folders_of_a_run_in_a_store(server: Store) -> None:
     run = RunDir("s3://runs/all/folders")
     run.create()
     model = run.layout.round(2).adapter
@@ -205,7 +189,7 @@ def test_texts_in_a_store_are_found_as_on_a_disk(server: ThreadedMotoServer) -> 
 
 @pytest.mark.parametrize("renewed", [True, False])
 def test_another_machine_is_kept_out_while_the_holder_lives(
-    server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch, renewed: bool
+    server: Store, monkeypatch: pytest.MonkeyPatch, renewed: bool
 ) -> None:
     monkeypatch.setattr("cluster.lease.DEAD_AFTER", 2.0)
     monkeypatch.setattr("cluster.lease.RENEWED_EVERY", 0.2 if renewed else 1e9)
@@ -220,7 +204,7 @@ def test_another_machine_is_kept_out_while_the_holder_lives(
     assert json.loads(last.read_text())["released"]
 
 
-def test_a_store_gives_a_number_to_one_alone(server: ThreadedMotoServer) -> None:
+def test_a_store_gives_a_number_to_one_alone(server: Store) -> None:
     sign = place_at("s3://runs/all/numbers") / SIGNS / "1"
     _create(sign, "{}")
     with pytest.raises(OSError):
@@ -228,7 +212,7 @@ def test_a_store_gives_a_number_to_one_alone(server: ThreadedMotoServer) -> None
     assert sign.read_text() == "{}"
 
 
-def test_a_folder_is_fetched_once_for_each_state(server: ThreadedMotoServer) -> None:
+def test_a_folder_is_fetched_once_for_each_state(server: Store) -> None:
     source = place_at("s3://runs/fetched/model")
     FileSystem.from_uri("s3://runs")[0].create_dir("runs/fetched/model")  # leaves an empty object as a mark
     (source / "deep" / "a").write_text("old")

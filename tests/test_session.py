@@ -48,13 +48,16 @@ def test_local_mode_listens_on_loopback_alone_and_leaves_nothing(tmp_path: Path)
     assert listening
 
 
-# Killed while its Ray is up; two of Ray's agents would live on for a minute, and the run with them.
+# Killed while its Ray is up. Two of Ray's agents would live on for a minute, and the run with them, and what a worker
+# started would live on for ever: here by one that came after the others.
 KILLED = """
-import os, psutil, ray
+import os, psutil, ray, subprocess
 from cluster.session import ray_session
 from configs.load import load_config
 
 with ray_session(load_config("configs/demo.yaml")):
+    start = lambda: subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+    ray.get(ray.remote(runtime_env={"env_vars": {"LATE": "1"}})(start).remote())
     print(os.path.dirname(ray._private.worker.global_worker.node.temp_dir))
     print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
     os.kill(os.getpid(), 9)
