@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.chaos import title_of
+from benchmarks.family import title_of
 from cluster.layout import RoundLayout
 from cluster.progress import Progress
 from cluster.run_dir import RunDir

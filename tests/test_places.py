@@ -166,7 +166,7 @@ def test_folders_of_a_run_in_a_store(server: Store) -> None:
         pass
 
 
-def test_texts_in_a_store_are_found_as_on_a_disk(server: ThreadedMotoServer) -> None:
+def test_texts_in_a_store_are_found_as_on_a_disk(server: Store) -> None:
     files = {
         "a.jsonl.gz": gzip.compress(b'{"text": "a"}\n'),
         "_SUCCESS": b"",

@@ -6,7 +6,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.chaos import kind_of
+from benchmarks.family import kind_of
 from benchmarks.small_models import save_random_llama
 from configs.load import load_config
 from generation.decoding import Decoding

@@ -12,7 +12,8 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from benchmarks.chaos import Family, kind_of, torment
+from benchmarks.chaos import Torment
+from benchmarks.family import Family, kind_of
 from benchmarks.kills import KILL, compare, compare_runs, count_finished, start
 from cluster.layout import Step
 from cluster.places import write_json
@@ -28,9 +29,9 @@ def test_a_job_killed_in_round_two_ends_as_if_undisturbed(finished_run: Path, tm
     shutil.copytree(calm.path, run.here)
     undo(run, *(Step(stage, 2) for stage in ("rank", "pairs", "train", "validate")))
     shutil.rmtree(run.here / "round-2")
-    ids = run.layout.round(2).sampled_ids
-    story = torment([*arguments, "--round", "2"], ids, ["engine", "driver"], random.Random(0), pause=0)
-    assert story == {"killed": {"engine": 1, "driver": 1}, "starts": 2}
+    torment = Torment([*arguments, "--round", "2"], run.layout.round(2), random.Random(0), store=None)
+    met = {"engine": 1, "driver": 1}
+    assert torment.run([*met], pause=0) == {"met": met, "missed": {}, "starts": 2, "starts in vain": 0}
     training = Step("train", 2)
     assert "checkpoint-" in start(arguments, run, training, KILL, after=1).hit
     assert "resuming from" in start(arguments, run).healed(training)
