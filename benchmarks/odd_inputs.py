@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ FILES = [
     Case("cp1252_header.csv", "1 text", ("data.encoding=cp1252", "data.column=Text")),
     Case("cp1252_title.csv", "2 texts"),
     Case("crlf_embedded_newline.csv", "2 texts"),
-    Case("damaged_page.parquet", "exit 2: damaged_page.parquet is not a Parquet file that can be read"),
+    Case("damaged_page.parquet", "exit 2: Cannot read damaged_page.parquet: Corrupt"),
     Case("duplicate_columns.csv", "exit 2: duplicate_columns.csv has the column 'text' twice"),
     Case("first_row_lacks_column.jsonl", "2 texts, 1 missing_column"),
     Case("invalid_utf8.parquet", "1 text, 1 invalid_utf8"),
@@ -160,9 +160,12 @@ def try_completions(bench: Bench) -> Iterator[Trial]:
     for line in (bench.folder / "completions.jsonl").read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
         parsed = parse(case["completion"], max_tags=3)
-        right = f"{case['format']}: {', '.join(case['tags'])}"
-        found = f"{parsed.format}: {', '.join(parsed.tags)}"
+        right, found = _answer(case["format"], case["tags"]), _answer(parsed.format, parsed.tags)
         yield Trial("completions", json.dumps(case["completion"]), right, found)
+
+
+def _answer(format_: str, tags: Iterable[str]) -> str:
+    return " ".join([format_, *(f"[{tag}]" for tag in tags)])
 
 
 def try_overrides(bench: Bench) -> Iterator[Trial]:

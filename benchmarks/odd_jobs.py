@@ -220,7 +220,7 @@ def try_tagging(bench: Bench) -> Iterator[Trial]:
     yield _tagged(bench, "tag/nan.jsonl", "nan.jsonl")
     yield _tagged(bench, "tag/dates.jsonl", "dates.parquet")
     yield _tagged(bench, _as_parquet(bench), "same.parquet")
-    right = "exit 2: Cannot write"
+    right = "exit 2: File name too long"
     job = bench.semtag("tag", bench.model, "--data", "0123", "--out", str(bench.root / f"{'x' * 300}.jsonl"))
     yield Trial("tag", "--out of 300 letters", right, ended(job, right))
 

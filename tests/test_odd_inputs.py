@@ -27,8 +27,8 @@ def test_an_odd_input_is_right_only_where_all_is_as_it_should_be(tmp_path: Path)
     with (bench.folder / "completions.jsonl").open("a") as more:
         more.write(json.dumps(wrong) + "\n")
     assert [(trial.found, trial.ok) for trial in odd_inputs.try_completions(bench)] == [
-        ("repaired: a, b", True),
-        ("valid: a", False),
+        ("repaired [a] [b]", True),
+        ("valid [a]", False),
     ]
     cases = {case.input: case for case in odd_inputs.FILES}
     found = [odd_inputs.read_texts(bench, cases[name], name.lower())[0] for name in ("0123", "UPPER.JSONL", "bom.txt")]
