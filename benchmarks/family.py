@@ -38,7 +38,8 @@ class Family:
 
     def end(self) -> None:
         """Kill the job, but not what clears up behind it: that is in a session of its own."""
-        _kill_all([self.first, *self.members.values()])  # at once, because a look takes a while
+        # At once, because a look takes a while. The last that came are the first to go: one of them writes.
+        _kill_all([*reversed(self.members.values()), self.first])
         _kill_all(self.look())
 
 

@@ -118,7 +118,8 @@ def store_on_loopback(bucket: str, cache: Path) -> Iterator[Store]:
     }
     client = fsspec.filesystem("s3", skip_instance_cache=True)
     client.clear_instance_cache()  # clients of an earlier store
-    client.mkdir(bucket)
+    if not client.exists(bucket):  # moto keeps what there is as long as this process lives
+        client.mkdir(bucket)
     try:
         yield store
     finally:

@@ -1,17 +1,27 @@
-"""A real ranking, by replay, that is killed and started again."""
+"""A real ranking, by replay, that is ended and started again."""
 
+import contextlib
+import fcntl
+import os
 import re
 import shutil
 import subprocess
 import sys
+import termios
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from benchmarks.kills import compare, count_finished
 from benchmarks.scale import DATA, make_models, make_rows
-from cluster.orphans import left_at_work
+from benchmarks.stores import store_on_loopback
+from cluster.orphans import WORK, left_at_work
 from cluster.parquet import RowWriter, count_rows, read_rows
+from cluster.places import Place, place_at
 from cluster.run_dir import RunDir
 from scoring.finished import read_ids
 from tests.conftest import ROOT, semtag
@@ -97,3 +107,125 @@ def test_rows_come_in_files_of_many(arguments: list[str], tmp_path: Path) -> Non
     rows, ids = (sorted((run / "many").glob(pattern)) for pattern in ("rows/*.parquet", "ids/*/*.parquet"))
     assert [file.stem for file in ids] == [file.stem.removesuffix("-0") for file in rows]
     assert len(rows) <= 3 and sum(map(count_rows, rows)) == sum(map(count_rows, ids)) == TEXTS
+
+
+ENDS = {"kill": 128 + 15, "kill -9": -9, "closed terminal": 128 + 1}  # status with which the command line ends
+
+
+class Terminal:
+    """A command in a terminal of its own, whose foreground it has."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._window, terminal = os.openpty()
+        os.set_blocking(self._window, False)
+        self.job = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY),
+        )
+        os.close(terminal)
+
+    def read(self) -> None:
+        """Take what it has printed, or it would wait for that for ever."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._window, 65536):
+                pass
+
+    def end(self, how: str) -> None:
+        """End the command in one of ENDS."""
+        if how == "closed terminal":
+            os.close(self._window)
+        else:
+            self.job.terminate() if how == "kill" else self.job.kill()
+
+
+class Watch(threading.Thread):
+    """Sees which processes of earlier stages of a run are alive beside its newest one."""
+
+    def __init__(self, run: RunDir) -> None:
+        super().__init__()
+        self._work, self._over = str(run.here.resolve() / ".lock"), threading.Event()
+        self.stages, self.beside = set[int](), list[str]()
+
+    def run(self) -> None:
+        while not self._over.wait(0.05):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._look()
+
+    def _look(self) -> None:
+        alive = [
+            one
+            for one in psutil.process_iter(["environ", "cmdline", "create_time", "ppid", "status"])
+            if (one.info["environ"] or {}).get(WORK) == self._work and one.info["status"] != psutil.STATUS_ZOMBIE
+        ]
+        named = {one.pid: one for one in alive if "scoring.rank_texts" in (one.info["cmdline"] or [])}
+        stages = [one for one in named.values() if one.info["ppid"] not in named]  # a fork has the name until it execs
+        self.stages |= {one.pid for one in stages}
+        begun = max((one.info["create_time"] for one in stages), default=0.0)
+        self.beside += [str(one) for one in alive if one.info["create_time"] < begun]
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
+
+
+@pytest.fixture(scope="module")
+def calm(arguments: list[str]) -> Place:
+    """The ranked lists of a run that nothing disturbs."""
+    done = semtag("rank", *arguments, "run.name=calm")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return RunDir(Path(arguments[4].removeprefix("run.root=")) / "calm").layout.round(1).ranked
+
+
+@contextlib.contextmanager
+def root_at(store: str, folder: Path) -> Iterator[Place]:
+    """Where runs lie: on a disk, or in an S3 server on loopback."""
+    if store == "disk":
+        yield folder
+    else:
+        with store_on_loopback("ended", folder / "cache"):
+            yield place_at("s3://ended/runs")
+
+
+# `make test` has one of them.
+CLUSTER = pytest.mark.cluster
+ALL = [
+    pytest.param(how, store, marks=[] if (how, store) == ("closed terminal", "disk") else CLUSTER)
+    for store in ("disk", "s3")
+    for how in ENDS
+]
+
+
+@pytest.mark.parametrize(("how", "store"), ALL)
+def test_an_ended_ranking_goes_on_at_once(
+    how: str, store: str, arguments: list[str], calm: Place, tmp_path: Path
+) -> None:
+    """The same command is refused while the first one still ends, or waits; never are two pipelines at work."""
+    name = how.replace(" ", "-")
+    with root_at(store, tmp_path) as root:
+        arguments = [*arguments, f"run.root={root}", f"run.name={name}"]
+        run = RunDir(root / name)
+        layout = run.layout.round(1)
+        watch = Watch(run)
+        watch.start()
+        try:
+            terminal = Terminal([sys.executable, "-m", "cluster.cli", "rank", *arguments])
+            while not count_finished(layout.sampled_ids):
+                assert terminal.job.poll() is None
+                terminal.read()
+                time.sleep(0.01)
+            terminal.end(how)
+            while (done := semtag("rank", *arguments)).returncode == 2:
+                assert "Another process works on" in done.stderr
+        finally:
+            watch.end()
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "were done before and are kept" in done.stdout
+        assert terminal.job.wait(timeout=60) == ENDS[how]
+        assert len(watch.stages) == 2 and watch.beside == []
+        assert compare(calm, layout.ranked) == {"rows": TEXTS, "lost": 0, "twice": 0, "different": 0}
+        assert semtag("verify", str(run.path)).returncode == 0
