@@ -26,7 +26,7 @@ test: setup check
 # Clusters of several nodes, jobs sent to them, object stores that see kills and outages, and every script of benchmarks/
 # at its smallest size: some 40 minutes.
 test-cluster: setup
-	@$(BIN)/python -m pytest -m cluster
+	@$(BIN)/python -m pytest -m cluster -n 2 --dist loadfile --durations=8
 
 # The same tests, watched in every process that they start: half as long again.
 coverage: setup
