@@ -146,7 +146,7 @@ def ranking(arguments: argparse.Namespace, job: list[str]) -> bool:
     data = arguments.root / "texts.jsonl"
     texts = demo_texts(arguments.texts or 60 * arguments.kills)
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    job = [f"data.path={data}", "data.limit=null", "data.held_out=0", "rounds.validation=0", *job]
+    job = [f"data.path={data}", "data.limit=null", "data.held_out=0", "rounds.validation=0", "rounds.count=1", *job]
     job += ["sampling.batch_size=16", "sampling.in_flight=2", *arguments.overrides]
     found = {}
     for name in STEPS if arguments.store == "both" else (arguments.store,):
