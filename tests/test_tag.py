@@ -154,7 +154,7 @@ def test_a_text_without_an_answer_gets_no_other_ones(tmp_path: Path) -> None:
         for id_ in (3, 1, 2):
             rows.write({"text_id": id_, "reason": None, "row": json.dumps({"number": id_, "text": f"text  {id_}"})})
     columns = [("text_id", pa.int64()), ("text", pa.string()), ("candidates", pa.list_(pa.string()))]
-    answered = pa.schema([*columns, ("reason", pa.string())])
+    answered = pa.schema([*columns, ("reason", pa.string()), ("cut", pa.bool_())])
     with RowWriter(tmp_path / "some.parquet", answered) as some, RowWriter(tmp_path / "more.parquet", answered) as more:
         for out, id_ in ((some, 3), (some, 1), (more, 2)):
             out.write({"text_id": id_, "text": f"text {id_}", "candidates": [f"of {id_}"]})
