@@ -53,6 +53,7 @@ SECOND = "second job"
 KINDS = (*family.KINDS, TERM, KILL, SECOND)
 STEPS = {"disk": commits.ON_DISK, "s3": stores.STEPS}  # of a commit
 BUCKET = "chaos"
+LEAST_TEXTS = 600  # so that a job goes on for some seconds after its first commit
 SPARE = 5  # starts that may bring nothing, beside one for each kill: a commit on a disk is not always met
 
 
@@ -144,7 +145,7 @@ def _commits(ids: Place) -> int:
 def ranking(arguments: argparse.Namespace, job: list[str]) -> bool:
     """Rank in peace, then in torment; returns whether all kinds were met and nothing lost, done twice or changed."""
     data = arguments.root / "texts.jsonl"
-    texts = demo_texts(arguments.texts or 60 * arguments.kills)
+    texts = demo_texts(arguments.texts or max(LEAST_TEXTS, 60 * arguments.kills))
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     job = [f"data.path={data}", "data.limit=null", "data.held_out=0", "rounds.validation=0", "rounds.count=1", *job]
     job += ["sampling.batch_size=16", "sampling.in_flight=2", *arguments.overrides]
@@ -231,7 +232,9 @@ def main() -> int:
     parser.add_argument("--store", choices=[*STEPS, "both"], default="disk", help="of ranking: where its runs lie")
     parser.add_argument("--seed", type=int, default=0, help="of ranking: for the moments and victims")
     parser.add_argument(
-        "--texts", type=int, help="texts, enough to outlast the kills; default 60 a kill, with --rounds 80"
+        "--texts",
+        type=int,
+        help="texts, enough to outlast the kills; default 60 a kill, at least 600; with --rounds 80",
     )
     parser.add_argument("--pause", type=float, default=45, help="of ranking: longest wait before a kill, in seconds")
     parser.add_argument("--root", type=Path, default=Path("runs/chaos"), help="folder of the runs; emptied")

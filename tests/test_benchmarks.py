@@ -37,7 +37,7 @@ RANDOM += ["rounds.least_gain=0", "data.limit=60", "training.dtype=float32", "tr
 # The arguments of each script at its smallest size; {root} is a folder of its own.
 SMALLEST = {
     "cheats": ["{root}/runs/demo-0"],
-    "chaos": ["--root", "{root}/runs", "--texts", "120", "--kills", "2", "--pause", "1", "--json", "{root}/out.json"],
+    "chaos": ["--root", "{root}/runs", "--kills", "2", "--pause", "1", "--json", "{root}/out.json"],
     "generation": ["--model", "random", "--texts", "340", "--max-tokens", "4", "--rounds", "1", "prompt.examples=[]"],
     "many_pairs": ["{root}/runs/scale-2000"],
     "odd_inputs": ["{root}/inputs", "--root", "{root}/runs", "--only", "completions", "overrides"],
