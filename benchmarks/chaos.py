@@ -198,7 +198,7 @@ def whole_job(arguments: argparse.Namespace, job: list[str]) -> bool:
     semtag("run", *calm)
     one, other = (RunDir(arguments.root / name) for name in ("calm", "stormy"))
     begin = time.monotonic()
-    kills = torment_steps(stormy, other, load_config(stormy[0], stormy[1:]))
+    kills = torment_steps(stormy, other, load_config(stormy[0], stormy[1:]), arguments.once)
     found = compare_runs(one, other, arguments.rounds)
     sound, seconds = verified(arguments.root / "stormy"), round(time.monotonic() - begin)
     tables = markdown(["step", "ended", "at", "the same command again"], [list(kill.values()) for kill in kills])
@@ -227,6 +227,7 @@ def main() -> int:
     """Torment what was asked for; returns 0 when it came to what a quiet run comes to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=0, help="torment a whole job of so many rounds, not ranking")
+    parser.add_argument("--once", action="store_true", help="with --rounds: end each step once, each in another way")
     parser.add_argument("--kills", type=int, default=20, help="of ranking: what is done to it; of each kind in turn")
     parser.add_argument("--only", default="", metavar="BEGIN", help="of ranking: kinds whose names begin so")
     parser.add_argument("--store", choices=[*STEPS, "both"], default="disk", help="of ranking: where its runs lie")

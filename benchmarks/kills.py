@@ -121,11 +121,15 @@ def _wait(job: subprocess.Popen[bytes], run: RunDir, step: Step, before: set[tup
     return ""
 
 
-def torment_steps(arguments: list[str], run: RunDir, config: Config) -> list[dict[str, str]]:
-    """Run a job to its end with each step of each round ended in each of WAYS; returns a row a kill."""
+def torment_steps(arguments: list[str], run: RunDir, config: Config, once: bool = False) -> list[dict[str, str]]:
+    """Run a job to its end with each step of each round ended in each of WAYS; returns a row a kill.
+
+    With `once` each step is ended in one of them, another one from step to step.
+    """
     rows, last = list[dict[str, str]](), None
-    kills = list(enumerate((step, way) for step in steps_of(run, config) for way in WAYS))
-    for number, (step, way) in kills:
+    steps = list(enumerate(steps_of(run, config)))
+    ends = [(step, way) for place, step in steps for way in (WAYS[place % 3 : place % 3 + 1] if once else WAYS)]
+    for number, (step, way) in (kills := list(enumerate(ends))):
         # A step has three kills: the moments are shifted by one from step to step.
         moment = (number + number // len(WAYS)) % len(WAYS)
         done = start(arguments, run, step, way, (0, *TRACES[step.stage][1:])[moment])
