@@ -180,10 +180,14 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     """What happened in each store, as a Markdown table: a line a kind, and a line a figure."""
     stories = list(found.values())
     kinds = sorted({kind for story in stories for kind in story["met"] | story["missed"]})
-    lines = [[kind, *(story["met"].get(kind, 0) for story in stories)] for kind in kinds]
+    met = [story["met"] for story in stories]
+    lines = [_line(kind, met) for kind in kinds]
     figures = [name for name in stories[0] if name not in ("met", "missed")]
-    lines += [[name, *(_said(story[name]) for story in stories)] for name in figures]
-    return markdown(["", *found], lines)
+    return markdown(["", *found], lines + [_line(name, stories) for name in figures])
+
+
+def _line(name: str, columns: list[dict[str, Any]]) -> list[int | str]:
+    return [name, *(_said(column.get(name, 0)) for column in columns)]
 
 
 def _said(value: int | bool) -> int | str:

@@ -217,6 +217,11 @@ def try_all(bench: Bench, kinds: list[str]) -> list[Trial]:
     return trials
 
 
+def _line(trial: Trial) -> list[str]:
+    cells = (trial.kind, trial.name, trial.right, trial.found, "yes" if trial.ok else "no")
+    return [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
+
+
 def main() -> int:
     """Try the inputs and print what became of each; returns 0 when all are right."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -233,9 +238,7 @@ def main() -> int:
     trials = sorted(try_all(bench, arguments.only), key=lambda trial: trial.ok)
     result: dict[str, Any] = {"machine": machine(), "seconds": round(time.monotonic() - begun)}
     result["trials"] = [trial._asdict() | {"ok": trial.ok} for trial in trials]
-    shown = [[trial.kind, trial.name, trial.right, trial.found, "yes" if trial.ok else "no"] for trial in trials]
-    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in shown]
-    publish(result, markdown(["kind", "input", "right", "found", "ok"], rows), arguments.json)
+    publish(result, markdown(["kind", "input", "right", "found", "ok"], [*map(_line, trials)]), arguments.json)
     right = sum(trial.ok for trial in trials)
     print(f"{right} of {len(trials)} right")
     return 0 if right == len(trials) else 1

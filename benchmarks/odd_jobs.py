@@ -184,7 +184,9 @@ def _control_tokens(bench: Bench) -> str:
         return "no lists"
     control = set(AutoTokenizer.from_pretrained(bench.model).added_tokens_decoder)
     prompts = {row["text_id"]: row["prompt_ids"] for row in read_rows(run.layout.round(1).ranked)}
-    counts = {sum(id_ in control for id_ in ids) for ids in prompts.values()}
+    counts = set[int]()
+    for ids in prompts.values():
+        counts.add(sum(id_ in control for id_ in ids))
     trained = {row["text_id"]: row["prompt_ids"] for row in read_rows(run.layout.round(1).lists)}
     same = trained.items() <= prompts.items() and trained
     shown = " or ".join(map(str, sorted(counts)))

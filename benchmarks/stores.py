@@ -118,7 +118,7 @@ def store_on_loopback(bucket: str, cache: Path) -> Iterator[Store]:
     }
     client = fsspec.filesystem("s3", skip_instance_cache=True)
     client.clear_instance_cache()  # clients of an earlier store
-    if not client.exists(bucket):  # moto keeps what there is as long as this process lives
+    if not client.exists(bucket):  # moto keeps the buckets of an earlier store of this process
         client.mkdir(bucket)
     try:
         yield store

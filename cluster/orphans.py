@@ -91,7 +91,7 @@ def main(named: list[str]) -> None:
 
 
 def _clear(folder: str) -> None:
-    """Kill what a Ray started, at whatever time, and remove its folder. A worker that hangs would live for ever."""
+    """Kill all processes that a Ray started, early or late, and remove its folder: a worker may hang and end never."""
     end = time.monotonic() + PATIENCE
     while ((left := _named(RAY, folder)) or Path(folder).exists()) and time.monotonic() < end:
         for process in left:

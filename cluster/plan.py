@@ -111,7 +111,7 @@ def check_model(config: Config) -> None:
     if not any(path.glob("*.safetensors")):
         raise UserError(
             f"The model path {base} holds no weights in safetensors, and no others are loaded: they may run code.",
-            "Load it with transformers and save it anew, or take another model.base.",
+            "Save the model as safetensors with transformers, or take another model.base.",
         )
 
 

@@ -38,10 +38,7 @@ def tag(
     if ":/" in str(out) or out.suffix not in ENDINGS:
         raise UserError(f"Cannot write {out}.", f"Name a file on a disk that ends in {', '.join(ENDINGS)}.")
     work = RunDir(out.with_name(out.name + ".unfinished"))
-    for file in (out, rejects_of(out)):
-        # A job that was killed as it ended may have written its rejects.
-        if file.exists() and (file == out or not work.path.exists()):
-            raise UserError(f"{file} is there already.", "Remove it or take another name; nothing is overwritten.")
+    _check_free(out, work)
     run = RunDir(tagger)
     is_run = run.layout.config.exists()
     config = _config_of_run(run, data, base, overrides) if is_run else _config_of_model(tagger, data, overrides)
@@ -60,6 +57,13 @@ def tag(
         write_json(job_file(work), job)
         work.start(config)
         return run_module("scoring.tag_texts", [str(work.path)], lock)
+
+
+def _check_free(out: Path, work: RunDir) -> None:
+    for file in (out, rejects_of(out)):
+        # A job that was killed as it ended may have written its rejects.
+        if file.exists() and (file == out or not work.path.exists()):
+            raise UserError(f"{file} is there already.", "Remove it or take another name; nothing is overwritten.")
 
 
 def rejects_of(out: Path) -> Path:

@@ -20,7 +20,6 @@ from evaluation.statistics import sign_test
 from generation.decoding import Decoding
 from generation.parse import answer_of
 from generation.preflight import check_model
-from generation.prompts import load_tokenizer
 from generation.records import TEXT
 from scoring.rank_texts import sampled_rows
 
@@ -88,8 +87,13 @@ def count_up(selection: Selection, answers: dict[int, str]) -> Figures:
     }
 
 
-def ask(config: Config, model: str, items: Sequence[Item], scratch: Place, progress: Progress) -> tuple[Any, Any]:
-    """The model's answers by number of the question, and how many questions it could not be asked, by reason."""
+def ask(
+    config: Config, model: str, allowed: list[int], items: Sequence[Item], scratch: Place, progress: Progress
+) -> tuple[Any, Any]:
+    """The model's answers by number of the question, and how many questions it could not be asked, by reason.
+
+    An answer is one of the `allowed` tokens.
+    """
     asked = questions(items)
     with RowWriter(scratch / "questions.parquet", TEXT) as out:
         for number, question in enumerate(asked):
@@ -97,8 +101,7 @@ def ask(config: Config, model: str, items: Sequence[Item], scratch: Place, progr
     answers, failed = dict[int, str](), Counter[str]()
     progress.begin(len(asked))
     # Other tokens are masked rather than a grammar compiled: that works with every tokenizer.
-    allowed = tuple(letters(load_tokenizer(model, config.model)))
-    judged = Decoding("judged", max_tokens=1, allowed_tokens=allowed)
+    judged = Decoding("judged", max_tokens=1, allowed_tokens=tuple(allowed))
     with ray_session(config):
         rows = sampled_rows(scratch / "questions.parquet", config, model, [judged], Tally())
         for row in rows.iter_rows():
@@ -123,11 +126,11 @@ def judge(run: RunDir, asked: Any, progress: Progress) -> Figures:
     """Ask the model, write its judgement, show it; returns the counts."""
     place = free_place(run, asked.out, "model.json")
     config = judging_config(run, asked.model, asked.overrides)
-    letters(check_model(asked.model, config, trained=False))  # a wrong one shows here, before anything starts
+    allowed = letters(check_model(asked.model, config, trained=False))  # a wrong model shows before anything starts
     selection = select(run, asked.first, asked.second, asked.count)
     progress.say(f"{asked.model} judges {selection.story}")
     with run.lock(), run.shared_scratch("judge") as scratch:
-        answers, failed = ask(config, asked.model, selection.items, scratch, progress)
+        answers, failed = ask(config, asked.model, allowed, selection.items, scratch, progress)
     if not answers:
         raise UserError(
             f"The judge could not be asked: {dict(failed)}.",

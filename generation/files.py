@@ -57,7 +57,7 @@ def locate(path: str, format_: str = "auto") -> Located:
         return _of_one_format(path, list(_below(place)), format_)
     if place.exists():
         return Located(_format_of(File(place, place.name), format_), [File(place, place.name)])
-    if any(sign in path for sign in WILD):
+    if _is_wild(path):
         return _of_one_format(path, _matching(place), format_)
     if format_ != "auto" or place.suffix or place.is_absolute() or in_store(place) or path.startswith("."):
         raise UserError(f"No such file: {place}.", "Check data.path; a relative path starts at the current folder.")
@@ -111,7 +111,7 @@ def _below(folder: Place) -> Iterator[File]:
         root = folder.path.rstrip("/")
         names = [path.removeprefix(f"{root}/") for path in folder.fs.find(root)]
         # Arrow's client marks a folder by an empty object of its name.
-        shown = (name for name in names if not (_is_hidden(str(PurePosixPath(name).parent)) or name.endswith("/")))
+        shown = (name for name in names if not (_in_hidden_folder(name) or name.endswith("/")))
         yield from (File(folder / name, name) for name in shown)
         return
     seen = set()
@@ -125,8 +125,16 @@ def _below(folder: Place) -> Iterator[File]:
         yield from (File(place, place.relative_to(folder).as_posix()) for place in places)
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(HIDDEN) and part != "." for part in name.split("/"))
+def _is_wild(name: str) -> bool:
+    return any(sign in name for sign in WILD)
+
+
+def _in_hidden_folder(name: str) -> bool:
+    return any(part.startswith(HIDDEN) for part in name.split("/")[:-1])
+
+
+def _is_hidden(file: File) -> bool:
+    return PurePosixPath(file.name).name.startswith(HIDDEN)
 
 
 def _cannot_list(error: OSError) -> None:
@@ -135,7 +143,7 @@ def _cannot_list(error: OSError) -> None:
 
 def _matching(pattern: Place) -> list[File]:
     """The files that a pattern names, and those of the folders that it names, each once."""
-    wild = next(part for part in reversed([pattern, *pattern.parents]) if any(sign in part.name for sign in WILD))
+    wild = next(part for part in reversed([pattern, *pattern.parents]) if _is_wild(part.name))
     head, files = wild.parent, dict[str, File]()
     try:
         matches = sorted(head.glob(pattern.relative_to(head).as_posix()), key=str)
@@ -144,7 +152,7 @@ def _matching(pattern: Place) -> list[File]:
     for found in matches:
         for place in [file.place for file in _below(found)] if found.is_dir() else [found]:
             name = place.relative_to(head).as_posix()
-            if not _is_hidden(str(PurePosixPath(name).parent)):
+            if not _in_hidden_folder(name):
                 files.setdefault(str(place.resolve()), File(place, name))
     return list(files.values())
 
@@ -156,8 +164,8 @@ def _of_one_format(path: str, files: list[File], format_: str) -> Located:
     Raises UserError when there is none, or when they have several formats and none was named.
     """
     files.sort(key=lambda file: file.name)
-    hidden = [file.name for file in files if _is_hidden(file.name) and ending(file.name) in ENDINGS]
-    files = [file for file in files if not _is_hidden(file.name)]
+    hidden = [file.name for file in files if _is_hidden(file) and ending(file.name) in ENDINGS]
+    files = [file for file in files if not _is_hidden(file)]
     if not files:
         raise UserError(f"No file in {path}.", "Check data.path; a relative path starts at the current folder.")
     endings = {ending(file.name) for file in files}

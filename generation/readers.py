@@ -102,7 +102,7 @@ def _shown(line: str) -> str:
 
 
 def _read_json(file: File, data: Data) -> Iterator[Row]:
-    """What ends in .json, told apart by looking: JSON lines, an array of rows, SQuAD's nesting, or one row."""
+    """Read a .json file as what its content shows: JSON lines, an array of rows, SQuAD's nesting, or one row."""
     with opened_text(file, data.encoding) as text:
         first = next((line for line in text if line.strip()), "")
     try:
@@ -165,9 +165,9 @@ def _read_csv(file: File, data: Data) -> Iterator[Row]:
 
 
 def _header(file: File, data: Data) -> tuple[str, list[str]]:
-    """The delimiter, by looking where none is set: the first one that finds the text's column; and the columns.
+    """The delimiter and the columns. Where none is set, the first delimiter that gives the text's column is taken.
 
-    An empty file has none. Raises UserError for a header that is of no use.
+    An empty file has no columns. Raises UserError for a header that is of no use.
     """
     own = data.delimiter or ("\t" if ending(file.name) == ".tsv" else ",")
     headers = dict[str, list[str]]()

@@ -185,7 +185,7 @@ def _readable_ids(files: list[Place]) -> np.ndarray | None:
 
 def _is_sound(file: Place, columns: list[str] | None = None) -> bool:
     """Whether the file is Parquet that can be read. Raises what its disk or its store raises."""
-    # All at once, so that what fails after this line is the file itself: a failing store is no reason to sample anew.
+    # The whole file is read first. What fails after this line is the file, and not a store that fails for a while.
     content = pa.BufferReader(file.read_bytes())
     try:
         pq.read_table(content, columns=columns)

@@ -46,14 +46,15 @@ def _chunks(rows: Path, names: list[str]) -> Iterator[Rows]:
     records = read_rows(rows)
     while chunk := list(islice(records, CHUNK)):
         values = [json.loads(record["row"]) if record["reason"] is None else {} for record in chunk]
-        yield [{name: row.get(name) for name in names} for row in values]
+        yield [dict.fromkeys(names) | row for row in values]
 
 
 def _types(rows: Path, names: list[str]) -> Types:
     """Types that hold all values of the columns. They were tried on each, so that no row fails after it was tagged."""
     types: Types = dict.fromkeys(names, pa.null())
     for chunk in _chunks(rows, names):
-        types = {name: _common(type_, [row[name] for row in chunk]) for name, type_ in types.items()}
+        for name in names:
+            types[name] = _common(types[name], [row[name] for row in chunk])
     types = {name: type_ if type_ is not None and _fits_parquet(type_) else None for name, type_ in types.items()}
     while failing := {name for chunk in _chunks(rows, names) for name in names if not _holds(types[name], chunk, name)}:
         types |= dict.fromkeys(failing)

@@ -38,7 +38,7 @@ def commit(layout: RoundLayout) -> Iterator[None]:
 
 
 def files(layout: RoundLayout) -> set[str]:
-    """Names of what there is of the ranking."""
+    """The names of the Parquet files that the ranking has written so far."""
     folder = layout.sampled.parent
     return {str(file).removeprefix(f"{folder}/") for file in folder.rglob("*.parquet")}
 
