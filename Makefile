@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 # Where a CPU build of torch comes from. Empty it where pip finds one by its own settings.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Files go to the workers in the order that tests/conftest.py gives them, and not by their number of tests.
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-cluster coverage check lock clean
 
@@ -21,12 +22,12 @@ demo: setup
 
 test: setup check
 	@requirements/chromium.sh
-	@$(BIN)/python -m pytest -m "not cluster" -n 2 --dist loadfile --durations=8
+	@$(BIN)/python -m pytest -m "not cluster" $(IN_TWO) --durations=8
 
 # Clusters of several nodes, jobs sent to them, object stores that see kills and outages, and every script of benchmarks/
 # at its smallest size: some 40 minutes.
 test-cluster: setup
-	@$(BIN)/python -m pytest -m cluster -n 2 --dist loadfile --durations=8
+	@$(BIN)/python -m pytest -m cluster $(IN_TWO) --durations=8
 
 # The same tests, watched in every process that they start: half as long again.
 coverage: setup
