@@ -36,10 +36,10 @@ from benchmarks.family import Family, kill
 from benchmarks.kills import KILL, MISSED, TERM, compare, compare_runs, count_finished, torment_steps
 from benchmarks.small_models import SMALL, save_small
 from benchmarks.stores import Store, store_on_loopback
-from cluster.layout import RoundLayout
-from cluster.places import Place, place_at
-from cluster.run_dir import RunDir
-from configs.load import load_config
+from semtag.configs.load import load_config
+from semtag.store.layout import RoundLayout
+from semtag.store.locations import Place, place_at
+from semtag.store.run_dir import RunDir
 
 CONFIG = "configs/demo.yaml"
 # Of a job of rounds: many blocks and checkpoints, a warm start and then preferences, no round that ends it early.
@@ -61,7 +61,7 @@ class Torment:
     """A ranking that is ended in many ways and started again by the same command."""
 
     def __init__(self, arguments: list[str], layout: RoundLayout, rng: random.Random, store: Store | None) -> None:
-        self.command = [sys.executable, "-m", "cluster.cli", "rank", *arguments]
+        self.command = [sys.executable, "-m", "semtag", "rank", *arguments]
         self.layout, self.rng, self.store = layout, rng, store
 
     def run(self, kinds: list[str], pause: float) -> dict[str, Any]:
@@ -219,12 +219,12 @@ def whole_job(arguments: argparse.Namespace, job: list[str]) -> bool:
 
 def semtag(*arguments: str) -> None:
     """Run the command line, which must end well."""
-    subprocess.run([sys.executable, "-m", "cluster.cli", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "semtag", *arguments], check=True)
 
 
 def verified(run: Place) -> bool:
     """Whether `semtag verify` finds nothing wrong."""
-    return not subprocess.run([sys.executable, "-m", "cluster.cli", "verify", str(run)], check=False).returncode
+    return not subprocess.run([sys.executable, "-m", "semtag", "verify", str(run)], check=False).returncode
 
 
 def main() -> int:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contest import machine, markdown, publish
-from cluster.parquet import read_rows
-from cluster.run_dir import RunDir
-from configs.schema import Prompt
-from evaluation.measures import words_of
-from scoring.embedder import Embedder
-from scoring.similarity import cosine, tag_string
+from semtag.configs.schema import Prompt
+from semtag.evaluation.measures import words_of
+from semtag.scoring.embedder import Embedder
+from semtag.scoring.similarity import cosine, tag_string
+from semtag.store.parquet import read_rows
+from semtag.store.run_dir import RunDir
 
 COMMON = 0.25  # a word in more than this share of the texts counts as a stop word
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.family import Family
 from benchmarks.stores import Store
-from cluster.layout import RoundLayout
+from semtag.store.layout import RoundLayout
 
 # As a store has them, but that the rows may be there in part, and that no copy comes before the end.
 PENDING, ROWS, COMMITTED = ON_DISK = ("commit: ids pending", "commit: rows there", "commit: done")

@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster.parquet import read_rows
-from cluster.places import local_folder
-from cluster.session import Tally, ray_session
-from configs.load import load_config
-from configs.schema import Config
-from generation.decoding import candidates
-from generation.guard import GuardedSampler
-from generation.prompts import Chat, load_tokenizer
-from generation.sampler import engine_arguments, sampling_parameters, seed_of
-from scoring.rank_texts import sampled_rows
+from semtag.cluster.ray_session import Tally, ray_session
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config
+from semtag.generation.decoding import candidates
+from semtag.generation.engine_guard import GuardedSampler
+from semtag.generation.prompts import Chat, load_tokenizer
+from semtag.generation.sampler import engine_arguments, sampling_parameters, seed_of
+from semtag.scoring.pipeline import sampled_rows
+from semtag.store.locations import local_folder
+from semtag.store.parquet import read_rows
 
 Record = dict[str, Any]
 

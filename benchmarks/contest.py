@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.data import Data
-from generation.readers import read_rows
+from semtag.configs.data import Data
+from semtag.generation.readers import read_rows
 
 TEXTS = "configs/demo/texts.jsonl"
 

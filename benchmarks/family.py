@@ -45,7 +45,7 @@ class Family:
 
 def _kill_all(processes: list[psutil.Process]) -> None:
     for process in processes:
-        if "cluster.orphans" not in title_of(process):
+        if "semtag.store.process_cleanup" not in title_of(process):
             kill(process)
 
 
@@ -66,7 +66,7 @@ def kind_of(process: psutil.Process) -> str | None:
         return "actor" if "Sampler" in title or "Scorer" in title else "worker"
     if "/raylet/raylet " in title:
         return "raylet"
-    return "driver" if "scoring.rank_texts" in title else None
+    return "driver" if "semtag.scoring.rank" in title else None
 
 
 def kill(process: psutil.Process) -> None:

@@ -10,8 +10,8 @@ Every contender draws K candidates for the same texts from the same model, after
 sampling settings and seeds and the same engine settings (checked: batch sizes, prefix caching, dtype and so on, as the
 engines report them), on as many cores:
 
-    ours           generation.sampler.Sampler under Ray Data, as scoring.rank_texts drives it; no scoring; with the
-                   candidates' log-probabilities, tags and formats; written as Parquet.
+    ours           semtag.generation.sampler.Sampler under Ray Data, as semtag.scoring.pipeline drives it; no scoring;
+                   with the candidates' log-probabilities, tags and formats; written as Parquet.
     raw            one call of vllm.LLM.generate with n=K over all prompts, tokenised beforehand; nothing is written.
     ray.data.llm   build_processor(vLLMEngineProcessorConfig(...)) over K copies of each prompt, because it keeps one
                    sample a request; same batch size and batches in flight; without its detokeniser, which it does not
@@ -41,13 +41,13 @@ from typing import Any, NamedTuple
 
 from benchmarks.contest import demo_texts, machine, markdown, median_ratio, order, publish
 from benchmarks.small_models import build_tokenizer, save_small
-from cluster.parquet import RowWriter
-from configs.errors import UserError
-from configs.load import dump_config, load_config
-from configs.schema import Config
-from generation.records import TEXT
-from generation.sampler import engine_environment
-from generation.texts import text_id
+from semtag.configs.errors import UserError
+from semtag.configs.load import dump_config, load_config
+from semtag.configs.schema import Config
+from semtag.generation.records import TEXT
+from semtag.generation.sampler import engine_environment
+from semtag.generation.texts import text_id
+from semtag.store.parquet import RowWriter
 
 CONTENDERS = ("ours", "raw", "ray_data_llm")
 SHAPE_7B = {

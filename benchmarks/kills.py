@@ -19,12 +19,12 @@ import numpy as np
 import psutil
 from safetensors.numpy import load_file
 
-from cluster.layout import Step
-from cluster.parquet import count_rows, read_rows
-from cluster.pipeline import MODULES, steps_of
-from cluster.places import Place
-from cluster.run_dir import RunDir
-from configs.schema import Config
+from semtag.configs.schema import Config
+from semtag.pipeline import MODULES, steps_of
+from semtag.store.layout import Step
+from semtag.store.locations import Place
+from semtag.store.parquet import count_rows, read_rows
+from semtag.store.run_dir import RunDir
 
 STAGE, TERM, KILL = WAYS = ("stage, kill -9", "command line, kill", "command line, kill -9")
 STATUS = {STAGE: 128 + 9, TERM: 128 + 15, KILL: -9}  # with which the command line ends
@@ -73,7 +73,7 @@ def start(arguments: list[str], run: RunDir, step: Step | None = None, way: str 
     With `after` 0 the step is ended as it begins, when its log is there. Raises RuntimeError when the command ends
     otherwise.
     """
-    command, hit = [sys.executable, "-m", "cluster.cli", "run", *arguments], ""
+    command, hit = [sys.executable, "-m", "semtag", "run", *arguments], ""
     before = _seen(run, step) if step else set()
     with tempfile.TemporaryFile("w+") as output:
         job = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

@@ -25,10 +25,10 @@ from datasets import Dataset
 
 from benchmarks.contest import machine, markdown, publish
 from benchmarks.family import Family
-from cluster.layout import RoundLayout
-from cluster.parquet import count_rows
-from cluster.run_dir import RunDir
-from training.ranks import last_checkpoint
+from semtag.store.layout import RoundLayout
+from semtag.store.parquet import count_rows
+from semtag.store.run_dir import RunDir
+from semtag.training.worker import last_checkpoint
 
 SETTINGS = ["training.batch_size=64", "training.max_steps=1000", "training.save_steps=1"]
 
@@ -48,7 +48,7 @@ def train_until(run: RunDir, done: Callable[[], bool]) -> dict[str, float]:
 
     Raises RuntimeError when the stage ends before.
     """
-    command = [sys.executable, "-m", "cluster.cli", "train", str(run.layout.config), *SETTINGS]
+    command = [sys.executable, "-m", "semtag", "train", str(run.layout.config), *SETTINGS]
     rss = own = 0
     start = time.monotonic()
     stage = subprocess.Popen(command, start_new_session=True)

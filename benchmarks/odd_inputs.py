@@ -29,9 +29,9 @@ import yaml
 from benchmarks.contest import machine, markdown, publish
 from benchmarks.odd_jobs import Bench, Trial, ended, sampled, try_replays, try_tagging, try_training
 from benchmarks.small_models import save_small
-from cluster.parquet import read_rows
-from configs.load import load_config
-from generation.parse import parse
+from semtag.configs.load import load_config
+from semtag.generation.parse import parse
+from semtag.store.parquet import read_rows
 
 
 class Case(NamedTuple):
@@ -132,7 +132,7 @@ def read_texts(bench: Bench, case: Case, name: str) -> tuple[str, list[Any]]:
     run, settings = bench.run(name), load_config(config, overrides)
     run.create()
     run.start(settings)
-    job = bench.python("-m", "generation.texts", str(run.path))
+    job = bench.python("-m", "semtag.generation.texts", str(run.path))
     if job.returncode or "Traceback" in job.stdout:
         return ended(job, case.right), []
     rejects = Counter(row["reason"] for row in read_rows(run.layout.rejects))

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.small_models import SMALL
-from cluster.layout import Step
-from cluster.parquet import RowWriter, read_rows
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
-from configs.schema import Config, Model
-from generation.records import CANDIDATE, SAMPLED
-from scoring import tag_texts
-from scoring.tag_files import TAGS
+from semtag import tag_corpus as tag_texts
+from semtag.cluster.progress import Progress
+from semtag.configs.schema import Config, Model
+from semtag.generation.records import CANDIDATE, SAMPLED
+from semtag.store.layout import Step
+from semtag.store.parquet import RowWriter, read_rows
+from semtag.store.run_dir import RunDir
+from semtag.tag_files import TAGS
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIG = str(REPOSITORY / "configs" / "demo.yaml")
@@ -35,7 +35,8 @@ ANSWER = {"tags": ["river"], "format": "valid"}  # where no model is asked
 # `semtag tag`, with the step that asks a model given the answers by this module.
 BY_HAND = """
 import sys
-from cluster import cli, tag
+from semtag import cli
+from semtag import tag_job as tag
 start = tag.run_module
 tag.run_module = lambda module, arguments, lock: start("benchmarks.odd_jobs", arguments, lock)
 sys.exit(cli.main(sys.argv[1:]))
@@ -90,7 +91,7 @@ class Bench:
 
     def semtag(self, *arguments: str, **environment: str) -> Job:
         """Run the command line."""
-        return self.python("-m", "cluster.cli", *arguments, **environment)
+        return self.python("-m", "semtag", *arguments, **environment)
 
 
 def ended(job: Job, right: str) -> str:
@@ -195,8 +196,8 @@ def _control_tokens(bench: Bench) -> str:
 
 def _as_sampled(bench: Bench) -> Trial:
     """Tokens that were sampled are those that are trained, however the template would spell them."""
-    from generation.prompts import load_tokenizer
-    from training.data import load_rows, tokenized
+    from semtag.generation.prompts import load_tokenizer
+    from semtag.training.tokenized import load_rows, tokenized
 
     run = bench.run("trained")
     if not run.is_done(Step("train", 1)):

@@ -21,13 +21,13 @@ from typing import Any
 
 import psutil
 
-import scoring.rank_texts
 from benchmarks.contest import demo_texts, machine, markdown, publish
 from benchmarks.small_models import SMALL, save_small
-from cluster.parquet import count_rows, read_rows
-from cluster.run_dir import RunDir
-from cluster.stage import stage_main
-from generation.guard import GuardedSampler
+from semtag.cluster.stage_process import stage_main
+from semtag.generation.engine_guard import GuardedSampler
+from semtag.scoring import pipeline, rank
+from semtag.store.parquet import count_rows, read_rows
+from semtag.store.run_dir import RunDir
 
 CONFIG = "configs/demo.yaml"
 DEADLY = "A poison for engines"
@@ -85,7 +85,7 @@ def run(rows: int, deadly: int, root: Path, overrides: list[str]) -> dict[str, A
     rank += [f"data.path={data}", "data.limit=null", "data.held_out=0"]
     rank += ["rounds.count=1", "rounds.validation=0", *overrides]
     subprocess.run([sys.executable, "-m", "benchmarks.poison", "--semtag", "rank", *rank], check=True)
-    verify = [sys.executable, "-m", "cluster.cli", "verify", str(run.path)]
+    verify = [sys.executable, "-m", "semtag", "verify", str(run.path)]
     layout = run.layout.round(1)
     rejects = Counter(
         row["reason"] for folder in (run.layout.rejects, layout.rejects) for row in read_rows(folder, ["reason"])
@@ -101,21 +101,22 @@ def run(rows: int, deadly: int, root: Path, overrides: list[str]) -> dict[str, A
     }
 
 
-def semtag(arguments: list[str]) -> int:
+def command_line(arguments: list[str]) -> int:
     """The command line, with the rank stage's sampler made vulnerable."""
-    from cluster import cli, pipeline
+    from semtag import cli
+    from semtag.pipeline import MODULES
 
-    pipeline.MODULES["rank"] = "benchmarks.poison"
+    MODULES["rank"] = "benchmarks.poison"
     return cli.main(arguments)
 
 
 def main() -> int:
     """Run and print the outcome; returns 0 when every row is where it belongs."""
     if sys.argv[1:2] == ["--semtag"]:
-        return semtag(sys.argv[2:])
-    if len(sys.argv) > 1 and (Path(sys.argv[1]) / "manifest.json").exists():  # started as a stage, by semtag()
-        setattr(scoring.rank_texts, "GuardedSampler", Vulnerable)  # noqa: B010
-        stage_main("rank", scoring.rank_texts.rank)
+        return command_line(sys.argv[2:])
+    if len(sys.argv) > 1 and (Path(sys.argv[1]) / "manifest.json").exists():  # started as a stage, by command_line()
+        setattr(pipeline, "GuardedSampler", Vulnerable)  # noqa: B010
+        stage_main("rank", rank.rank)
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000, help="rows, one in a hundred of them poisoned")

@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from benchmarks.contest import machine, markdown, publish
 from benchmarks.small_models import build_tokenizer, save_random_llama
-from cluster.parquet import RowWriter, count_rows
-from cluster.run_dir import RunDir
+from semtag.store.parquet import RowWriter, count_rows
+from semtag.store.run_dir import RunDir
 
 CONFIG = "configs/demo.yaml"
 CANDIDATES = 4
@@ -89,7 +89,7 @@ def run_job(texts: int, folder: Path, models: tuple[Path, Path]) -> dict[str, An
     arguments += [f"model.base={models[0]}", f"scoring.model={models[1]}", "pairs.format_share=0.2"]
     arguments += ["sampling.engine=replay", "sampling.candidates=completions", "sampling.batch_size=2000"]
     for command in (["rank", *arguments], ["pairs", *arguments], ["verify", str(folder / name)]):
-        subprocess.run([sys.executable, "-m", "cluster.cli", *command], check=True)
+        subprocess.run([sys.executable, "-m", "semtag", *command], check=True)
     return figures(RunDir(folder / name), texts)
 
 

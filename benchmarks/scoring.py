@@ -5,8 +5,9 @@
 Every contender scores the same K candidates of the same texts on the CPU, with all-MiniLM-L6-v2 in float32 and the same
 batch size, and all must come to the same scores within 1e-5:
 
-    ours     scoring.embedder.Embedder and scoring.similarity.score_rows, on the batches of texts that the pipeline
-             hands them, one after another: it never sees all strings at once. Each distinct string is encoded once.
+    ours     semtag.scoring.embedder.Embedder and semtag.scoring.similarity.score_rows, on the batches of texts that the
+             pipeline hands them, one after another: it never sees all strings at once. Each distinct string is
+             encoded once.
     raw      one call of SentenceTransformer.encode over all distinct strings, texts first, in order of appearance, and
              nothing else: no scores, no ranks. It may sort all strings by length before it pads them.
     naive    for each batch the text and the tags of each of its pairs, encoded anew.
@@ -28,11 +29,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contest import demo_texts, machine, markdown, median_ratio, order, publish
-from cluster.places import local_folder
-from configs.schema import Sampling, Scoring
-from evaluation.measures import words_of
-from scoring.embedder import Embedder
-from scoring.similarity import cosine, score_rows, tag_string
+from semtag.configs.schema import Sampling, Scoring
+from semtag.evaluation.measures import words_of
+from semtag.scoring.embedder import Embedder
+from semtag.scoring.similarity import cosine, score_rows, tag_string
+from semtag.store.locations import local_folder
 
 Rows = list[dict[str, Any]]
 CONTENDERS = ("ours", "raw", "naive")

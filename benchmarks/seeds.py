@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contest import machine, markdown
-from cluster.parquet import read_rows
-from cluster.rounds import delivered_round, trained_rounds
-from cluster.run_dir import RunDir
-from evaluation import measures
-from evaluation.corpus import valid_of
-from evaluation.documents import Directions
-from evaluation.search import hits_by_meaning
-from evaluation.statistics import bootstrap_mean
-from generation.texts import hash64
-from scoring.embedder import Embedder
-from scoring.similarity import tag_string
+from semtag.evaluation import measures
+from semtag.evaluation.corpus import valid_of
+from semtag.evaluation.documents import Directions
+from semtag.evaluation.search import hits_by_meaning
+from semtag.evaluation.statistics import bootstrap_mean
+from semtag.scoring.embedder import Embedder
+from semtag.scoring.similarity import tag_string
+from semtag.store.hashing import hash64
+from semtag.store.parquet import read_rows
+from semtag.store.rounds import delivered_round, trained_rounds
+from semtag.store.run_dir import RunDir
 
 SHOWN = 20  # texts
 Figures = dict[str, Any]
@@ -44,7 +44,7 @@ Figures = dict[str, Any]
 def run_seed(config: str, name: str, seed: int, root: str, overrides: list[str]) -> RunDir:
     """Run one seed, or what is left of it."""
     settings = [f"run.name={name}-{seed}", f"run.root={root}", f"run.seed={seed}", *overrides]
-    subprocess.run([sys.executable, "-m", "cluster.cli", "run", config, *settings], check=True)
+    subprocess.run([sys.executable, "-m", "semtag", "run", config, *settings], check=True)
     return RunDir(Path(root) / f"{name}-{seed}")
 
 

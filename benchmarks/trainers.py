@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
-from cluster.repeating import repeating
-from configs.training import Training
+from semtag.configs.training import Training
+from semtag.store.background import repeating
 
 # Layers, width, MLP width, heads, key-value heads, vocabulary.
 SHAPES = {
@@ -61,9 +61,9 @@ def run_contender(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     """Train one contender for `WARM_UP` and `steps` steps; returns seconds of each step, peak memory in MB."""
     import torch
 
-    from training.cpu_kernels import lean_head_on_cpus
-    from training.ranks import lora_config
-    from training.trainer import trainer_arguments
+    from semtag.training.cpu_kernels import lean_head_on_cpus
+    from semtag.training.trainer import trainer_arguments
+    from semtag.training.worker import lora_config
 
     lean_head_on_cpus()
     on_gpu = torch.cuda.is_available()
@@ -95,8 +95,8 @@ def our_trainer(
     import torch
     from datasets import Dataset
 
-    from training.data import TOKENIZED
-    from training.trainer import PreferenceTrainer
+    from semtag.training.tokenized import TOKENIZED
+    from semtag.training.trainer import PreferenceTrainer
 
     trainer = PreferenceTrainer(training, train_dataset=Dataset.from_list(lists, features=TOKENIZED), **shared)
     if arguments.contender != "ours, own":

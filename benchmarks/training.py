@@ -33,7 +33,7 @@ from typing import Any
 
 from benchmarks.contest import machine, markdown, median_ratio, order, publish
 from benchmarks.trainers import SHAPES, run_contender
-from configs.training import Training
+from semtag.configs.training import Training
 
 CONTENDERS = ("ours", "ours, own", "separate", "trl", "trl, cached")
 DTYPES = ("bfloat16", "float32")
@@ -87,7 +87,7 @@ def measure(arguments: argparse.Namespace, k: int, prompt_tokens: int) -> dict[s
 
 def padding(arguments: argparse.Namespace, read: int) -> float:
     """Share of a batch's positions that hold no token."""
-    from training.lists import into_rows
+    from semtag.training.packing import into_rows
 
     rows = into_rows([read] * arguments.lists, Training().row_tokens)
     return 1 - arguments.lists * read / (len(rows) * max(map(len, rows)) * read)

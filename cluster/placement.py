@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from cluster.summary import text_table
-from configs.errors import UserError
-from configs.schema import Config, Sampling, Scoring
+from semtag.cluster.text_table import text_table
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config, Sampling, Scoring
 
 MANY = 10**9  # as good as no limit
 SHARE = 10_000  # Ray counts GPUs to the fourth decimal

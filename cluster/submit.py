@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.places import in_store
-from configs.errors import UserError
-from configs.load import load_config
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.store.locations import in_store
 
 # Never sent, at any depth and whether .gitignore names them or not: what is of no use to a job, and what may be secret.
 EXCLUDES = [
@@ -73,7 +73,7 @@ def entrypoint(config: str, overrides: list[str], stage: str, working_dir: Path)
             f"run.root={resolved.run.root} would be lost: the job runs in a copy that Ray deletes.",
             "Give run.root a place in a store (s3://...), or an absolute path that the head and all nodes share.",
         )
-    return shlex.join(["python", "-m", "cluster.cli", stage, path.relative_to(root).as_posix(), address, *overrides])
+    return shlex.join(["python", "-m", "semtag", stage, path.relative_to(root).as_posix(), address, *overrides])
 
 
 def sent(working_dir: Path) -> dict[str, int]:

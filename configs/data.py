@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from configs.fields import PlaceName, Positive, Section
+from semtag.configs.fields import PlaceName, Positive, Section
 
 
 class Data(Section):

@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from upath import UPath
 
-from configs.errors import UserError
-from configs.fields import place_name
-from configs.schema import Config
+from semtag.configs.errors import UserError
+from semtag.configs.fields import place_name
+from semtag.configs.schema import Config
 
 
 def load_config(path: str | Path | UPath, overrides: list[str] | tuple[str, ...] = ()) -> Config:

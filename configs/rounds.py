@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from configs.fields import Positive, Section
+from semtag.configs.fields import Positive, Section
 
 
 class Round(Section):

@@ -5,10 +5,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.data import Data
-from configs.fields import Fraction, PlaceName, Positive, RunRoot, Section, operational
-from configs.rounds import Round, Rounds
-from configs.training import Training
+from semtag.configs.data import Data
+from semtag.configs.fields import Fraction, PlaceName, Positive, RunRoot, Section, operational
+from semtag.configs.rounds import Round, Rounds
+from semtag.configs.training import Training
 
 
 class Run(Section):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from configs.fields import Positive, Section, operational
+from semtag.configs.fields import Positive, Section, operational
 
 
 class Lora(Section):

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from cluster.places import local_folder
-from configs.errors import UserError
-from configs.schema import Evaluation
-from evaluation.documents import RESAMPLES, TagLists, directions_of, ways_to_read
-from evaluation.statistics import Interval, percentiles, wilson
-from scoring.similarity import Embed
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Evaluation
+from semtag.evaluation.documents import RESAMPLES, TagLists, directions_of, ways_to_read
+from semtag.evaluation.statistics import Interval, percentiles, wilson
+from semtag.scoring.similarity import Embed
+from semtag.store.locations import local_folder
 
 FEWEST = 5  # texts of a class
 FOLDS = 5

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from cluster.places import write_text
-from cluster.run_dir import RunDir
-from cluster.summary import failed_gates, read_report, text_table
-from configs.errors import UserError
-from configs.load import flatten, validate
-from evaluation.page import Figures, between, plain, render_page, shown
+from semtag.cluster.text_table import text_table
+from semtag.configs.errors import UserError
+from semtag.configs.load import flatten, validate
+from semtag.evaluation.page import Figures, between, plain, render_page, shown
+from semtag.evaluation.terminal import failed_gates, read_report
+from semtag.store.locations import write_text
+from semtag.store.run_dir import RunDir
 
 MADE = '<meta name="generator" content="semtag report">'  # stands in the head of every page that Semtag makes
 HEADINGS = ("run", "texts", "base", "tuned", "similarity, tuned less base", "found by words, tuned less base", "gates")

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cluster.parquet import RowWriter, read_rows
-from cluster.places import Place
-from configs.errors import UserError
-from configs.schema import Config
-from generation.decoding import Decoding, greedy, read_examples, sampled
-from generation.records import TEXT
-from generation.texts import hash64
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config
+from semtag.generation.decoding import Decoding, greedy, read_examples, sampled
+from semtag.generation.records import TEXT
+from semtag.store.hashing import hash64
+from semtag.store.locations import Place
+from semtag.store.parquet import RowWriter, read_rows
 
 Record = dict[str, Any]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scoring.similarity import Embed, tag_string
+from semtag.scoring.similarity import Embed, tag_string
 
 RESAMPLES = 1000  # at most for each interval of a task: its rows are many, and each resamples all texts or questions
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from configs.schema import Evaluation
-from evaluation.classification import classify
-from evaluation.corpus import Corpus
-from evaluation.search import search
-from evaluation.topics import topics
-from scoring.similarity import Embed
+from semtag.configs.schema import Evaluation
+from semtag.evaluation.classification import classify
+from semtag.evaluation.corpus import Corpus
+from semtag.evaluation.search import search
+from semtag.evaluation.topics import topics
+from semtag.scoring.similarity import Embed
 
 TRIED = ("base", "tuned", "first_words", "yake", "keybert", "keybert_mmr")  # the arms whose tags are put to use
 

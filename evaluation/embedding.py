@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Scoring
-from scoring.embedder import Embedder
+from semtag.configs.schema import Scoring
+from semtag.scoring.embedder import Embedder
 
 CHUNK = 4096  # strings of a call
 

@@ -5,11 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Evaluation
-from evaluation.corpus import ALWAYS, Arm, Corpus
-from evaluation.measures import agreement, diversity
-from evaluation.statistics import bootstrap_d, bootstrap_mean, holm, newcombe_paired, sign_flip, sign_test, wilson, wins
-from scoring.similarity import Embed
+from semtag.configs.schema import Evaluation
+from semtag.evaluation.corpus import ALWAYS, Arm, Corpus
+from semtag.evaluation.measures import agreement, diversity
+from semtag.evaluation.statistics import (
+    bootstrap_d,
+    bootstrap_mean,
+    holm,
+    newcombe_paired,
+    sign_flip,
+    sign_test,
+    wilson,
+    wins,
+)
+from semtag.scoring.similarity import Embed
 
 REFERENCE = "base"
 RANKS = ("found_by_words", "found_by_meaning")  # of all texts; what describes tags is of the valid answers alone

@@ -7,25 +7,26 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from cluster.layout import Step
-from cluster.parquet import count_rows, read_tables
-from cluster.places import Place
-from cluster.progress import Progress
-from cluster.rounds import base_of, delivered_round, start_of, trained_rounds, validation
-from cluster.run_dir import RunDir
-from cluster.session import ray_session
-from cluster.stage import stage_main, versions
-from cluster.summary import REPORT_SCHEMA
-from configs.schema import Config
-from evaluation.corpus import KEYPHRASES, Arm, Corpus, arms_of, choose_texts, read_corpus, write_corpus
-from evaluation.documents import directions_of
-from evaluation.downstream import downstream
-from evaluation.embedding import Embedding
-from evaluation.estimates import REFERENCE, compare, compare_arms, examples
-from evaluation.gates import independent
-from evaluation.measures import measure
-from evaluation.report import write_pages
-from scoring.rank_texts import extract_and_score, sample_and_score
+from semtag.cluster.progress import Progress
+from semtag.cluster.ray_session import ray_session
+from semtag.cluster.stage_process import stage_main, versions
+from semtag.configs.schema import Config
+from semtag.evaluation.corpus import KEYPHRASES, Arm, Corpus, arms_of, choose_texts, read_corpus, write_corpus
+from semtag.evaluation.documents import directions_of
+from semtag.evaluation.downstream import downstream
+from semtag.evaluation.embedding import Embedding
+from semtag.evaluation.estimates import REFERENCE, compare, compare_arms, examples
+from semtag.evaluation.extractors import extract_and_score
+from semtag.evaluation.gates import independent
+from semtag.evaluation.measures import measure
+from semtag.evaluation.report import write_pages
+from semtag.evaluation.terminal import REPORT_SCHEMA
+from semtag.scoring.pipeline import sample_and_score
+from semtag.store.layout import Step
+from semtag.store.locations import Place
+from semtag.store.parquet import count_rows, read_tables
+from semtag.store.rounds import base_of, delivered_round, start_of, trained_rounds, validation
+from semtag.store.run_dir import RunDir
 
 
 def evaluate(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Evaluation
-from evaluation.corpus import ALWAYS, Corpus
-from evaluation.estimates import paired
-from evaluation.measures import MEASURES, diversity
-from evaluation.page import between
+from semtag.configs.schema import Evaluation
+from semtag.evaluation.corpus import ALWAYS, Corpus
+from semtag.evaluation.estimates import paired
+from semtag.evaluation.measures import MEASURES, diversity
+from semtag.evaluation.page import between
 
 
 def independent(

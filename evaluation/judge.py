@@ -3,20 +3,18 @@
 The page holds texts with a left and a right list of tags. Which arm stands where follows from the run's seed alone.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from cluster.parquet import read_rows
-from cluster.places import Place, make_folder, naming_store, place_at, write_text
-from cluster.run_dir import RunDir
-from cluster.stage import as_process
-from configs.errors import UserError
-from evaluation.page import for_script, render_page
-from generation.texts import hash64
+from semtag.configs.errors import UserError
+from semtag.evaluation.page import for_script, render_page
+from semtag.store.hashing import hash64
+from semtag.store.locations import Place, make_folder, place_at, write_text
+from semtag.store.parquet import read_rows
+from semtag.store.run_dir import RunDir
 
 Outcome = Literal["first", "second", "tie"]
 
@@ -146,25 +144,3 @@ def make_page(run: RunDir, first: str, second: str, count: int, out: str | None)
     arms = "" if (first, second) == ("base", "tuned") else f" --first {first} --second {second}"
     print(f"{place}\n{selection.story}")
     print(f"Open it in a browser, judge, save; then: semtag judge {run.path}{arms} --results FILE")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """`semtag judge`: the page, or what came of it, or a language model's judgement."""
-    if arguments.overrides and not arguments.model:
-        raise UserError(f"{arguments.overrides[0]} has nothing to override.", "Overrides go with --model.")
-    if arguments.out and arguments.results:
-        raise UserError("--out is of no use with --results.", "The analysis is written beside the first of them.")
-    run = RunDir(arguments.run)
-    with naming_store(run.path):
-        run.config()  # says so where there is no run
-        if arguments.results:
-            from evaluation.judgement import analyse_files
-
-            analyse_files(run, arguments.first, arguments.second, arguments.results)
-        elif arguments.model:
-            from evaluation.judge_model import judge
-
-            as_process(run, "judge", "answers", lambda progress: judge(run, arguments, progress))
-        else:
-            make_page(run, arguments.first, arguments.second, arguments.count, arguments.out)
-    return 0

@@ -4,24 +4,24 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.parquet import RowWriter
-from cluster.places import Place, write_json
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
-from cluster.session import Tally, ray_session
-from cluster.summary import text_table
-from configs.errors import UserError
-from configs.load import override
-from configs.schema import Config
-from evaluation.judge import Item, Outcome, Selection, free_place, select
-from evaluation.judgement import outcome_rows, tally, verdict
-from evaluation.page import Figures, shown
-from evaluation.statistics import sign_test
-from generation.decoding import Decoding
-from generation.parse import answer_of
-from generation.preflight import check_model
-from generation.records import TEXT
-from scoring.rank_texts import sampled_rows
+from semtag.cluster.progress import Progress
+from semtag.cluster.ray_session import Tally, ray_session
+from semtag.cluster.text_table import text_table
+from semtag.configs.errors import UserError
+from semtag.configs.load import override
+from semtag.configs.schema import Config
+from semtag.evaluation.judge import Item, Outcome, Selection, free_place, select
+from semtag.evaluation.judgement import outcome_rows, tally, verdict
+from semtag.evaluation.page import Figures, shown
+from semtag.evaluation.statistics import sign_test
+from semtag.generation.decoding import Decoding
+from semtag.generation.parse import answer_of
+from semtag.generation.preflight import check_model
+from semtag.generation.records import TEXT
+from semtag.scoring.pipeline import sampled_rows
+from semtag.store.locations import Place, write_json
+from semtag.store.parquet import RowWriter
+from semtag.store.run_dir import RunDir
 
 QUESTION = """\
 Here is a text, and two lists of tags for it.

@@ -9,14 +9,14 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from cluster.places import write_json
-from cluster.run_dir import RunDir
-from cluster.summary import text_table
-from configs.errors import UserError
-from evaluation.judge import Outcome, Selection, select
-from evaluation.page import SURE, Figures, between, shown
-from evaluation.statistics import sign_test, wilson
-from generation.texts import normalise
+from semtag.cluster.text_table import text_table
+from semtag.configs.errors import UserError
+from semtag.evaluation.judge import Outcome, Selection, select
+from semtag.evaluation.page import SURE, Figures, between, shown
+from semtag.evaluation.statistics import sign_test, wilson
+from semtag.generation.texts import normalise
+from semtag.store.locations import write_json
+from semtag.store.run_dir import RunDir
 
 OUTCOMES: tuple[Outcome, ...] = ("first", "second", "tie")
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import entropy
 
-from evaluation.corpus import scores_of
-from evaluation.documents import directions_of
-from evaluation.statistics import jackknife
-from scoring.similarity import Embed, tag_string
+from semtag.evaluation.corpus import scores_of
+from semtag.evaluation.documents import directions_of
+from semtag.evaluation.statistics import jackknife
+from semtag.scoring.similarity import Embed, tag_string
 
 MEASURES = {
     "similarity": "similarity of tags and text, the score of training",

@@ -1,18 +1,16 @@
 """report.json -> report.html, one self-contained page, and its pictures. All model output is escaped."""
 
-import argparse
 import base64
 import json
 import shutil
 from pathlib import Path
 
-from cluster.places import local_folder, naming_store, uri
-from cluster.run_dir import RunDir
-from cluster.summary import read_report
-from configs.errors import UserError
-from evaluation.page import Figures, for_script, render_page
-from evaluation.topic_map import SHOWN
-from evaluation.verdict import verdict
+from semtag.evaluation.page import Figures, for_script, render_page
+from semtag.evaluation.terminal import read_report
+from semtag.evaluation.topic_map import SHOWN
+from semtag.evaluation.verdict import verdict
+from semtag.store.locations import local_folder, naming_store, uri
+from semtag.store.run_dir import RunDir
 
 PICTURES = ("similarity", "differences", "defects", "margins", "training")
 DERIVED = ("report.html", *(f"{name}.png" for name in PICTURES))
@@ -20,7 +18,7 @@ DERIVED = ("report.html", *(f"{name}.png" for name in PICTURES))
 
 def write_pages(report: Figures, folder: Path) -> None:
     """Write the pictures and report.html into `folder`."""
-    from evaluation import plots
+    from semtag.evaluation import plots
 
     plots.similarity_histogram(report["histogram"], folder / "similarity.png")
     mean = report["similarity"]["all_texts"]["difference"]
@@ -115,17 +113,3 @@ def rewrite(run: RunDir) -> str:
             shutil.copytree(local_folder(uri(before)), folder, ignore=ignored, dirs_exist_ok=True)
             write_pages(report, folder)
     return str(run.layout.page)
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """`semtag report`: the page anew from report.json; with several runs, how they compare."""
-    runs = [RunDir(name) for name in arguments.runs]
-    if len(runs) > 1:
-        from evaluation.compare_runs import compare_runs
-
-        print(compare_runs(runs, arguments.out or Path("comparison.html")))
-    elif arguments.out:
-        raise UserError("--out is where a comparison goes, and that needs several runs.", "Name another run.")
-    else:
-        print(rewrite(runs[0]))
-    return 0

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cluster.places import local_folder
-from configs.errors import UserError
-from configs.schema import Evaluation
-from evaluation.documents import RESAMPLES, Directions, TagLists, directions_of, ways_to_read
-from evaluation.measures import stems
-from evaluation.statistics import bootstrap_mean
-from scoring.similarity import Embed
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Evaluation
+from semtag.evaluation.documents import RESAMPLES, Directions, TagLists, directions_of, ways_to_read
+from semtag.evaluation.measures import stems
+from semtag.evaluation.statistics import bootstrap_mean
+from semtag.scoring.similarity import Embed
+from semtag.store.locations import local_folder
 
 DEPTH = 100  # most hits of a query
 PASSAGE, OVERLAP = 200, 50  # words

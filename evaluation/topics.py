@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.documents import Documents, TagLists, directions_of, ways_to_read
-from evaluation.measures import words_of
-from evaluation.statistics import Interval, bootstrap, bootstrap_mean, jackknife, wilson
-from evaluation.topic_map import hierarchy, over_time, plane, points, reduced
-from scoring.similarity import Embed
+from semtag.evaluation.documents import Documents, TagLists, directions_of, ways_to_read
+from semtag.evaluation.measures import words_of
+from semtag.evaluation.statistics import Interval, bootstrap, bootstrap_mean, jackknife, wilson
+from semtag.evaluation.topic_map import hierarchy, over_time, plane, points, reduced
+from semtag.scoring.similarity import Embed
 
 FEWEST = 40  # texts
 RESAMPLES = 200  # of each figure

@@ -4,19 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from cluster.parquet import count_rows, read_rows
-from cluster.places import Place
-from cluster.progress import Progress
-from cluster.rounds import start_of
-from cluster.run_dir import RunDir
-from cluster.session import ray_session
-from cluster.stage import stage_main
-from configs.schema import Config, Prompt
-from evaluation.corpus import answer_of, scores_of, valid_of
-from evaluation.measures import longest_span, word_count
-from evaluation.statistics import bootstrap_mean
-from generation.decoding import greedy
-from scoring.rank_texts import sample_and_score
+from semtag.cluster.progress import Progress
+from semtag.cluster.ray_session import ray_session
+from semtag.cluster.stage_process import stage_main
+from semtag.configs.schema import Config, Prompt
+from semtag.evaluation.corpus import answer_of, scores_of, valid_of
+from semtag.evaluation.measures import longest_span, word_count
+from semtag.evaluation.statistics import bootstrap_mean
+from semtag.generation.decoding import greedy
+from semtag.scoring.pipeline import sample_and_score
+from semtag.store.locations import Place
+from semtag.store.parquet import count_rows, read_rows
+from semtag.store.rounds import start_of
+from semtag.store.run_dir import RunDir
 
 Rows = list[dict[str, Any]]
 CRAMMED = 0.8  # of the words that an answer may have

@@ -1,7 +1,7 @@
 """What a report found, in sentences that claim no more than intervals and corrected p values do."""
 
-from cluster.summary import failed_gates
-from evaluation.page import SURE, Figures, between, effect, shown, words
+from semtag.evaluation.page import SURE, Figures, between, effect, shown, words
+from semtag.evaluation.terminal import failed_gates
 
 ASKED = ("base", "base_plain", "base_vote")
 EXTRACTORS = ("first_words", "yake", "keybert", "keybert_mmr")

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cluster.places import place_at
-from configs.errors import UserError
-from configs.schema import Config, Example, Prompt
-from generation.parse import answer_pattern, parse
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config, Example, Prompt
+from semtag.generation.parse import answer_pattern, parse
+from semtag.store.locations import place_at
 
 ShownExamples = tuple[tuple[str, str], ...]  # texts with their answers
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, TextIO, cast
 
-from cluster.places import Place, in_store, place_at
-from configs.errors import UserError
+from semtag.configs.errors import UserError
+from semtag.store.locations import Place, in_store, place_at
 
 ENDINGS = {
     ".jsonl": "jsonl",

@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from cluster.places import local_folder
-from configs.errors import UserError
-from configs.schema import Config
-from generation.prompts import PROBE, load_tokenizer, rendered, spellings_of
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config
+from semtag.generation.prompts import PROBE, load_tokenizer, rendered, spellings_of
+from semtag.store.locations import local_folder
 
 
 def check_model(model: str, config: Config, served: bool = True, trained: bool = True) -> Any:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.hub import mend_of
-from cluster.places import local_folder
-from configs.errors import UserError
-from configs.schema import Model, Prompt
-from generation.parse import MARKS
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Model, Prompt
+from semtag.generation.parse import MARKS
+from semtag.store.hub import mend_of
+from semtag.store.locations import local_folder
 
 Message = dict[str, str]
 PROBE = "an-answer"  # stands for any answer, where it is asked what a template writes around one

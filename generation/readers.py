@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.hub import mend_of
-from cluster.parquet import ROWS_PER_GROUP
-from cluster.places import Place, naming_store, place_at
-from configs.data import Data
-from configs.errors import UserError
-from generation.cells import encodable, load_json, rows_of
-from generation.delimited import DELIMITERS, delimited
-from generation.files import File, ending, locate, opened, opened_text
-from generation.typed import features_of, load_dataset, rows_of_dataset
+from semtag.configs.data import Data
+from semtag.configs.errors import UserError
+from semtag.generation.cells import encodable, load_json, rows_of
+from semtag.generation.delimited import DELIMITERS, delimited
+from semtag.generation.files import File, ending, locate, opened, opened_text
+from semtag.generation.typed import features_of, load_dataset, rows_of_dataset
+from semtag.store.hub import mend_of
+from semtag.store.locations import Place, naming_store, place_at
+from semtag.store.parquet import ROWS_PER_GROUP
 
 Say = Callable[[str], None]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.progress import Counts
-from configs.schema import Prompt
-from generation.parse import parse
+from semtag.cluster.progress import Counts
+from semtag.configs.schema import Prompt
+from semtag.generation.parse import parse
 
 TEXT = pa.schema(
     [

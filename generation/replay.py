@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from cluster.session import Tally
-from configs.schema import Config
-from generation.prompts import Chat, load_tokenizer
-from generation.records import SAMPLED, candidate_row, sampled_counts
+from semtag.cluster.ray_session import Tally
+from semtag.configs.schema import Config
+from semtag.generation.prompts import Chat, load_tokenizer
+from semtag.generation.records import SAMPLED, candidate_row, sampled_counts
 
 Record = dict[str, Any]
 LONGEST = 2**20  # characters of a completion

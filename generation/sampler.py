@@ -10,16 +10,16 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from cluster.orphans import end_with_this
-from cluster.places import local_folder, socket_folder
-from cluster.progress import Counts
-from cluster.session import Tally
-from configs.schema import Config
-from generation.decoding import Decoding
-from generation.prompts import Chat, load_tokenizer
-from generation.records import SAMPLED, candidate_row, sampled_counts
-from generation.texts import hash64
-from generation.vote import elect
+from semtag.cluster.progress import Counts
+from semtag.cluster.ray_session import Tally
+from semtag.configs.schema import Config
+from semtag.generation.decoding import Decoding
+from semtag.generation.prompts import Chat, load_tokenizer
+from semtag.generation.records import SAMPLED, candidate_row, sampled_counts
+from semtag.generation.vote import elect
+from semtag.store.hashing import hash64
+from semtag.store.locations import local_folder, socket_folder
+from semtag.store.process_cleanup import end_with_this
 
 Record = dict[str, Any]
 POLL_SECONDS = 0.5  # between looks at whether the engine lives

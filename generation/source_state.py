@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cluster.places import naming_store, place_at
-from cluster.run_dir import RunDir
-from configs.data import Data
-from configs.errors import UserError
-from generation.files import locate
+from semtag.configs.data import Data
+from semtag.configs.errors import UserError
+from semtag.generation.files import locate
+from semtag.store.locations import naming_store, place_at
+from semtag.store.run_dir import RunDir
 
 State = dict[str, dict[str, Any]]
 MARKS = ("ETag", "etag", "md5Hash", "LastModified", "updated", "mtime", "created")  # the best first

@@ -1,7 +1,6 @@
 """Input rows -> distinct normalised texts, split into train and held-out; what cannot be used goes to the rejects."""
 
 import contextlib
-import hashlib
 import re
 import unicodedata
 from array import array
@@ -11,21 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from cluster.layout import RunLayout, Step
-from cluster.parquet import RowWriter, TableWriter, read_tables
-from cluster.places import write_json
-from cluster.progress import Progress
-from cluster.run_dir import RunDir, check_rejected
-from cluster.stage import stage_main
-from configs.data import Data
-from configs.errors import UserError
-from configs.schema import Config
-from generation.cells import as_article, as_json, encodable
-from generation.files import locate
-from generation.parse import visible
-from generation.readers import Row, check_columns, read_rows
-from generation.records import REJECT, TEXT
-from generation.source_state import source_state
+from semtag.cluster.progress import Progress
+from semtag.cluster.stage_process import stage_main
+from semtag.configs.data import Data
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config
+from semtag.generation.cells import as_article, as_json, encodable
+from semtag.generation.files import locate
+from semtag.generation.parse import visible
+from semtag.generation.readers import Row, check_columns, read_rows
+from semtag.generation.records import REJECT, TEXT
+from semtag.generation.source_state import source_state
+from semtag.store.hashing import IdSet, hash64
+from semtag.store.layout import RunLayout, Step
+from semtag.store.locations import write_json
+from semtag.store.parquet import RowWriter, TableWriter, read_tables
+from semtag.store.run_dir import RunDir, check_rejected
 
 FIRST_ROWS = 100  # when all of them lack the text's column, those that follow will lack it as well
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -44,40 +44,6 @@ def shown(text: str) -> str:
 def text_id(text: str) -> int:
     """Signed 64-bit BLAKE2b hash of what a text shows, so that texts that look the same are one."""
     return hash64(shown(text))
-
-
-def hash64(*parts: object) -> int:
-    """Signed 64-bit BLAKE2b hash of the parts, the same on every machine."""
-    joined = "\x1f".join(map(str, parts)).encode("utf-8")
-    return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "big", signed=True)
-
-
-class IdSet:
-    """A growing set of signed 64-bit ids that takes 8 bytes each: sorted arrays, merged when they are of like size."""
-
-    RECENT = 2**16
-
-    def __init__(self) -> None:
-        self._recent: set[int] = set()
-        self._sorted: list[np.ndarray] = []  # from long to short
-
-    def add(self, id_: int) -> bool:
-        """Add an id; returns whether it is new."""
-        if id_ in self._recent or any(_holds(ids, id_) for ids in self._sorted):
-            return False
-        self._recent.add(id_)
-        if len(self._recent) == self.RECENT:
-            merged = np.array(sorted(self._recent), dtype=np.int64)
-            while self._sorted and len(self._sorted[-1]) <= len(merged):
-                merged = np.sort(np.concatenate([self._sorted.pop(), merged]), kind="stable")
-            self._sorted.append(merged)
-            self._recent.clear()
-        return True
-
-
-def _holds(ids: np.ndarray, id_: int) -> bool:
-    place = int(ids.searchsorted(id_))
-    return place < len(ids) and int(ids[place]) == id_
 
 
 class Texts:

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.parquet import ROWS_PER_GROUP
-from configs.data import Data
-from generation.cells import named, rows_of
-from generation.files import File, locate, opened
+from semtag.configs.data import Data
+from semtag.generation.cells import named, rows_of
+from semtag.generation.files import File, locate, opened
+from semtag.store.parquet import ROWS_PER_GROUP
 
 ROWS_AT_ONCE = 256  # of a dataset; its other columns may hold sounds and pictures
 

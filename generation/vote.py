@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from generation.parse import answer_of, same_answer_key
+from semtag.generation.parse import answer_of, same_answer_key
 
 
 def elect(candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,16 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.layout import Step
-from cluster.parquet import count_rows, count_values, read_tables
-from cluster.places import Place, uri
-from cluster.progress import Counts, Progress
-from cluster.run_dir import RunDir
-from cluster.session import Tally, ray_session
-from cluster.stage import stage_main
-from configs.errors import UserError
-from configs.schema import Config, Pairs
-from scoring.pairs import (
+from semtag.cluster.progress import Counts, Progress
+from semtag.cluster.ray_session import Tally, ray_session
+from semtag.cluster.stage_process import stage_main
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config, Pairs
+from semtag.scoring.pairs import (
     FORMAT,
     cap_thresholds,
     group_of,
@@ -29,7 +25,11 @@ from scoring.pairs import (
     pair_row,
     quotas,
 )
-from scoring.records import LIST, MATCHED, PAIR
+from semtag.scoring.records import LIST, MATCHED, PAIR
+from semtag.store.layout import Step
+from semtag.store.locations import Place, uri
+from semtag.store.parquet import count_rows, count_values, read_tables
+from semtag.store.run_dir import RunDir
 
 BATCH = 1024
 # A file's metadata grows with its row groups, and the driver reads that of all files.

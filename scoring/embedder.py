@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.metrics import BatchMetrics
-from cluster.places import local_folder
-from cluster.progress import Counts
-from configs.errors import UserError
-from configs.schema import Scoring
-from generation.records import SAMPLED
-from scoring.similarity import DIGITS, score_rows
+from semtag.cluster.metrics import BatchMetrics
+from semtag.cluster.progress import Counts
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Scoring
+from semtag.generation.records import SAMPLED
+from semtag.scoring.similarity import DIGITS, score_rows
+from semtag.store.locations import local_folder
 
 if TYPE_CHECKING:
-    from cluster.session import Tally
+    from semtag.cluster.ray_session import Tally
 
 CACHED_TAG_STRINGS = 50_000
 OWN_TOKENS = 4  # that a model puts around a text, at most

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.parquet import parquet_files, read_tables
-from cluster.places import Place
-from cluster.progress import Progress
-from configs.errors import UserError
+from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
+from semtag.store.locations import Place
+from semtag.store.parquet import parquet_files, read_tables
 
 RUNS = 2  # passes of the pipeline: one for what is left, and another one for what that lost or left out
 READERS = 16  # files read at once, most of the time waiting for a disk or a store

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from configs.schema import Pairs
-from generation.parse import same_answer_key
-from generation.texts import hash64
+from semtag.configs.schema import Pairs
+from semtag.generation.parse import same_answer_key
+from semtag.store.hashing import hash64
 
 FORMAT = 0  # the group of all format pairs; similarity pairs have the groups from 1
 TOP_BITS = 12  # of a hash, by which hashes are counted

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from generation.records import CANDIDATE, MESSAGES, PROMPT
+from semtag.generation.records import CANDIDATE, MESSAGES, PROMPT
 
 RANKED = pa.schema(
     [

@@ -17,11 +17,11 @@ from filelock import FileLock
 from hypothesis import settings
 
 from benchmarks.small_models import SMALL, build_tokenizer, save_random_llama, save_small
-from cluster.run_dir import RunDir
-from cluster.session import LOOPBACK
-from configs.load import load_config
-from configs.schema import SYSTEM, Arm
-from generation.prompts import build_messages
+from semtag.cluster.ray_session import LOOPBACK
+from semtag.configs.load import load_config
+from semtag.configs.schema import SYSTEM, Arm
+from semtag.generation.prompts import build_messages
+from semtag.store.run_dir import RunDir
 
 ROOT = Path(__file__).parent.parent
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", **LOOPBACK}
@@ -84,7 +84,7 @@ TEXTS = [
 
 def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
-    command = [sys.executable, "-m", "cluster.cli", *arguments]
+    command = [sys.executable, "-m", "semtag", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
 
@@ -195,11 +195,11 @@ def lists() -> Any:
 @pytest.fixture
 def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
     """Trains on `pairs` in the run `demo` below `tmp_path`; takes overrides, returns the counts and what was said."""
-    from cluster.layout import Step
-    from cluster.parquet import RowWriter
-    from cluster.progress import Progress
-    from scoring.records import PAIR
-    from training.launch import train
+    from semtag.cluster.progress import Progress
+    from semtag.scoring.records import PAIR
+    from semtag.store.layout import Step
+    from semtag.store.parquet import RowWriter
+    from semtag.training.train import train
 
     def start(*overrides: str) -> tuple[dict[str, Any], str]:
         settings = [

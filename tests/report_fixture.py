@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from configs.load import load_config
-from evaluation.corpus import Corpus
-from evaluation.estimates import compare, examples
-from generation.parse import parse
+from semtag.configs.load import load_config
+from semtag.evaluation.corpus import Corpus
+from semtag.evaluation.estimates import compare, examples
+from semtag.generation.parse import parse
 from tests.test_gates import judged
 
 ATTACK = "<script>alert(1)</script>"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cluster.parquet import RowWriter, parquet_files, read_rows
-from cluster.places import write_json
-from cluster.run_dir import RunDir
-from configs.load import dump_config, load_config
-from scoring.verify import verify
+from semtag.configs.load import dump_config, load_config
+from semtag.store.locations import write_json
+from semtag.store.parquet import RowWriter, parquet_files, read_rows
+from semtag.store.run_dir import RunDir
+from semtag.verify import verify
 
 Row = dict[str, Any]
 Rows = list[Row]

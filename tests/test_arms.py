@@ -10,20 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.parquet import RowWriter, read_rows
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import Arm as ArmName
-from configs.schema import Evaluation
-from evaluation.corpus import ANSWERED, KEYPHRASES, Arm, Corpus, arms_of, read_corpus, write_corpus
-from evaluation.estimates import compare_arms
-from evaluation.measures import agreement, measure
-from evaluation.statistics import sign_flip
-from generation.decoding import Decoding, read_examples
-from generation.prompts import build_messages
-from generation.records import SAMPLED, candidate_row
-from scoring.keyphrases import KeyphraseScorer, first_words
-from scoring.similarity import Embed
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.configs.schema import Arm as ArmName
+from semtag.configs.schema import Evaluation
+from semtag.evaluation.corpus import ANSWERED, KEYPHRASES, Arm, Corpus, arms_of, read_corpus, write_corpus
+from semtag.evaluation.estimates import compare_arms
+from semtag.evaluation.extractors import KeyphraseScorer, first_words
+from semtag.evaluation.measures import agreement, measure
+from semtag.evaluation.statistics import sign_flip
+from semtag.generation.decoding import Decoding, read_examples
+from semtag.generation.prompts import build_messages
+from semtag.generation.records import SAMPLED, candidate_row
+from semtag.scoring.similarity import Embed
+from semtag.store.parquet import RowWriter, read_rows
 from tests.conftest import ROOT, TEXTS
 
 DEMO = ROOT / "configs" / "demo.yaml"

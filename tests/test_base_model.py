@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import main
-from configs.errors import UserError
-from configs.load import load_config
-from generation.preflight import check_base
+from semtag.cli import main
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.generation.preflight import check_base
 from tests.conftest import ROOT
 
 DEMO = str(ROOT / "configs" / "demo.yaml")

@@ -17,10 +17,10 @@ from benchmarks.scoring import batches, check_agreement, make_rows, pairs_of
 from benchmarks.scoring import table as scoring_table
 from benchmarks.small_models import SMALL
 from benchmarks.trainers import as_pairs, make_lists, run_contender
-from cluster.parquet import RowWriter
-from configs.errors import UserError
-from generation.parse import parse
-from scoring.records import RANKED
+from semtag.configs.errors import UserError
+from semtag.generation.parse import parse
+from semtag.scoring.records import RANKED
+from semtag.store.parquet import RowWriter
 from tests.conftest import ROOT, tiny_model
 from tests.test_odd_inputs import write_inputs
 

@@ -5,9 +5,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from configs.load import load_config
-from scoring.build_pairs import kept_lists, kept_pairs, match_rows
-from scoring.records import LIST, MATCHED, PAIR, RANKED
+from semtag.configs.load import load_config
+from semtag.scoring.build_pairs import kept_lists, kept_pairs, match_rows
+from semtag.scoring.records import LIST, MATCHED, PAIR, RANKED
 from tests.conftest import ROOT
 from tests.test_pairs import FIVE
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.parquet import read_rows as read_parquet
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
-from configs.data import Data
-from configs.errors import UserError
-from generation.cells import as_json, rows_of
-from generation.readers import Row, read_rows
-from generation.texts import Texts, prepare
+from semtag.cluster.progress import Progress
+from semtag.configs.data import Data
+from semtag.configs.errors import UserError
+from semtag.generation.cells import as_json, rows_of
+from semtag.generation.readers import Row, read_rows
+from semtag.generation.texts import Texts, prepare
+from semtag.store.parquet import read_rows as read_parquet
+from semtag.store.run_dir import RunDir
 from tests.test_texts import config_for
 
 WATER, KENTE = "A canal lock lifts boats between two levels of water.", "Kente cloth is woven in Ghana."

@@ -6,10 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.errors import UserError
-from configs.schema import Evaluation
-from evaluation.classification import Inference, classify, f1_intervals, figures_of, linear_probe, nearest_description
-from evaluation.statistics import wilson
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Evaluation
+from semtag.evaluation.classification import (
+    Inference,
+    classify,
+    f1_intervals,
+    figures_of,
+    linear_probe,
+    nearest_description,
+)
+from semtag.evaluation.statistics import wilson
 from tests.test_search import bag_of_words, tiny_classifier
 
 EVALUATION = Evaluation(resamples=200, labels={"1": "ship sea", "2": "train rail"})

@@ -98,7 +98,7 @@ def test_a_full_disk_is_said_before_and_during_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", [["--dry-run"], [], ["--verbose"]])
 def test_a_message_about_odd_bytes_is_printed_on_any_terminal(more: list[str], tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"Gr\\udcf6": "x"}\n', encoding="utf-8")
-    command = [sys.executable, "-m", "cluster.cli", "rank", *tiny_demo(tmp_path, f"data.path={tmp_path / 'a.jsonl'}")]
+    command = [sys.executable, "-m", "semtag", "rank", *tiny_demo(tmp_path, f"data.path={tmp_path / 'a.jsonl'}")]
     plain = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*command, *more], cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stdout + done.stderr

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import build_parser
-from configs.load import load_config
-from configs.schema import Config
+from semtag.cli import build_parser
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config
 from tests.cluster_files import (
     DOCS,
     KUBERNETES,

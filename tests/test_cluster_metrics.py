@@ -17,16 +17,16 @@ OURS = {"texts_total", "tokens_total", "candidates_total", "rejects_total", "mea
 SCRAPE = """
 import os, sys, time, urllib.request
 
-from cluster.session import LOOPBACK, Tally
+from semtag.cluster.ray_session import LOOPBACK, Tally
 
 os.environ |= LOOPBACK
 import pyarrow as pa
 import ray
 import ray.data
 
-from configs.schema import Prompt, Scoring
-from generation.records import SAMPLED, candidate_row
-from scoring.embedder import Scorer
+from semtag.configs.schema import Prompt, Scoring
+from semtag.generation.records import SAMPLED, candidate_row
+from semtag.scoring.embedder import Scorer
 
 port = sys.argv[1]
 ray.init(

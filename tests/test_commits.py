@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks import commits, stores
 from benchmarks.stores import Store, store_on_loopback
-from cluster.layout import RoundLayout
-from cluster.places import Place, place_at, uri
+from semtag.store.layout import RoundLayout
+from semtag.store.locations import Place, place_at, uri
 
 IDS = pa.table({"text_id": [1, 2, 3]})
 BLOCK = "abc_000000"

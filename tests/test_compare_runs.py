@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from cluster.run_dir import RunDir
-from cluster.summary import read_report
-from configs.errors import UserError
-from evaluation.compare_runs import compare_runs, differing
-from evaluation.report import rewrite
+from semtag.configs.errors import UserError
+from semtag.evaluation.compare_runs import compare_runs, differing
+from semtag.evaluation.report import rewrite
+from semtag.evaluation.terminal import read_report
+from semtag.store.run_dir import RunDir
 from tests.report_fixture import ATTACK, some_report
 from tests.test_report import run_of
 

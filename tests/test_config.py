@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from configs.load import dump_config, flatten, known_keys, load_config, validate
-from configs.schema import Config
+from semtag.configs.errors import UserError
+from semtag.configs.load import dump_config, flatten, known_keys, load_config, validate
+from semtag.configs.schema import Config
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "configs" / "demo.yaml"

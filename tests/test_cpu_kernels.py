@@ -13,8 +13,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from training.cpu_kernels import THEIR_HEAD, head_log_probs, lean_layers_on_cpus, packed_attention
-from training.lists import dense_mask, packed_mask
+from semtag.training.cpu_kernels import THEIR_HEAD, head_log_probs, lean_layers_on_cpus, packed_attention
+from semtag.training.packing import dense_mask, packed_mask
 
 EVERY = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)], ids=["float32", "bfloat16"]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import Config, Prompt
-from generation.decoding import candidates, greedy, read_examples, sampled
-from generation.prompts import build_messages
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config, Prompt
+from semtag.generation.decoding import candidates, greedy, read_examples, sampled
+from semtag.generation.prompts import build_messages
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo.yaml"

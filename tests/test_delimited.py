@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.data import Data
-from configs.errors import UserError
-from generation import delimited as module
-from generation.delimited import delimited
-from generation.readers import Row, read_rows
+from semtag.configs.data import Data
+from semtag.configs.errors import UserError
+from semtag.generation import delimited as module
+from semtag.generation.delimited import delimited
+from semtag.generation.readers import Row, read_rows
 
 
 def rows_of(folder: Path, content: str | bytes, name: str = "a.csv", **data: str) -> list[Row]:

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Evaluation
-from evaluation.corpus import Corpus
-from evaluation.downstream import downstream
+from semtag.configs.schema import Evaluation
+from semtag.evaluation.corpus import Corpus
+from semtag.evaluation.downstream import downstream
 
 KINDS = ("ships", "bread", "stars")
 WORDS = {

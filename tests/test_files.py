@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs.data import Data
-from configs.errors import UserError
-from configs.load import validate
-from generation.files import COMPRESSED, ending, locate
-from generation.readers import read_rows
-from generation.texts import Texts, preview
+from semtag.configs.data import Data
+from semtag.configs.errors import UserError
+from semtag.configs.load import validate
+from semtag.generation.files import COMPRESSED, ending, locate
+from semtag.generation.readers import read_rows
+from semtag.generation.texts import Texts, preview
 
 TEXTS = ["One text.", "Two, with é."]
 COMPRESS = {

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.parquet import count_rows, read_rows, read_tables
-from cluster.progress import Progress
-from generation.records import SAMPLED
-from scoring.finished import TextIds, among, finish
-from scoring.rank_texts import _check_counts, _split, rows_per_file
+from semtag.cluster.progress import Progress
+from semtag.generation.records import SAMPLED
+from semtag.scoring.finished import TextIds, among, finish
+from semtag.scoring.pipeline import rows_per_file
+from semtag.scoring.rank import _check_counts, _split
+from semtag.store.parquet import count_rows, read_rows, read_tables
 
 
 class Folder:
@@ -135,7 +136,7 @@ def test_a_store_that_fails_costs_no_block(folder: Folder, monkeypatch: pytest.M
             raise OSError("Forbidden: a_000000.parquet")
         return read_tables(path, columns)
 
-    monkeypatch.setattr("scoring.finished.read_tables", failing)
+    monkeypatch.setattr("semtag.scoring.finished.read_tables", failing)
     with pytest.raises(OSError, match="Forbidden"):
         folder.finish()
     assert (folder.ids / "a_000000.parquet").exists()

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Evaluation, Scoring
-from evaluation.corpus import Corpus
-from evaluation.gates import independent
-from evaluation.measures import (
+from semtag.configs.schema import Evaluation, Scoring
+from semtag.evaluation.corpus import Corpus
+from semtag.evaluation.gates import independent
+from semtag.evaluation.measures import (
     copied_share,
     diversity,
     found_by_words,
@@ -21,8 +21,8 @@ from evaluation.measures import (
     word_count,
     words_of,
 )
-from evaluation.statistics import jackknife
-from scoring.similarity import Embed, score_rows
+from semtag.evaluation.statistics import jackknife
+from semtag.scoring.similarity import Embed, score_rows
 from tests.conftest import ROOT
 
 TEXT = "The steam engine, built by James Watt, drove the mill."
@@ -101,7 +101,7 @@ def two_rare_words(text: str, rare: dict[str, int]) -> list[str]:
 
 def scored(texts: list[str], tags: list[list[str]]) -> list[dict[str, Any]]:
     """Valid answers with these tags, scored by the real embedder."""
-    from scoring.embedder import Embedder
+    from semtag.scoring.embedder import Embedder
 
     embedder = Embedder(Scoring(model="all-MiniLM-L6-v2"))
     rows = [{"text": text, "candidates": [{"sample": 0, "tags": own}]} for text, own in zip(texts, tags, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.places import local_folder
+from semtag.store.locations import local_folder
 from tests.conftest import semtag
 
 GATED = "Access to this repository is restricted: it is gated."

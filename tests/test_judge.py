@@ -7,14 +7,12 @@ import pytest
 
 from benchmarks.small_models import build_tokenizer, save_random_llama
 from benchmarks.trainers import small_tokenizer
-from cluster.parquet import RowWriter
-from cluster.run_dir import RunDir
-from configs.errors import UserError
-from configs.load import load_config
-from evaluation.corpus import ANSWERED
-from evaluation.judge import Selection, render, select
-from evaluation.judge_model import count_up, letters, outcome_of, questions
-from evaluation.judgement import (
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.evaluation.corpus import ANSWERED
+from semtag.evaluation.judge import Selection, render, select
+from semtag.evaluation.judge_model import count_up, letters, outcome_of, questions
+from semtag.evaluation.judgement import (
     Results,
     agreement,
     analyse,
@@ -25,8 +23,10 @@ from evaluation.judgement import (
     read_results,
     tally,
 )
-from evaluation.statistics import sign_test
-from generation.texts import text_id
+from semtag.evaluation.statistics import sign_test
+from semtag.generation.texts import text_id
+from semtag.store.parquet import RowWriter
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT, TEXTS, semtag
 from tests.test_cli import fails
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster.run_dir import RunDir
-from evaluation.judge import Selection, render, select
+from semtag.evaluation.judge import Selection, render, select
+from semtag.store.run_dir import RunDir
 from tests.conftest import TEXTS, semtag
 from tests.test_judge import ATTACK, judged_run
 

@@ -19,11 +19,11 @@ import pytest
 from benchmarks.kills import compare, count_finished
 from benchmarks.scale import DATA, make_models, make_rows
 from benchmarks.stores import store_on_loopback
-from cluster.orphans import WORK, left_at_work
-from cluster.parquet import RowWriter, count_rows, read_rows
-from cluster.places import Place, place_at
-from cluster.run_dir import RunDir
-from scoring.finished import read_ids
+from semtag.scoring.finished import read_ids
+from semtag.store.locations import Place, place_at
+from semtag.store.parquet import RowWriter, count_rows, read_rows
+from semtag.store.process_cleanup import WORK, left_at_work
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT, semtag
 
 TEXTS = 60
@@ -58,7 +58,7 @@ def test_a_real_ranking_heals(arguments: list[str]) -> None:
     layout = RunDir(run).layout.round(1)
     rows, ids = layout.sampled, layout.sampled_ids
     arguments = [*arguments, "cluster.cpus=3"]
-    job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments], cwd=ROOT)
+    job = subprocess.Popen([sys.executable, "-m", "semtag", "rank", *arguments], cwd=ROOT)
     while len(committed := [file for file in ids.glob("*/*.parquet") if ".pending" not in file.name]) < 3:
         assert job.poll() is None
         time.sleep(0.01)
@@ -82,11 +82,11 @@ def test_a_real_ranking_heals(arguments: list[str]) -> None:
 MANY = """
 import sys
 from pathlib import Path
-from cluster.progress import Progress
-from cluster.session import ray_session
-from configs.load import load_config
-from generation.decoding import candidates
-from scoring import rank_texts
+from semtag.cluster.progress import Progress
+from semtag.cluster.ray_session import ray_session
+from semtag.configs.load import load_config
+from semtag.generation.decoding import candidates
+from semtag.scoring import rank as rank_texts
 
 rank_texts.rows_per_file = lambda batch, total: 20
 config = load_config(sys.argv[2], sys.argv[3:])
@@ -162,7 +162,7 @@ class Watch(threading.Thread):
             for one in psutil.process_iter(["environ", "cmdline", "create_time", "ppid", "status"])
             if (one.info["environ"] or {}).get(WORK) == self._work and one.info["status"] != psutil.STATUS_ZOMBIE
         ]
-        named = {one.pid: one for one in alive if "scoring.rank_texts" in (one.info["cmdline"] or [])}
+        named = {one.pid: one for one in alive if "semtag.scoring.rank" in (one.info["cmdline"] or [])}
         stages = [one for one in named.values() if one.info["ppid"] not in named]  # a fork has the name until it execs
         self.stages |= {one.pid for one in stages}
         begun = max((one.info["create_time"] for one in stages), default=0.0)
@@ -213,7 +213,7 @@ def test_an_ended_ranking_goes_on_at_once(
         watch = Watch(run)
         watch.start()
         try:
-            terminal = Terminal([sys.executable, "-m", "cluster.cli", "rank", *arguments])
+            terminal = Terminal([sys.executable, "-m", "semtag", "rank", *arguments])
             while not count_finished(layout.sampled_ids):
                 assert terminal.job.poll() is None
                 terminal.read()

@@ -10,25 +10,46 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ["configs", "cluster", "generation", "scoring", "training", "evaluation"]
-PRODUCT = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+ROOMS = ["configs", "store", "cluster", "generation", "scoring", "training", "evaluation", "semtag"]
+MAY_IMPORT = {room: {*ROOMS[: place + 1]} for place, room in enumerate(ROOMS)}
+MAY_IMPORT["evaluation"] -= {"training"}
+# Links are not followed, so each module is looked at once.
+PRODUCT = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
 def imports_of(path: Path) -> set[str]:
+    """The names of the modules that a module imports, with dots."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add((node.module or "").split(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
+def rooms_of(imports: set[str]) -> set[str]:
+    """The rooms that the names lie in: `semtag.store.lease` in store, `semtag.pipeline` in semtag."""
+    parts = [name.split(".") for name in imports]
+    return {own[1] if own[1] in ROOMS else "semtag" for own in parts if own[0] == "semtag" and len(own) > 1}
+
+
 @pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_imports_only_its_own_folder_or_folders_to_the_left(path: Path) -> None:
-    layer = LAYERS.index(path.relative_to(ROOT).parts[0])
-    assert not imports_of(path) & set(LAYERS[layer + 1 :])
+def test_a_module_imports_only_rooms_that_its_own_may_see(path: Path) -> None:
+    imports = imports_of(path)
+    assert rooms_of(imports) <= MAY_IMPORT[path.relative_to(ROOT).parts[0]]
+    assert not {name.split(".")[0] for name in imports} & {*ROOMS[:-1]}  # `store.lease` would be a second copy
+
+
+def test_rooms_are_told_from_names() -> None:
+    assert rooms_of({"semtag.store.lease", "semtag.pipeline.steps_of", "numpy"}) == {"store", "semtag"}
+
+
+def test_semtag_links_to_each_room() -> None:
+    links = {path.name: str(path.readlink()) for path in (ROOT / "semtag").iterdir() if path.is_symlink()}
+    assert links == {room: f"../{room}" for room in ROOMS[:-1]}
 
 
 def test_no_module_is_over_300_lines() -> None:
@@ -37,18 +58,59 @@ def test_no_module_is_over_300_lines() -> None:
     assert long == {}
 
 
+def test_no_function_is_over_40_lines() -> None:
+    files = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [one for name in files.split() for one in long_functions(ROOT / name)] == []
+
+
+def long_functions(path: Path) -> list[str]:
+    """The functions of a module that have more than 40 lines, with their decorators aside."""
+    functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, FUNCTION))
+    return [f"{path}: {one.name}" for one in functions if (one.end_lineno or 0) - one.lineno >= 40]
+
+
+def test_a_long_function_is_found(tmp_path: Path) -> None:
+    for lines, found in ((40, 0), (41, 1)):
+        (tmp_path / "module.py").write_text("def f():\n" + "    x = 1\n" * (lines - 1))
+        assert len(long_functions(tmp_path / "module.py")) == found
+
+
+# Imports all modules by the names that code uses, then looks for a file that was loaded twice.
+LOAD_ALL = """
+import importlib, sys
+from collections import Counter
+from pathlib import Path
+
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+loaded = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+files = Counter(Path(file).resolve() for file in loaded if file)
+print(*[f"{file}: {times}" for file, times in files.items() if times > 1 and file.is_relative_to(Path.cwd())])
+"""
+
+
+def test_no_module_is_loaded_under_two_names() -> None:
+    parts = [path.relative_to(ROOT).with_suffix("").parts for path in PRODUCT if not path.name.startswith("__")]
+    names = [".".join(own if own[0] == "semtag" else ("semtag", *own)) for own in parts]
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_ALL, *names], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
 def test_the_command_line_loads_no_machine_learning() -> None:
-    code = "import sys, cluster.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    code = "import sys, semtag.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not set(loaded.split()) & {"torch", "ray", "vllm", "transformers", "trl", "numpy", "pyarrow", "datasets"}
 
 
 # Who joins paths below a run by hand, and why.
 JOINERS = {
-    "cluster/places.py": "it fetches any folder of a store",
-    "cluster/run_dir.py": "it names what is half-written, scratch or a lock, and copies logs",
-    "cluster/tag.py": "a tagging job lies in a folder of its own, which is no run",
-    "scoring/tag_texts.py": "a tagging job lies in a folder of its own, which is no run",
+    "store/locations.py": "it fetches any folder of a store",
+    "store/run_dir.py": "it names what is half-written, scratch or a lock, and copies logs",
+    "semtag/tag_job.py": "a tagging job lies in a folder of its own, which is no run",
+    "semtag/tag_corpus.py": "a tagging job lies in a folder of its own, which is no run",
 }
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import main
-from cluster.layout import RunLayout, Step
-from cluster.pipeline import MODULES, steps_of
-from cluster.places import place_at
-from cluster.run_dir import STAGE_SECTIONS, RunDir
-from cluster.stage import UNITS
-from configs.load import load_config
-from configs.schema import Config
+from semtag.cli import main
+from semtag.cluster.stage_process import UNITS
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config
+from semtag.pipeline import MODULES, steps_of
+from semtag.store.layout import RunLayout, Step
+from semtag.store.locations import place_at
+from semtag.store.run_dir import STAGE_SECTIONS, RunDir
 from tests.conftest import ROOT
 
 GAINED, NOTHING = {"value": 0.1, "low": 0.05, "high": 0.15}, {"value": 0.0, "low": -0.005, "high": 0.005}

@@ -16,13 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster import lease as leases
-from cluster.layout import Step
-from cluster.lease import file_lock, lease
-from cluster.pipeline import run_module
-from cluster.run_dir import RunDir
-from configs.errors import UserError
-from configs.load import load_config
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.pipeline import run_module
+from semtag.store import lease as leases
+from semtag.store.layout import Step
+from semtag.store.lease import file_lock, lease
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT
 from tests.test_one_writer import wait_for
 

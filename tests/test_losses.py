@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.losses import LOSSES, ipo, ipo_margin, lipo_lambda, plackett_luce, ranks, rescaled, sigmoid
+from semtag.training.losses import LOSSES, ipo, ipo_margin, lipo_lambda, plackett_luce, ranks, rescaled, sigmoid
 
 EVERY = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from training.merge import merge
+from semtag.training.merge import merge
 
 ODD = {"do_sample": False, "temperature": 0.9, "top_p": 0.6, "eos_token_id": [2, 3]}
 

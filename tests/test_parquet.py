@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.parquet import ROWS_PER_GROUP, ROWS_PER_LARGE_GROUP, RowWriter, TableWriter, read_tables
-from configs.data import Data
-from generation.readers import read_rows
+from semtag.configs.data import Data
+from semtag.generation.readers import read_rows
+from semtag.store.parquet import ROWS_PER_GROUP, ROWS_PER_LARGE_GROUP, RowWriter, TableWriter, read_tables
 
 GROUPS = 30
 SCHEMA = pa.schema([("text", pa.binary())])
@@ -35,7 +35,7 @@ def groups(file: Path) -> list[int]:
 
 
 def test_large_rows_are_flushed_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.parquet.BYTES_PER_GROUP", 1000)
+    monkeypatch.setattr("semtag.store.parquet.BYTES_PER_GROUP", 1000)
     schema = pa.schema([("text", pa.string()), ("number", pa.int64())])
     with RowWriter(tmp_path / "rows.parquet", schema) as out:
         for number in range(10):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from generation.parse import Parsed, answer_of, answer_pattern, parse, same_answer_key
+from semtag.generation.parse import Parsed, answer_of, answer_pattern, parse, same_answer_key
 
 WORDS = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8).map(
     lambda word: unicodedata.normalize("NFC", word)

@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 
-from cluster.placement import Need, Node, check_fits, check_training_fits, needs_of, node_of, offer, table
-from configs.errors import UserError
-from configs.load import load_config
+from semtag.cluster.placement import Need, Node, check_fits, check_training_fits, needs_of, node_of, offer, table
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
 from tests.conftest import ROOT, TINY
 
 H100 = frozenset({"H100"})

@@ -7,14 +7,14 @@ import pytest
 from transformers import GenerationConfig
 
 from benchmarks.small_models import save_random_llama
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import Config
-from generation.preflight import check_model
-from generation.prompts import load_tokenizer
-from scoring.rank_texts import rank
+from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config
+from semtag.generation.preflight import check_model
+from semtag.generation.prompts import load_tokenizer
+from semtag.scoring.rank import rank
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT
 
 TURNS = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + END }}{% endfor %}"

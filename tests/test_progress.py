@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from cluster.progress import LINE_EVERY_SECONDS, Counts, Progress
-from cluster.repeating import repeating
-from cluster.stage import describe
+from semtag.cluster.progress import LINE_EVERY_SECONDS, Counts, Progress
+from semtag.cluster.stage_process import describe
+from semtag.store.background import repeating
 
 
 class Clock:
@@ -97,7 +97,7 @@ def test_work_that_fails_once_goes_on_and_is_done_once_more_at_the_end() -> None
 
 
 def test_a_silent_cluster_ends_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.repeating.PATIENCE", 0.01)
+    monkeypatch.setattr("semtag.store.background.PATIENCE", 0.01)
     asked, answer = threading.Event(), threading.Event()
 
     def ask() -> None:

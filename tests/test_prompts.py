@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.small_models import SPECIAL, build_tokenizer
-from configs.schema import Prompt
-from generation.prompts import Chat, broken, rendered, spellings_of
+from semtag.configs.schema import Prompt
+from semtag.generation.prompts import Chat, broken, rendered, spellings_of
 from tests.conftest import SYSTEM, TEXTS
 
 TOKENIZER = build_tokenizer([*TEXTS, SYSTEM])

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cluster.layout import Step
-from cluster.rounds import delivered_round
-from cluster.run_dir import RunDir
-from configs.load import load_config
+from semtag.configs.load import load_config
+from semtag.store.layout import Step
+from semtag.store.rounds import delivered_round
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT, semtag
 
 TOKEN = "hf_of_the_test"

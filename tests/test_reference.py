@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from cluster.progress import Progress
-from configs.schema import Model
-from generation.prompts import load_tokenizer
+from semtag.cluster.progress import Progress
+from semtag.configs.schema import Model
+from semtag.generation.prompts import load_tokenizer
+from semtag.training.reference import audited, settle
+from semtag.training.tokenized import tokenized
+from semtag.training.trainer import PreferenceTrainer
 from tests.test_training import losses, trainer_for
-from training.data import tokenized
-from training.reference import audited, settle
-from training.trainer import PreferenceTrainer
 
 
 @pytest.fixture(scope="module")

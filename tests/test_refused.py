@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.family import kind_of
 from benchmarks.small_models import save_random_llama
-from configs.load import load_config
-from generation.decoding import Decoding
+from semtag.configs.load import load_config
+from semtag.generation.decoding import Decoding
 from tests.conftest import ROOT, TINY
 from tests.test_sampler import Engine
 

@@ -13,15 +13,15 @@ from hypothesis import given as given_any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from cluster.parquet import read_rows
-from cluster.run_dir import RunDir, check_rejected
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import Config, Data
-from generation.readers import Row
-from generation.records import SAMPLED
-from generation.replay import Given, Replay, known_ids, read_candidates
-from generation.texts import Texts
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config, Data
+from semtag.generation.readers import Row
+from semtag.generation.records import SAMPLED
+from semtag.generation.replay import Given, Replay, known_ids, read_candidates
+from semtag.generation.texts import Texts
+from semtag.store.parquet import read_rows
+from semtag.store.run_dir import RunDir, check_rejected
 from tests.conftest import ROOT, TINY, semtag, tiny_demo, tiny_model
 
 

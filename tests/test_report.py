@@ -11,17 +11,17 @@ import jsonschema
 import numpy as np
 import pytest
 
-from cluster.cli import build_parser
-from cluster.parquet import RowWriter
-from cluster.run_dir import RunDir
-from cluster.summary import REPORT_SCHEMA
-from evaluation.corpus import Corpus
-from evaluation.estimates import compare, examples, format_change
-from evaluation.evaluate import margins
-from evaluation.page import FOLDER, axis, effect, for_script, place, shown
-from evaluation.report import PICTURES, write_pages
-from evaluation.verdict import verdict
-from scoring.records import PAIR
+from semtag.cli import build_parser
+from semtag.evaluation.corpus import Corpus
+from semtag.evaluation.estimates import compare, examples, format_change
+from semtag.evaluation.evaluate import margins
+from semtag.evaluation.page import FOLDER, axis, effect, for_script, place, shown
+from semtag.evaluation.report import PICTURES, write_pages
+from semtag.evaluation.terminal import REPORT_SCHEMA
+from semtag.evaluation.verdict import verdict
+from semtag.scoring.records import PAIR
+from semtag.store.parquet import RowWriter
+from semtag.store.run_dir import RunDir
 from tests.report_fixture import ATTACK, ESCAPES, interval, some_corpus, some_report
 
 SCHEMA = json.loads((FOLDER / "report_schema.json").read_text())

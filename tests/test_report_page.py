@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from evaluation.compare_runs import compare_runs
-from evaluation.report import write_pages
+from semtag.evaluation.compare_runs import compare_runs
+from semtag.evaluation.report import write_pages
 from tests.report_fixture import ATTACK, some_report
 from tests.test_report import run_of
 

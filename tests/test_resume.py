@@ -15,9 +15,9 @@ from ray.cluster_utils import Cluster
 from benchmarks.chaos import Torment
 from benchmarks.family import Family, kind_of
 from benchmarks.kills import KILL, compare, compare_runs, count_finished, start
-from cluster.layout import Step
-from cluster.places import write_json
-from cluster.run_dir import RunDir
+from semtag.store.layout import Step
+from semtag.store.locations import write_json
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT, semtag, tiny_demo
 
 OFTEN = ["sampling.batch_size=4", "sampling.in_flight=1"]
@@ -63,7 +63,7 @@ def test_a_lost_node_costs_nothing(finished_run: Path, tmp_path: Path) -> None:
         arguments = tiny_demo(tmp_path, f"cluster.address={cluster.address}", *OFTEN)
         run = tmp_path / "demo"
         finished = RunDir(run).layout.round(1).sampled_ids
-        job = subprocess.Popen([sys.executable, "-m", "cluster.cli", "rank", *arguments], cwd=ROOT)
+        job = subprocess.Popen([sys.executable, "-m", "semtag", "rank", *arguments], cwd=ROOT)
         deadline = time.monotonic() + 300
         while not count_finished(finished):
             assert job.poll() is None and time.monotonic() < deadline

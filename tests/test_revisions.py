@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from benchmarks.small_models import build_tokenizer, save_random_llama
-from cluster.layout import Step
-from cluster.places import is_hub_name, local_folder
-from cluster.plan import check_model
-from cluster.rounds import base_of, start_of
-from cluster.run_dir import RunDir, shaping_values
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import Config, Data
-from generation.prompts import load_tokenizer
-from generation.readers import read_rows
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config, Data
+from semtag.generation.prompts import load_tokenizer
+from semtag.generation.readers import read_rows
+from semtag.plan import check_model
+from semtag.store.layout import Step
+from semtag.store.locations import is_hub_name, local_folder
+from semtag.store.rounds import base_of, start_of
+from semtag.store.run_dir import RunDir, shaping_values
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo.yaml"
@@ -102,7 +102,7 @@ def test_a_dataset_is_read_of_its_revision(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_adapter_says_which_revision_it_is_for(hub: Path) -> None:
     from peft import get_peft_model
 
-    from training.ranks import load_base, lora_config
+    from semtag.training.worker import load_base, lora_config
 
     training = config_of().training
     loaded = load_base(local_folder("me/tiny@v1"), training)

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from cluster.layout import Step
-from cluster.parquet import RowWriter
-from cluster.progress import Progress
-from cluster.rounds import delivered_round, last_round, round_lines, start_of, trained_rounds
-from cluster.run_dir import RunDir
-from configs.errors import UserError
-from configs.load import dump_config, load_config
-from configs.schema import Config
-from evaluation.validate import validate
-from generation.decoding import greedy
-from generation.records import SAMPLED, TEXT, candidate_row
+from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
+from semtag.configs.load import dump_config, load_config
+from semtag.configs.schema import Config
+from semtag.evaluation.validate import validate
+from semtag.generation.decoding import greedy
+from semtag.generation.records import SAMPLED, TEXT, candidate_row
+from semtag.store.layout import Step
+from semtag.store.parquet import RowWriter
+from semtag.store.rounds import delivered_round, last_round, round_lines, start_of, trained_rounds
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo.yaml"
@@ -182,8 +182,8 @@ def test_the_gain_of_each_round_by_hand(tmp_path: Path, monkeypatch: pytest.Monk
         models.append(model)
         answered(folder, written[model])
 
-    monkeypatch.setattr("evaluation.validate.sample_and_score", sample)
-    monkeypatch.setattr("evaluation.validate.ray_session", contextlib.nullcontext)
+    monkeypatch.setattr("semtag.evaluation.validate.sample_and_score", sample)
+    monkeypatch.setattr("semtag.evaluation.validate.ray_session", contextlib.nullcontext)
     first, second = (validate(run, config, Progress("validate", "answers"), number) for number in (1, 2))
     assert models == list(written)  # the untouched model is asked once
     # Malformed answers count 0: those of the untouched model are 0.4, 0, 0, 0.

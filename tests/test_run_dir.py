@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from cluster.layout import Step
-from cluster.places import write_json
-from cluster.run_dir import RunDir, shaping_values
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import Config
-from scoring.verify import main as verify
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config
+from semtag.store.layout import Step
+from semtag.store.locations import write_json
+from semtag.store.run_dir import RunDir, shaping_values
+from semtag.verify import main as verify
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -127,13 +127,13 @@ def test_an_older_folder_is_there_until_the_new_one_is(
 ) -> None:
     run, there = begun(tmp_path), list[bool]()
     if not exchanged:  # as on a network's disk
-        monkeypatch.setattr("cluster.places.LIBC", SimpleNamespace(renameat2=lambda *_: -1))
+        monkeypatch.setattr("semtag.store.locations.LIBC", SimpleNamespace(renameat2=lambda *_: -1))
 
     def removing(folder: Path) -> None:
         there.append((run.layout.texts / "new").exists())
         shutil.rmtree(folder, ignore_errors=True)
 
-    monkeypatch.setattr("cluster.places.remove", removing)
+    monkeypatch.setattr("semtag.store.locations.remove", removing)
     for content in ("old", "new"):
         with run.writing(run.layout.texts) as folder:
             (folder / content).write_text("x")
@@ -183,7 +183,7 @@ def test_what_a_killed_step_left_goes_when_it_is_done(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    code = f"from cluster.run_dir import RunDir\nwith RunDir({str(run.path)!r}).lock(): print('in')"
+    code = f"from semtag.store.run_dir import RunDir\nwith RunDir({str(run.path)!r}).lock(): print('in')"
     with run.lock():
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=DEMO.parent.parent)
     assert "Another process works on" in other.stderr

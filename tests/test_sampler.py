@@ -13,18 +13,18 @@ import pytest
 import torch
 from datasets import Dataset
 
-from cluster.progress import Counts, Progress
-from configs.load import load_config
-from configs.schema import Config, Model, Prompt
-from generation.decoding import Decoding, greedy, sampled
-from generation.parse import answer_pattern
-from generation.prompts import PLAIN_TEMPLATE, build_messages, load_tokenizer, takes_system_role
-from generation.records import TEXT
-from generation.sampler import Sampler, engine_arguments, sampling_parameters, seed_of
+from semtag.cluster.progress import Counts, Progress
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config, Model, Prompt
+from semtag.generation.decoding import Decoding, greedy, sampled
+from semtag.generation.parse import answer_pattern
+from semtag.generation.prompts import PLAIN_TEMPLATE, build_messages, load_tokenizer, takes_system_role
+from semtag.generation.records import TEXT
+from semtag.generation.sampler import Sampler, engine_arguments, sampling_parameters, seed_of
+from semtag.training.reference import settle
+from semtag.training.tokenized import tokenized
 from tests.conftest import ROOT, TINY, tiny_model
 from tests.test_training import losses, trainer_for
-from training.data import tokenized
-from training.reference import settle
 
 TEXTS = ["The governor holds the speed of a steam engine.", "Bees make honey in a hive.", "Glass is sand and ash."]
 

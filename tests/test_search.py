@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.errors import UserError
-from configs.schema import Evaluation, Scoring
-from evaluation.classification import Inference
-from evaluation.documents import Directions, directions_of, document_strings, ways_to_read
-from evaluation.measures import words_of
-from evaluation.search import (
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Evaluation, Scoring
+from semtag.evaluation.classification import Inference
+from semtag.evaluation.documents import Directions, directions_of, document_strings, ways_to_read
+from semtag.evaluation.measures import words_of
+from semtag.evaluation.search import (
     cross_encoder,
     figures_of,
     fusion,
@@ -25,7 +25,7 @@ from evaluation.search import (
     reranked,
     search,
 )
-from scoring.embedder import Embedder
+from semtag.scoring.embedder import Embedder
 
 EVALUATION = Evaluation(resamples=200)
 

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.places import local_folder
-from cluster.progress import Counts
-from configs.errors import UserError
-from configs.schema import Scoring
-from generation.records import SAMPLED, sampled_counts
-from scoring.embedder import Embedder, Scorer
-from scoring.similarity import cosine, rank_candidates, score_rows, tag_string
+from semtag.cluster.progress import Counts
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Scoring
+from semtag.generation.records import SAMPLED, sampled_counts
+from semtag.scoring.embedder import Embedder, Scorer
+from semtag.scoring.similarity import cosine, rank_candidates, score_rows, tag_string
+from semtag.store.locations import local_folder
 
 
 def test_cosine_by_hand() -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from cluster.cli import main
-from cluster.places import write_json
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
-from cluster.tag import tag
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import Config
-from generation.source_state import check_source, source_state
-from generation.texts import prepare
+from semtag.cli import main
+from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config
+from semtag.generation.source_state import check_source, source_state
+from semtag.generation.texts import prepare
+from semtag.store.locations import write_json
+from semtag.store.run_dir import RunDir
+from semtag.tag_job import tag
 from tests.conftest import ROOT
 
 LINES = "".join(f'{{"text": "Text number {number}."}}\n' for number in range(40))

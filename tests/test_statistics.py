@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.statistics import (
+from semtag.evaluation.statistics import (
     bootstrap_d,
     bootstrap_mean,
     holm,

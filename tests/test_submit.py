@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.parquet import read_rows
-from cluster.run_dir import RunDir
-from cluster.session import LOOPBACK
-from cluster.submit import _connect, entrypoint, say_what_is_sent, sent
-from configs.errors import UserError
+from semtag.cluster.ray_session import LOOPBACK
+from semtag.cluster.submit import _connect, entrypoint, say_what_is_sent, sent
+from semtag.configs.errors import UserError
+from semtag.store.parquet import read_rows
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT, semtag, tiny_demo
 
 BIN = Path(sys.executable).parent
@@ -45,7 +45,7 @@ class Head:
         )
 
     def submit(self, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "cluster.cli", "submit", *arguments, "--address", self.url, **changes)
+        return self.run(sys.executable, "-m", "semtag", "submit", *arguments, "--address", self.url, **changes)
 
     def listeners(self) -> set[str]:
         """Addresses on which the head and all its children listen."""
@@ -108,7 +108,7 @@ def head() -> Iterator[Head]:
 @pytest.mark.cluster
 def test_ray_s_own_command_does_the_demo_s_ranking(head: Head, finished_run: Path, tmp_path: Path) -> None:
     arguments = ["rank", *tiny_demo(tmp_path, "cluster.address=auto")]
-    job = ["job", "submit", "--address", head.url, "--working-dir", ".", "--", "python", "-m", "cluster.cli"]
+    job = ["job", "submit", "--address", head.url, "--working-dir", ".", "--", "python", "-m", "semtag"]
     with (tmp_path / "job.log").open("w") as log:
         submitted = subprocess.Popen([str(BIN / "ray"), *job, *arguments], cwd=ROOT, env=head.environment, stdout=log)
         listened: set[str] = set()
@@ -162,7 +162,7 @@ def test_a_job_that_the_cluster_cannot_hold_ends_at_once(head: Head, finished_ru
 
 @pytest.mark.cluster
 def test_ctrl_c_leaves_the_job_alone(head: Head, finished_run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cluster.cli", "submit", *replay(finished_run, tmp_path), "--stage", "rank"]
+    command = [sys.executable, "-m", "semtag", "submit", *replay(finished_run, tmp_path), "--stage", "rank"]
     following = subprocess.Popen(
         [*command, "--address", head.url], cwd=ROOT, env=head.environment, stdout=-1, stderr=-2, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
@@ -184,7 +184,7 @@ def test_ctrl_c_leaves_the_job_alone(head: Head, finished_run: Path, tmp_path: P
 @pytest.mark.cluster
 def test_what_the_user_can_mend(head: Head, tmp_path: Path) -> None:
     def fails(*arguments: str, **changes: str | None) -> str:
-        done = head.run(sys.executable, "-m", "cluster.cli", *arguments, **changes)
+        done = head.run(sys.executable, "-m", "semtag", *arguments, **changes)
         assert done.returncode == 2, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         assert head.environment["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr
@@ -222,7 +222,7 @@ def test_nothing_is_sent_that_could_not_work(tmp_path: Path) -> None:
 
 def test_the_job_s_command() -> None:
     command = entrypoint(str(ROOT / "configs" / "demo.yaml"), ["run.root=/mnt/my runs"], "rank", ROOT)
-    assert command == "python -m cluster.cli rank configs/demo.yaml cluster.address=auto 'run.root=/mnt/my runs'"
+    assert command == "python -m semtag rank configs/demo.yaml cluster.address=auto 'run.root=/mnt/my runs'"
 
 
 # What people keep in a checkout, beside the code of a job.

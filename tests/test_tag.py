@@ -18,17 +18,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.parquet import RowWriter
-from cluster.progress import Counts
-from cluster.run_dir import RunDir
-from cluster.tag import _config_of_model, _config_of_run
-from configs.data import Data
-from configs.errors import UserError
-from configs.load import load_config
-from generation.records import SAMPLED, sampled_counts
-from generation.vote import elect
-from scoring.tag_files import WRITERS
-from scoring.tag_texts import ROW, _joined
+from semtag.cluster.progress import Counts
+from semtag.configs.data import Data
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.generation.records import SAMPLED, sampled_counts
+from semtag.generation.vote import elect
+from semtag.store.parquet import RowWriter
+from semtag.store.run_dir import RunDir
+from semtag.tag_corpus import ROW, _joined
+from semtag.tag_files import WRITERS
+from semtag.tag_job import _config_of_model, _config_of_run
 from tests.conftest import ROOT, TEXTS, semtag, tiny_model
 from tests.test_cli import fails
 
@@ -95,7 +95,7 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     out, whole = tmp_path / "tags.jsonl", tmp_path / "whole.jsonl"
     options = ["--data", str(corpus), "--constrained", "data.column=body"]
     options += ["sampling.batch_size=10", "sampling.in_flight=1"]
-    command = [sys.executable, "-m", "cluster.cli", "tag", str(finished_run), *options, "--out", str(out)]
+    command = [sys.executable, "-m", "semtag", "tag", str(finished_run), *options, "--out", str(out)]
     job = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     finished = tmp_path / "tags.jsonl.unfinished" / "finished"
     deadline = time.monotonic() + 300

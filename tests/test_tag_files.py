@@ -16,19 +16,19 @@ from datasets import Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.parquet import RowWriter, count_rows, read_rows
-from cluster.places import Place, write_json
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
-from cluster.stage import describe
-from cluster.tag import _config_of_run, job_file, tag
-from configs.data import Data
-from configs.errors import UserError
-from configs.load import load_config
-from generation.records import SAMPLED, candidate_row
-from scoring import tag_texts
-from scoring.tag_columns import keep_columns
-from scoring.tag_texts import ROW
+from semtag import tag_corpus as tag_texts
+from semtag.cluster.progress import Progress
+from semtag.cluster.stage_process import describe
+from semtag.configs.data import Data
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.generation.records import SAMPLED, candidate_row
+from semtag.store.locations import Place, write_json
+from semtag.store.parquet import RowWriter, count_rows, read_rows
+from semtag.store.run_dir import RunDir
+from semtag.tag_columns import keep_columns
+from semtag.tag_corpus import ROW
+from semtag.tag_job import _config_of_run, job_file, tag
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo.yaml"
@@ -142,7 +142,7 @@ def test_labels_without_a_name_are_their_numbers(tmp_path: Path, monkeypatch: py
 
 
 def test_values_without_types_keep_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scoring.tag_columns.CHUNK", 2)
+    monkeypatch.setattr("semtag.tag_columns.CHUNK", 2)
     rows: list[dict[str, Any]] = [
         {"text": "one mill", "day": "2024-06-01", "at": "2024-06-01T12:00:00", "late": None, "number": 2**60},
         {"text": "one boat", "day": "2024-06-02", "mixed": 7, "score": float("nan"), "empty": {}},

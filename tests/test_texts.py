@@ -13,20 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.parquet import read_rows as read_parquet
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
-from configs.data import Data
-from configs.errors import UserError
-from configs.load import load_config, validate
-from configs.rounds import Rounds
-from configs.schema import Config
-from generation.files import locate
-from generation.readers import Row, read_rows
-from generation.texts import (
+from semtag.cluster.progress import Progress
+from semtag.configs.data import Data
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config, validate
+from semtag.configs.rounds import Rounds
+from semtag.configs.schema import Config
+from semtag.generation.files import locate
+from semtag.generation.readers import Row, read_rows
+from semtag.generation.texts import (
     HELD_OUT,
     VALIDATION,
-    IdSet,
     Texts,
     assign,
     hold_out,
@@ -36,6 +33,9 @@ from generation.texts import (
     split_key,
     text_id,
 )
+from semtag.store.hashing import IdSet
+from semtag.store.parquet import read_rows as read_parquet
+from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo.yaml"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.documents import Documents
-from evaluation.topic_map import hierarchy, month_of, over_time, points
-from evaluation.topics import Clustering, cluster, coherence, diversity, figures_of, npmi, top_words, topics
+from semtag.evaluation.documents import Documents
+from semtag.evaluation.topic_map import hierarchy, month_of, over_time, points
+from semtag.evaluation.topics import Clustering, cluster, coherence, diversity, figures_of, npmi, top_words, topics
 from tests.test_search import bag_of_words
 
 THEMES = {

@@ -10,14 +10,14 @@ import pytest
 import torch
 from datasets import Dataset
 
-from cluster.parquet import RowWriter
-from cluster.progress import Progress
-from cluster.run_dir import RunDir
-from configs.errors import UserError
-from scoring.records import LIST
-from training.data import TOKENIZED, split
-from training.lists import ListCollator
-from training.trainer import ShowProgress
+from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
+from semtag.scoring.records import LIST
+from semtag.store.parquet import RowWriter
+from semtag.store.run_dir import RunDir
+from semtag.training.packing import ListCollator
+from semtag.training.tokenized import TOKENIZED, split
+from semtag.training.trainer import ShowProgress
 
 
 def lists(texts: int) -> Dataset:

@@ -11,18 +11,18 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from cluster.parquet import RowWriter
-from configs.errors import UserError
-from configs.schema import Model
-from configs.training import Lora, Training
-from generation.prompts import load_tokenizer, prompt_ids
-from scoring.records import PAIR
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Model
+from semtag.configs.training import Lora, Training
+from semtag.generation.prompts import load_tokenizer, prompt_ids
+from semtag.scoring.records import PAIR
+from semtag.store.parquet import RowWriter
+from semtag.training.cpu_kernels import lean_head_on_cpus, utils
+from semtag.training.merge import merge
+from semtag.training.tokenized import load_rows
+from semtag.training.trainer import PreferenceTrainer, trainer_arguments
+from semtag.training.worker import last_checkpoint, load_base, lora_config
 from tests.conftest import asked, said
-from training.cpu_kernels import lean_head_on_cpus, utils
-from training.data import load_rows
-from training.merge import merge
-from training.ranks import last_checkpoint, load_base, lora_config
-from training.trainer import PreferenceTrainer, trainer_arguments
 
 
 @pytest.fixture(scope="module")

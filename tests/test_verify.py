@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cluster.run_dir import RunDir
-from scoring.verify import verify
+from semtag.store.run_dir import RunDir
+from semtag.verify import verify
 from tests.tampering import (
     Change,
     best,

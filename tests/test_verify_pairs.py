@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from cluster.parquet import read_tables
-from cluster.places import Place
-from cluster.run_dir import RunDir
-from configs.load import load_config
-from configs.schema import Config
-from scoring import verify_pairs
-from scoring.pairs import FORMAT
-from scoring.verify_pairs import Selection
+from semtag import verify_pairs
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config
+from semtag.scoring.pairs import FORMAT
+from semtag.store.locations import Place
+from semtag.store.parquet import read_tables
+from semtag.store.run_dir import RunDir
+from semtag.verify_pairs import Selection
 from tests.conftest import ROOT
 from tests.tampering import problems
 from tests.test_verify import PAIRS, TAMPERED

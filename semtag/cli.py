@@ -1,0 +1,79 @@
+"""The command line: one module a command. Imports no machine learning, so that `semtag --help` answers at once."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from semtag.cluster.stage_process import name_error, print_anywhere
+from semtag.commands import evaluate, judge, pairs, push, rank, report, run, submit, tag, train, verify
+from semtag.configs.errors import UserError
+
+EPILOG = """\
+examples:
+  semtag run configs/demo.yaml                          the whole job on this machine, some minutes
+  semtag run configs/demo.yaml data.path=my.jsonl run.name=mine
+  semtag run configs/zephyr_squad.yaml --dry-run        what a run would do
+  semtag submit configs/cluster_millions.yaml           the whole job on a Ray cluster
+  semtag verify runs/demo                               prove that nothing was lost
+  semtag tag runs/demo --data news.jsonl --out tagged.jsonl data.column=body
+  semtag judge runs/demo                                a page on which a person compares base and tuned
+
+A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
+Every key is explained in configs/schema.py, data.py and training.py; a wrong one gets the nearest known name.
+A key of type text takes what follows the = as it is, without quotes; null is no text where a key may be empty."""
+
+# In the order of the help.
+COMMANDS = {
+    "run": run,
+    "rank": rank,
+    "pairs": pairs,
+    "train": train,
+    "evaluate": evaluate,
+    "submit": submit,
+    "verify": verify,
+    "report": report,
+    "push": push,
+    "tag": tag,
+    "judge": judge,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `semtag` script; returns the exit status (0 well, 1 failed, 2 the user can mend it)."""
+    print_anywhere()
+    arguments = _parse(argv)
+    try:
+        return COMMANDS[arguments.command].run(arguments)
+    except (UserError, OSError) as error:
+        user_error = error if isinstance(error, UserError) else name_error(error)
+        if user_error is None:
+            raise
+        print(f"error: {user_error}", file=sys.stderr)
+        return 2
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand anywhere, also behind options, where argparse does not look for them."""
+    parser = build_parser()
+    arguments, left = parser.parse_known_args(argv)
+    if "overrides" in arguments and all("=" in one and not one.startswith("-") for one in left):
+        arguments.overrides += left
+    elif left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="semtag",
+        description="Turns a pile of texts into a tagger, without one human label.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        more = getattr(command, "MORE", "")
+        own = commands.add_parser(name, help=command.HELP, description=f"semtag {name}: {command.HELP}. {more}")
+        command.add(own)
+    return parser

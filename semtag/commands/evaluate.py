@@ -1,0 +1,14 @@
+"""`semtag evaluate`: the report of a run."""
+
+from argparse import Namespace
+
+from semtag.commands.arguments import add_steps, do
+from semtag.store.layout import Step
+
+HELP = "base against tuned on the held-out texts -> report"
+add = add_steps
+
+
+def run(arguments: Namespace) -> int:
+    """Do what is not done yet."""
+    return do(arguments, {Step("evaluate")})

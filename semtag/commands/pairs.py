@@ -1,0 +1,14 @@
+"""`semtag pairs`: the pairs and lists of a round."""
+
+from argparse import Namespace
+
+from semtag.commands.arguments import add_round, do
+from semtag.store.layout import Step
+
+HELP = "ranked lists -> preference pairs and lists"
+add = add_round
+
+
+def run(arguments: Namespace) -> int:
+    """Do what is not done yet."""
+    return do(arguments, {Step("pairs", arguments.round)})

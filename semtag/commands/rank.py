@@ -1,0 +1,14 @@
+"""`semtag rank`: the texts, and the ranked lists of a round."""
+
+from argparse import Namespace
+
+from semtag.commands.arguments import add_round, do
+from semtag.store.layout import Step
+
+HELP = "texts -> candidates -> scores -> ranked lists"
+add = add_round
+
+
+def run(arguments: Namespace) -> int:
+    """Do what is not done yet."""
+    return do(arguments, {Step("texts"), Step("rank", arguments.round)})

@@ -1,0 +1,14 @@
+"""`semtag train`: the training of a round."""
+
+from argparse import Namespace
+
+from semtag.commands.arguments import add_round, do
+from semtag.store.layout import Step
+
+HELP = "pairs -> adapter, and the weights with it merged in"
+add = add_round
+
+
+def run(arguments: Namespace) -> int:
+    """Do what is not done yet."""
+    return do(arguments, {Step("train", arguments.round)})

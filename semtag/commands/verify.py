@@ -1,0 +1,36 @@
+"""`semtag verify`: each check of a run with what is wrong."""
+
+from argparse import ArgumentParser, Namespace
+
+from semtag.commands.arguments import add_run
+from semtag.store.locations import naming_store
+from semtag.store.run_dir import RunDir
+
+HELP = "check a run's files against every invariant; exit status 0 or 1"
+SHOWN = 20  # problems of a check
+
+
+def add(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_run(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Print each check with what is wrong; returns 0 when all is well, else 1."""
+    from semtag.verify import verify
+
+    run = RunDir(arguments.run)
+    with naming_store(run.path):
+        run.config()  # what is no run directory gets no lock file
+        with run.lock(reading=True):
+            found = verify(run)
+    for name, problems in found.items():
+        print(f"  {'FAIL' if problems else 'ok':<5} {name}")
+        for problem in problems[:SHOWN]:
+            print(f"        {problem}")
+        if len(problems) > SHOWN:
+            print(f"        and {len(problems) - SHOWN:,} more")
+    bad = sum(map(len, found.values()))
+    outcome = f"{bad:,} problems" if bad else "every check holds" if found else "nothing is finished yet"
+    print(f"{arguments.run}: {outcome}")
+    return 1 if bad else 0

@@ -1,0 +1,193 @@
+"""A tagger's tags for every row of any data, in the data's order: data -> texts -> answers -> one file.
+
+A text that stands in several rows is tagged once. What cannot be tagged goes to `<out>.rejects.jsonl` with its reason.
+"""
+
+import argparse
+import glob
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from semtag.cluster.progress import Progress
+from semtag.cluster.ray_session import ray_session
+from semtag.cluster.stage_process import as_process
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config
+from semtag.generation.cells import as_json
+from semtag.generation.decoding import greedy, sampled
+from semtag.generation.preflight import check_model
+from semtag.generation.readers import read_rows as read_data
+from semtag.generation.records import TEXT
+from semtag.generation.source_state import source_state
+from semtag.generation.texts import Texts, shown
+from semtag.scoring.finished import finish
+from semtag.scoring.pipeline import sample_and_score
+from semtag.store.locations import Place, remove, write_json
+from semtag.store.parquet import RowWriter, count_rows, read_rows
+from semtag.store.rounds import base_of
+from semtag.store.run_dir import RunDir
+from semtag.tag_columns import keep_columns
+from semtag.tag_files import TAGS, WRITERS, Record, Tagged, json_line
+from semtag.tag_job import job_file, rejects_of
+
+# A row of the data as it came, with the id of its text, or the reason that it has none.
+ROW = pa.schema([("text_id", pa.int64()), ("reason", pa.string()), ("row", pa.string())])
+CHUNK = 1024  # rows that are looked up together
+
+
+@dataclass
+class Counts:
+    """What became of the rows, each by kind."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    defects: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    cut: int = 0  # longer than the scoring model reads: scored by their beginnings
+
+
+def tag(work: RunDir, progress: Progress) -> Record:
+    """Do the job that lies in the folder `work`, or what is left of it, and remove the folder; returns the counts."""
+    job, config = json.loads(job_file(work).read_text(encoding="utf-8")), work.config()
+    if not work.layout.texts.exists():
+        with work.writing(work.layout.texts) as folder:
+            write_json(folder / work.layout.source_state.name, source_state(config.data))
+            _read(folder, config, progress)
+            if job["out"].endswith(".parquet"):
+                _keep_columns(folder, config, progress)
+    counts = _answer(work, job, config, progress)
+    remove(work.path)
+    return counts
+
+
+def _read(folder: Path, config: Config, progress: Progress) -> None:
+    """Write the distinct texts to tag, all rows in their order, and the names of their columns."""
+    texts, columns = Texts(config.data), dict[str, None]()
+    with RowWriter(folder / "texts.parquet", TEXT) as distinct, RowWriter(folder / "rows.parquet", ROW) as rows:
+        for row in read_data(config.data, progress.say):
+            record = texts.take(row)
+            if "reason" not in record:
+                distinct.write(record)
+            usable = "text_id" in record  # of a row seen before as well
+            reason = None if usable else record["reason"]
+            rows.write({"text_id": record.get("text_id"), "reason": reason, "row": as_json(row.values)})
+            columns |= dict.fromkeys(row.values if usable else ())
+    texts.check()
+    if taken := columns.keys() & set(TAGS.names):
+        raise UserError(f"The data has columns of the names that tags get: {sorted(taken)}.", "Rename them.")
+    (folder / "columns.json").write_text(json.dumps([*columns]), encoding="utf-8")
+
+
+def _keep_columns(folder: Path, config: Config, progress: Progress) -> None:
+    names = json.loads((folder / "columns.json").read_text(encoding="utf-8"))
+    if mixed := keep_columns(folder / "columns.parquet", config.data, folder / "rows.parquet", names):
+        progress.say(f"columns with values of several types, as JSON text in the Parquet file: {', '.join(mixed)}")
+
+
+def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Record:
+    """Have the model answer the texts that it has not answered yet, and write all; returns the counts."""
+    texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
+    check_model(base_of(config), config, trained=False)
+    votes, constrained = job["votes"], job["constrained"]
+    by_vote = f", by {votes} votes each" if votes > 1 else ""
+    progress.say(f"tagging {count_rows(texts):,} texts{by_vote}")
+    decoding = greedy(config, "tag", constrained)
+    if votes > 1:
+        decoding = sampled(config, "tag", votes, constrained, vote=True)
+
+    def sample(done: np.ndarray, last: bool) -> None:
+        if len(done):
+            progress.say(f"{len(done):,} of them were tagged before")
+        model, score = base_of(config), job["score"]
+        with ray_session(config):
+            sample_and_score(texts, answers, config, model, [decoding], progress, finished, done, score, last)
+
+    column = config.data.column
+    return finish(texts, answers, finished, progress, sample, lambda files: _write(work, job, files, column))
+
+
+def _write(work: RunDir, job: Record, answers: list[Place], column: str) -> Record:
+    """Join rows and answers into the file, and the rejects into theirs; each appears whole."""
+    out = work.here.with_name(job["out"])
+    counts = Counts()
+    with work.scratch("joined") as scratch:
+        whole, rejects = scratch / out.name, scratch / "rejects.jsonl"
+        with rejects.open("wb") as bad:
+            rows = _tagged(_joined(work, answers, column, scratch), counts, bad)
+            WRITERS[out.suffix](whole, rows, work.here / "texts")
+        if counts.rejected:
+            rejects.replace(rejects_of(out))
+        whole.replace(out)
+    return {
+        "rows": counts.formats.total() + counts.rejected.total(),
+        "tagged": counts.formats.total(),
+        "formats": dict(counts.formats),
+        "defects": dict(counts.defects),
+        "rejected": dict(counts.rejected),
+        **({"cut_when_scored": counts.cut} if counts.cut else {}),
+        "file": str(out),
+    }
+
+
+def _tagged(joined: Iterator[tuple[Record, Record]], counts: Counts, bad: BinaryIO) -> Tagged:
+    """Each row with its tags; those that have none are written to the rejects, and all are counted."""
+    for row, answer in joined:
+        if reason := answer["reason"]:
+            counts.rejected[reason] += 1
+            bad.write(json_line({"reason": reason, "row": row}))
+            yield row, None
+            continue
+        [found] = answer["candidates"]
+        counts.formats[found["format"]] += 1
+        counts.cut += bool(answer["cut"])
+        if found["reason"]:
+            counts.defects[found["reason"]] += 1
+        yield row, dict(zip(TAGS.names, (found["tags"], found["format"], found["score"]), strict=True))
+
+
+def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Iterator[tuple[Record, Record]]:
+    """Every row of the data in its order, with its text's answer, of schema SAMPLED, or the reason that it has none.
+
+    An answer belongs to a row when it is of the same text: two texts may have one id. Raises UserError when the `files`
+    of answers lack a text's.
+    """
+    from datasets import Dataset
+
+    columns = ["text_id", "text", "candidates", "reason", "cut"]
+    paths = [glob.escape(str(file)) for file in files]
+    # Memory-mapped: only the ids lie in memory, 8 bytes a text.
+    answers = Dataset.from_parquet(paths, cache_dir=str(scratch / "cache"), columns=columns).sort("text_id")
+    ids = answers.with_format("numpy")["text_id"][:]
+    rows = read_rows(work.layout.texts / "rows.parquet")
+    while chunk := list(islice(rows, CHUNK)):
+        wanted = [row["text_id"] for row in chunk if row["reason"] is None]
+        places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+        if (ids[places] != wanted).any():
+            raise UserError(f"{work.path} lacks answers to some texts.", "Remove that folder and tag anew.")
+        found = iter(answers.select(places).to_list() if wanted else [])
+        for record in chunk:
+            # JSON has no NaN.
+            row = json.loads(record["row"], parse_constant=lambda _: None)
+            answer = next(found) if record["reason"] is None else record
+            if record["reason"] is None and shown(answer["text"]) != shown(row[column]):
+                answer = {"reason": "other_text_of_same_id"}
+            yield row, answer
+
+
+def main() -> None:
+    """`python -m semtag.tag_corpus FOLDER`, as `semtag tag` starts it."""
+    parser = argparse.ArgumentParser(description="Do a tagging job.")
+    parser.add_argument("work", help="the job's folder")
+    work = RunDir(parser.parse_args().work)
+    as_process(work, "tag", "texts", lambda progress: tag(work, progress))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`semtag tag`: what a tagging job is, and its start. The work itself is semtag/tag_corpus.py."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from semtag.configs.errors import UserError
+from semtag.configs.load import differences, override
+from semtag.configs.schema import Config
+from semtag.generation.source_state import check_source
+from semtag.pipeline import run_module
+from semtag.store.layout import Step
+from semtag.store.locations import Place, place_at, uri, write_json
+from semtag.store.rounds import delivered_round
+from semtag.store.run_dir import RunDir, shaping_values
+
+ENDINGS = (".jsonl", ".csv", ".parquet")
+
+
+def tag(
+    tagger: str,
+    data: str,
+    out: Path,
+    overrides: list[str],
+    *,
+    votes: int,
+    base: bool,
+    score: bool,
+    constrained: bool,
+) -> int:
+    """Tag the rows of `data` into the file `out`; returns the exit status.
+
+    The tagger is a run's, or with `base` its base model, or any model by its path or name.
+
+    The job's state lies in `<out>.unfinished` until it is done: the same command again goes on there. Raises UserError
+    for what cannot be tagged so, and for a job of other settings that is unfinished there.
+    """
+    if ":/" in str(out) or out.suffix not in ENDINGS:
+        raise UserError(f"Cannot write {out}.", f"Name a file on a disk that ends in {', '.join(ENDINGS)}.")
+    work = RunDir(out.with_name(out.name + ".unfinished"))
+    _check_free(out, work)
+    run = RunDir(tagger)
+    is_run = run.layout.config.exists()
+    config = _config_of_run(run, data, base, overrides) if is_run else _config_of_model(tagger, data, overrides)
+    job = {
+        "votes": votes,
+        "constrained": constrained,
+        "score": score,
+        "out": out.name,
+        **shaping_values(config, Step("texts")),
+        **shaping_values(config, Step("rank")),
+    }
+    _check_same(work, job)
+    check_source(work, config.data, f"remove {work.path} to start anew")
+    work.create()
+    with work.lock() as lock:
+        write_json(job_file(work), job)
+        work.start(config)
+        return run_module("semtag.tag_corpus", [str(work.path)], lock)
+
+
+def _check_free(out: Path, work: RunDir) -> None:
+    for file in (out, rejects_of(out)):
+        # A job that was killed as it ended may have written its rejects.
+        if file.exists() and (file == out or not work.path.exists()):
+            raise UserError(f"{file} is there already.", "Remove it or take another name; nothing is overwritten.")
+
+
+def rejects_of(out: Path) -> Path:
+    """Where the rows go that a job with this file of results cannot tag."""
+    return out.with_name(f"{out.name}.rejects.jsonl")
+
+
+def job_file(work: RunDir) -> Place:
+    """What the job that lies in the folder `work` is told."""
+    return work.path / "job.json"
+
+
+def _config_of_run(run: RunDir, data: str, base: bool, overrides: list[str]) -> Config:
+    """The run's config with its tagger, or its base model, as the model, and the data that is to be tagged."""
+    values = run.config().model_dump()
+    values["data"] = {"path": data, "held_out": 0.0}
+    values["sampling"]["engine"] = "vllm"
+    if not base:
+        values["model"] |= {"base": uri(run.layout.round(delivered_round(run)).merged), "revision": None}
+    return override(values, overrides)
+
+
+def _config_of_model(name: str, data: str, overrides: list[str]) -> Config:
+    """The published prompt and all other defaults, for a model that came from no run here."""
+    place = place_at(name)
+    if place.exists() and not (place / "config.json").exists():
+        raise UserError(
+            f"{place} is neither a run directory nor a model.", "Name a run, such as runs/demo, or a model."
+        )
+    own = {"run": {"name": "tag"}, "data": {"path": data, "held_out": 0.0}, "model": {"base": name}}
+    return override(own, overrides)
+
+
+def _check_same(work: RunDir, job: dict[str, Any]) -> None:
+    file = job_file(work)
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else job
+    if differing := differences(before, job, "when it began"):
+        raise UserError(
+            "\n  ".join([f"{work.path} holds an unfinished job of other settings:", *differing]),
+            f"Set them back to go on, or remove {work.path} to start anew.",
+        )

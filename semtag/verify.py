@@ -1,0 +1,211 @@
+"""`semtag verify RUN`: proves from the files alone that a run kept its invariants."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from semtag.configs.schema import Config, Prompt
+from semtag.generation.parse import parse
+from semtag.generation.prompts import broken, build_messages
+from semtag.generation.records import REJECT, SAMPLED, TEXT
+from semtag.generation.texts import text_id
+from semtag.scoring.finished import read_ids
+from semtag.scoring.records import LIST, PAIR, RANKED
+from semtag.scoring.similarity import rank_candidates
+from semtag.store.hashing import IdSet
+from semtag.store.layout import RoundLayout, Step
+from semtag.store.locations import Place, store_error, weights_hash
+from semtag.store.parquet import count_rows, read_rows
+from semtag.store.run_dir import RunDir, identity
+from semtag.verify_pairs import Problems, balance, cap, pairs_and_lists
+
+
+def verify(run: RunDir) -> dict[str, list[str]]:
+    """Check -> what is wrong, for the steps that are done; empty lists where all is well."""
+    config = run.config()
+    checks: list[tuple[str, str, Callable[[RunDir, Config, RoundLayout, int], Problems]]] = [
+        ("texts", "no half-written file, no unknown schema", _files),
+        ("texts", "every step is the one that its identity names", _identities),
+        ("texts", "the ledger balances and agrees with the files", _ledger),
+        ("texts", "each text once, named by its content, on one side of the split", _texts),
+        ("rank", "every train text exactly once, ranked or rejected", _exactly_once),
+        ("rank", "candidates are complete, parsed as stored and in order of score", _candidates),
+        ("pairs", "every pair is a preference; pairs and lists are what their ranked texts give", pairs_and_lists),
+        ("pairs", "format pairs keep under their share", cap),
+        ("pairs", "bins of score gaps are filled evenly, where that was asked for", balance),
+        ("train", "adapter and merged weights are those that training left", _weights),
+        ("validate", "every validation text is answered once, with the figures of the manifest", _validation),
+    ]
+    found = {}
+    for step in run.done():
+        settings, layout = config.of_round(step.round) if step.round else config, run.layout.round(step.round)
+        named = f"round {step.round}: " if step.round else ""
+        for stage, name, check in checks:
+            if stage == step.stage:
+                found[named + name] = [*_to_the_end(check(run, settings, layout, step.round), run.path)]
+    return found
+
+
+def _to_the_end(problems: Problems, where: Place) -> Problems:
+    """The problems; what cannot be read is the last of them, unless the store that holds it does not answer."""
+    try:
+        yield from problems
+    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
+        if store_error(error, where):
+            raise
+        yield f"the check could not go on: {type(error).__name__}: {error}"
+
+
+def _files(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
+    for partial in run.path.rglob(".*.partial"):
+        yield f"{partial} was left half-written"
+    for step in run.done():
+        for folder in run.layout.unfinished(step):
+            if folder.exists():
+                yield f"{step.name} is done, and {folder} is still there: run the same command again"
+    schemas = [(run.layout.texts, TEXT), (run.layout.rejects, REJECT)]
+    for number in {step.round for step in run.done()} - {0}:
+        layout = run.layout.round(number)
+        schemas += [(layout.ranked, RANKED), (layout.pairs, PAIR), (layout.lists, LIST), (layout.rejects, REJECT)]
+        schemas += [(layout.validation, SAMPLED)]
+    for folder, schema in schemas:
+        for file in folder.rglob("*.parquet"):
+            yield from _schema_problem(file, schema)
+
+
+def _schema_problem(file: Place, schema: pa.Schema) -> Problems:
+    try:
+        with file.open("rb") as source:
+            found = pq.read_schema(source)
+    except (pa.ArrowException, OSError) as error:
+        yield f"{file} cannot be read: {error}"
+        return
+    if not found.equals(schema):
+        yield f"{file} has columns {found.names}, not {schema.names} with their types"
+
+
+def _identities(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
+    for name, entry in run.manifest()["steps"].items():
+        if entry["identity"] != identity(entry["config"]):
+            yield f"manifest.json: identity {entry['identity']} of {name} is not the hash of its config"
+
+
+def _ledger(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
+    for name, units in run.ledger().items():
+        step = Step.of(name)
+        layout = run.layout.round(step.round)
+        kept: dict[tuple[str, str], Place] = {
+            ("texts", "rows"): run.layout.texts,
+            ("rank", "texts"): layout.ranked,
+            ("pairs", "pairs"): layout.pairs,
+            ("pairs", "lists"): layout.lists,
+        }
+        dropped: dict[tuple[str, str], Place] = {
+            ("texts", "rows"): run.layout.rejects,
+            ("rank", "texts"): layout.rejects,
+        }
+        for unit, entry in units.items():
+            lost = sum(entry["dropped"].values())
+            if entry["in"] != entry["out"] + lost:
+                yield f"ledger.json: {name} {unit}: {entry}"
+            for folders, number in ((kept, entry["out"]), (dropped, lost)):
+                folder = folders.get((step.stage, unit))
+                if folder is not None and count_rows(folder) != number:
+                    yield f"ledger.json names {number} {unit} of {name} for {folder}, which holds {count_rows(folder)}"
+
+
+def _texts(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
+    seen = IdSet()
+    for row in read_rows(run.layout.texts, ["text_id", "text"]):
+        if not seen.add(row["text_id"]):
+            yield f"text_id {row['text_id']} is there twice"
+        if row["text_id"] != text_id(row["text"]):
+            yield f"text_id {row['text_id']} is not the hash of its text"
+
+
+def _exactly_once(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
+    expected, ranked = read_ids(texts), read_ids(layout.ranked)
+    found, times = np.unique(ranked, return_counts=True)
+    for id_ in found[times > 1]:
+        yield f"text_id {id_} is ranked twice"
+    for id_ in np.setdiff1d(found, expected):
+        yield f"text_id {id_} is ranked but no train text"
+    rejects = [json.loads(row["row"])["text_id"] for row in read_rows(layout.rejects, ["row"])]
+    missing = np.setdiff1d(expected, found)
+    for id_ in np.setdiff1d(missing, rejects):
+        yield f"text_id {id_} is neither ranked nor rejected"
+    for id_ in sorted(set(rejects) - set(missing.tolist())):
+        yield f"text_id {id_} is rejected and ranked, or no train text"
+    if len(rejects) != len(set(rejects)):
+        yield "a text is rejected twice"
+
+
+def _candidates(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    sampling = config.sampling
+    replay, samples = sampling.engine == "replay", sampling.samples
+    spellings = run.counts(Step("rank", number))["broken_spellings"]
+    examples = number == 1 and config.prompt.examples
+    for row in read_rows(layout.ranked):
+        where, candidates = f"text_id {row['text_id']}", row["candidates"]
+        if row["text_id"] != text_id(row["text"]):
+            yield f"{where} is not the hash of its ranked text"
+        asked = broken(row["text"], spellings)
+        if not any(row["prompt"] == build_messages(asked, config.prompt, role) for role in (True, False)):
+            yield f"{where}: its prompt is not the configured one of its text"
+        if row["sampled_prompt_ids"] != row["prompt_ids"] and not examples:
+            yield f"{where}: sampled under other tokens than its prompt's, and no examples were shown"
+        if sorted(c["sample"] for c in candidates) != list(range(len(candidates) if replay else samples)):
+            yield f"{where}: samples {[c['sample'] for c in candidates]}, expected {samples}"
+        if candidates != rank_candidates(candidates):
+            yield f"{where}: not in order of score: {[c['score'] for c in candidates]}"
+        for candidate in candidates:
+            problem = _misread(candidate, config.prompt) or (None if replay else _miscounted(candidate))
+            if problem:
+                yield f"{where}, sample {candidate['sample']}: {problem}"
+
+
+def _misread(candidate: dict[str, Any], prompt: Prompt) -> str | None:
+    """What is wrong with the tags and the score of a candidate, if anything."""
+    cut = candidate["finish_reason"] == "length"
+    parsed = parse(candidate["completion"], prompt.max_tags, prompt.max_tag_words, cut)
+    stored = (tuple(candidate["tags"]), candidate["format"], candidate["reason"], candidate["answer"])
+    if stored != (parsed.tags, parsed.format, parsed.reason, parsed.answer):
+        return f"stored as {candidate['format']} {candidate['answer']}, parses as {parsed.format} {parsed.answer}"
+    score = candidate["score"]
+    if (score is not None) != bool(parsed.tags) or (score is not None and not -1 <= score <= 1):
+        return f"{len(parsed.tags)} tags with a score of {score}"
+    return None
+
+
+def _miscounted(candidate: dict[str, Any]) -> str | None:
+    """What is wrong with the tokens of a sampled candidate, if anything."""
+    tokens, logprob = len(candidate["token_ids"] or ()), candidate["logprob"]
+    if candidate["num_tokens"] != tokens:
+        return f"num_tokens is {candidate['num_tokens']}, token_ids are {tokens}"
+    if logprob is None or not logprob <= 0:
+        return f"{logprob} is no log-probability"
+    return None
+
+
+def _weights(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    for folder in (layout.adapter, layout.merged):
+        known, there = run.counts(Step("train", number))["weights"][folder.name], weights_hash(folder)
+        if known != there:
+            yield f"the weights in {folder} have the hash {there}, training left {known}"
+
+
+def _validation(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    expected = np.sort(read_ids(run.layout.validation_texts))
+    if not np.array_equal(np.sort(read_ids(layout.validation)), expected):
+        yield f"{layout.validation} does not hold each validation text once"
+    answers = [row["candidates"][0] for row in read_rows(layout.validation, ["candidates"]) if row["candidates"]]
+    scores = [answer["score"] for answer in answers if answer["format"] == "valid"]
+    counts = run.counts(Step("validate", number))
+    for name, value in (("well_formed", len(scores)), ("mean_score", sum(scores))):
+        if len(expected) and abs(counts[name] - value / len(expected)) > 1e-9:
+            yield f"manifest.json: {name} is {counts[name]}, the answers give {value / len(expected)}"

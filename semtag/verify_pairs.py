@@ -1,0 +1,211 @@
+"""What `semtag verify` proves of pairs and lists: they are preferences, and what the ranked texts give, all of it."""
+
+import itertools
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from semtag.configs.schema import Config
+from semtag.scoring.build_pairs import matched
+from semtag.scoring.pairs import FORMAT, format_quota, group_of, groups_of, judged, quotas
+from semtag.scoring.records import RANKED
+from semtag.store.layout import RoundLayout, Step
+from semtag.store.locations import Place
+from semtag.store.parquet import count_rows, count_values, read_rows, read_tables
+from semtag.store.run_dir import RunDir
+
+Row = dict[str, Any]
+Problems = Iterator[str]
+TEXTS_IN_MEMORY = 20_000
+ROWS_PER_GROUP = 32  # of a part's file; as many rows of each part wait in memory to be written
+
+
+class Selection:
+    """Which of the pairs that the ranked texts give are there, by group: the caps hold over all texts."""
+
+    def __init__(self, config: Config, texts: int) -> None:
+        self.pairs, self.texts = config.pairs, texts
+        self.made, self.there = (np.zeros(groups_of(config.pairs), dtype=np.int64) for _ in range(2))
+        self.last_there: dict[int, tuple[int, str]] = {}  # the largest hash of a pair that is there, and its name
+        self.first_left_out: dict[int, tuple[int, str]] = {}  # the smallest hash of one that is not
+
+    def add(self, group: int, hash_: int, name: str, there: bool) -> None:
+        """Count a pair that the ranked texts give."""
+        self.made[group] += 1
+        self.there[group] += there
+        edge, nearest = (self.last_there, max) if there else (self.first_left_out, min)
+        edge[group] = nearest(edge.get(group, (hash_, name)), (hash_, name))
+
+    def dropped(self) -> Counter[str]:
+        """How many pairs the caps leave out, by the reasons of the ledger."""
+        over = self.made - quotas(self.made, self.texts, self.pairs)
+        return +Counter(over_format_share=int(over[FORMAT]), over_margin_bin=int(over[1:].sum()))
+
+    def problems(self) -> Problems:
+        """What is wrong with the choice; a line for each group at most."""
+        for group, quota in enumerate(quotas(self.made, self.texts, self.pairs).tolist()):
+            there, made = self.there[group], self.made[group]
+            last, first = self.last_there.get(group), self.first_left_out.get(group)
+            if there != quota:
+                yield f"group {group} (0: format pairs) has {there} pairs; of the {made} there can be, {quota} stay"
+            elif last and first and last > first:
+                yield f"{first[1]} is left out and {last[1]} is there: by their hashes the first one stays"
+
+
+def pairs_and_lists(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    """Pairs and lists against those that the ranked texts give, part by part: only a part is in memory."""
+    selection, dropped, unlisted = Selection(config, count_rows(layout.ranked)), Counter[str](), Counter[str]()
+    wrong = 0
+    for row, pairs, lists in _joined(layout):
+        made = matched(row, config)
+        for problem in [*_pair_problems(row, pairs, made, config, selection), *_list_problems(lists, made, row)]:
+            wrong += 1
+            yield problem
+        dropped.update(made["dropped"])
+        unlisted.update([made["list_dropped"]] if made["list_dropped"] else [])
+    if wrong:
+        return  # nothing can be said of a choice among other pairs
+    yield from selection.problems()
+    ledger = run.ledger()[Step("pairs", number).name]
+    for unit, found in (("pairs", dropped + selection.dropped()), ("lists", unlisted)):
+        if ledger[unit]["dropped"] != dict(found):
+            yield f"ledger.json: dropped {unit} {ledger[unit]['dropped']}; the ranked texts give {dict(found)}"
+
+
+def _joined(layout: RoundLayout) -> Iterator[tuple[Row, list[Row], list[Row]]]:
+    """Each ranked row with its pairs and its lists; those of no ranked text come with a row without candidates."""
+    parts = 1 + count_rows(layout.ranked) // TEXTS_IN_MEMORY
+    with tempfile.TemporaryDirectory(prefix="semtag-verify-") as scratch:
+        sources = (layout.ranked, layout.pairs, layout.lists)
+        shared = [_shared_out(source, Path(scratch) / source.name, parts) for source in sources]
+        for ranked, pairs, lists in zip(*shared, strict=True):
+            pairs_of, lists_of = _by_text(pairs), _by_text(lists)
+            for row in read_rows(ranked):
+                yield row, pairs_of.pop(row["text_id"], []), lists_of.pop(row["text_id"], [])
+            for id_ in pairs_of.keys() | lists_of.keys():
+                nobody = dict.fromkeys(RANKED.names) | {"text_id": id_, "candidates": []}
+                yield nobody, pairs_of.get(id_, []), lists_of.get(id_, [])
+
+
+def _shared_out(source: Place, folder: Path, parts: int) -> list[Place]:
+    """Copy the rows of `source` into a folder for each part of the texts, in one pass; returns the folders."""
+    if parts == 1:
+        return [source]
+    numbers = ds.partitioning(pa.schema([("part", pa.int32())]))
+    tables = (
+        table.append_column("part", pa.array(table["text_id"].to_numpy() % parts, pa.int32()))
+        for table in read_tables(source)
+    )
+    first = next(tables, None)
+    if first is not None:
+        ds.write_dataset(
+            (batch for table in itertools.chain([first], tables) for batch in table.to_batches()),
+            folder,
+            schema=first.schema,
+            format="parquet",
+            partitioning=numbers,
+            max_partitions=parts,
+            min_rows_per_group=ROWS_PER_GROUP,
+        )
+    return [folder / str(part) for part in range(parts)]
+
+
+def _by_text(place: Place) -> dict[int, list[Row]]:
+    rows = defaultdict[int, list[Row]](list)
+    for row in read_rows(place):
+        rows[row["text_id"]].append(row)
+    return rows
+
+
+def _pair_problems(row: Row, pairs: list[Row], made: Row, config: Config, selection: Selection) -> Problems:
+    """What is wrong with the pairs of a ranked row; counts which of the `made` ones are there."""
+    answers = {candidate["sample"]: judged(candidate, config.pairs) for candidate in row["candidates"]}
+    expected = {_name(pair): pair for pair in made["pairs"]}
+    names = Counter(map(_name, pairs))
+    for pair in pairs:
+        name = _name(pair)
+        problem = _no_preference(pair, answers, config) or _difference(pair, expected.get(name))
+        if problem:
+            yield f"{name}: {problem}"
+    for name, times in names.items():
+        if times > 1:
+            yield f"{name}: is there twice"
+    for name, group, hash_ in zip(expected, made["groups"], made["hashes"], strict=True):
+        selection.add(group, hash_, name, name in names)
+
+
+def _name(pair: Row) -> str:
+    return f"pair {pair['text_id']} ({pair['chosen_sample']} over {pair['rejected_sample']})"
+
+
+def _difference(found: Row, expected: Row | None) -> str | None:
+    """In which columns a row is another than the ranked text gives, if it is."""
+    if expected is None:
+        return "the ranked text gives none such"
+    if differing := [name for name, value in expected.items() if found[name] != value]:
+        return f"{', '.join(differing)}: not as the ranked text has it"
+    return None
+
+
+def _no_preference(pair: Row, answers: dict[int, Row], config: Config) -> str | None:
+    """Why a pair is no preference between two of the `answers`, by their samples; None where it is one."""
+    chosen, rejected = answers.get(pair["chosen_sample"]), answers.get(pair["rejected_sample"])
+    if chosen is None or rejected is None:
+        return "no such candidates"
+    if chosen["format"] != "valid" or (rejected["format"] == "valid") != (pair["kind"] == "similarity"):
+        return f"a {pair['kind']} pair of {chosen['format']} over {rejected['format']}"
+    if pair["kind"] == "similarity":
+        gap = chosen["score"] - rejected["score"]
+        if gap <= 0 or gap < config.pairs.min_margin or pair["margin"] is None or abs(gap - pair["margin"]) > 1e-9:
+            return f"score gap {gap}, stored margin {pair['margin']}"
+        if chosen["answer"].casefold() == rejected["answer"].casefold():
+            return "equal answers"
+    return None
+
+
+def _list_problems(lists: list[Row], made: Row, row: Row) -> Problems:
+    """What is wrong with the lists of a ranked row: there is the `made` one, or none."""
+    name, expected = f"list of text_id {row['text_id']}", made["list"]
+    if expected and not lists:
+        yield f"{name}: is missing"
+    if len(lists) > 1:
+        yield f"{name}: is there {len(lists)} times"
+    for found in lists:
+        if problem := _difference(found, expected):
+            yield f"{name}: {problem}"
+
+
+def cap(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    """The share of format pairs, counted in the files alone."""
+    kinds: Counter[str] = Counter()
+    for table in read_tables(layout.pairs, ["kind"]):
+        kinds += count_values(table["kind"])
+    quota = format_quota(kinds["similarity"], config.pairs.format_share)
+    dropped = run.ledger()[Step("pairs", number).name]["pairs"]["dropped"].get("over_format_share", 0)
+    if kinds["format"] > quota:
+        yield f"{kinds['format']} format pairs beside {kinds['similarity']} similarity pairs; at most {quota} may be"
+    if dropped and kinds["format"] < quota:
+        yield f"{dropped} format pairs were dropped, though {quota} may be and {kinds['format']} are"
+
+
+def balance(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
+    """How evenly the bins of score gaps are filled, counted in the files alone."""
+    if config.pairs.strategy != "margin_bins":
+        return
+    bins: Counter[int] = Counter()
+    for table in read_tables(layout.pairs, ["margin"]):
+        bins.update(group_of(margin, config.pairs) for margin in pc.drop_null(table["margin"]).to_pylist())
+    texts, fullest = count_rows(layout.ranked), max(bins.values(), default=0)
+    full = sum(pairs == fullest for pairs in bins.values())
+    dropped = run.ledger()[Step("pairs", number).name]["pairs"]["dropped"].get("over_margin_bin", 0)
+    if bins.total() > texts and fullest > 1:
+        yield f"{bins.total()} similarity pairs of {texts} texts, up to {fullest} in a bin"
+    if dropped and bins.total() + full <= texts:
+        yield f"{dropped} pairs were dropped, though each of the {full} fullest bins had room for another one"

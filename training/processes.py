@@ -1,0 +1,104 @@
+"""Where the processes of a training run: in this one, by accelerate on this machine, or on a Ray cluster."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from semtag.cluster.placement import check_training_fits, training_need
+from semtag.cluster.progress import Progress
+from semtag.cluster.ray_session import nodes_there, place, ray_session
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config
+from semtag.store.background import repeating
+from semtag.store.process_cleanup import end_with_parent
+from semtag.store.run_dir import RunDir
+from semtag.training.worker import learn, work
+from semtag.training.worker_messages import Listener
+
+# Processes of one machine need not be heard beyond it.
+ONE_MACHINE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None:
+    """Do `learn` for a round where `training.launcher` says, and return when it is done.
+
+    Raises UserError for what the user can mend, whichever process met it.
+    """
+    if config.training.launcher == "local":
+        learn(run, config, number, progress)
+        return
+    if config.training.parallel.startswith("zero") and find_spec("deepspeed") is None:
+        raise UserError(
+            f"training.parallel={config.training.parallel} needs DeepSpeed, which is not installed.",
+            "It comes with the extras cpu and gpu; or set training.parallel to ddp or fsdp2.",
+        )
+    listener = Listener(run.layout.round(number).training / "events.jsonl", progress)
+    start = _by_accelerate if config.training.launcher == "accelerate" else _on_ray
+    try:
+        with repeating(listener.show, every=0.5):
+            start(run, config, number, listener.file)
+    except RuntimeError as error:
+        raise listener.failure(str(error)) from error
+    listener.show()
+
+
+def _by_accelerate(run: RunDir, config: Config, number: int, events: Path) -> None:
+    # --multi_gpu is accelerate's word for torchrun: without a GPU it starts processes that train on CPUs, which --cpu
+    # would not.
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+        *("--num_processes", str(config.training.workers), "--num_machines", "1", "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"),
+        *("-m", "semtag.training.worker", str(run.path), str(number), str(events)),
+    ]
+    threads = max(1, len(os.sched_getaffinity(0)) // config.training.workers)
+    environment = {"OMP_NUM_THREADS": str(threads)} | ONE_MACHINE | os.environ
+    status = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent).wait()
+    if status:
+        raise RuntimeError(f"A training process failed; `accelerate launch` ended with status {status}.")
+
+
+def _on_ray(run: RunDir, config: Config, number: int, events: Path) -> None:
+    if config.cluster.address == "local":
+        os.environ |= {key: value for key, value in ONE_MACHINE.items() if key not in os.environ}
+    with ray_session(config, actors=False, cpus=config.training.workers):
+        check_training_fits(training_need(config), nodes_there(), place(config))
+        _fit(run, config, number, events)
+
+
+def _fit(run: RunDir, config: Config, number: int, events: Path) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    training = config.training
+    trainer = TorchTrainer(
+        _ray_worker,
+        train_loop_config={"run": str(run.path.resolve()), "round": number, "events": str(events.resolve())},
+        torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=training.workers,
+            use_gpu=training.gpus_per_worker > 0,  # one each
+            resources_per_worker={"CPU": 1},
+            accelerator_type=training.accelerator_type,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(events.parent.resolve()),
+            failure_config=FailureConfig(max_failures=training.restarts),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise RuntimeError(f"Training failed on Ray: {error}") from error
+
+
+def _ray_worker(told: dict[str, Any]) -> None:
+    from ray.train import get_context
+
+    if not Path(told["run"]).is_dir():
+        raise FileNotFoundError(f"{told['run']} is not on this node: run.root must be on a disk that all nodes share")
+    work(told["run"], told["round"], told["events"], get_context().get_world_rank())

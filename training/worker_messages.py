@@ -1,0 +1,78 @@
+"""How the processes of a training tell the stage that started them what they do: a file of JSON lines."""
+
+import io
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
+
+
+class Teller(Progress):
+    """Progress of a training process, for `Listener` to show. Without `speaks` it tells errors alone."""
+
+    def __init__(self, file: Path, speaks: bool) -> None:
+        super().__init__("train", "steps", io.StringIO())
+        self._file, self._speaks = file, speaks
+
+    def say(self, message: str) -> None:
+        """Tell a line."""
+        self._tell("say", message)
+
+    def begin(self, total: int, before: int = 0, unit: str | None = None) -> None:
+        """Tell that counting begins anew."""
+        super().begin(total, before, unit)
+        self._tell("begin", total, before, self.unit)
+
+    def set(self, count: int, note: str = "") -> None:
+        """Tell the count."""
+        self._tell("set", count, note)
+        self.count = count
+
+    def failed(self, error: BaseException) -> None:
+        """Tell why this process ends."""
+        self._speaks = True
+        if isinstance(error, UserError):
+            self._tell("mistake", error.what, error.mend)
+        else:
+            self._tell("trace", "".join(traceback.format_exception(error)[-12:]))
+
+    def _tell(self, *event: Any) -> None:
+        if self._speaks:
+            # One write of a short line to a file opened for appending: the lines of several processes do not mix.
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+
+
+class Listener:
+    """Shows on `progress` what training processes tell in `file`, and keeps what they say of their end."""
+
+    def __init__(self, file: Path, progress: Progress) -> None:
+        file.unlink(missing_ok=True)
+        file.touch()
+        self.file, self._progress, self._read = file, progress, 0
+        self._error: UserError | None = None
+        self._trace = ""
+
+    def show(self) -> None:
+        """Show what was told since the last call."""
+        with self.file.open("rb") as file:
+            file.seek(self._read)
+            told = file.read()
+        whole = told[: told.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            match json.loads(line):
+                case ["mistake", what, mend]:
+                    self._error = self._error or UserError(what, mend)
+                case ["trace", trace]:
+                    self._trace = self._trace or trace
+                case [method, *arguments]:
+                    getattr(self._progress, method)(*arguments)
+
+    def failure(self, how: str) -> Exception:
+        """The first error that a process told: the user's if there is one; else that it ended so."""
+        self.show()
+        return self._error or RuntimeError(f"{how}\n{self._trace}")
