@@ -20,11 +20,12 @@ import psutil
 from safetensors.numpy import load_file
 
 from semtag.configs.schema import Config
-from semtag.pipeline import MODULES, steps_of
+from semtag.pipeline import steps_of
 from semtag.store.layout import Step
 from semtag.store.locations import Place
 from semtag.store.parquet import count_rows, read_rows
 from semtag.store.run_dir import RunDir
+from semtag.store.stages import STAGES
 
 STAGE, TERM, KILL = WAYS = ("stage, kill -9", "command line, kill", "command line, kill -9")
 STATUS = {STAGE: 128 + 9, TERM: 128 + 15, KILL: -9}  # with which the command line ends
@@ -93,7 +94,7 @@ def start(arguments: list[str], run: RunDir, step: Step | None = None, way: str 
 
 def _stage(job: subprocess.Popen[bytes], step: Step) -> psutil.Process:
     """The process of the step that the command line has started."""
-    [stage] = [one for one in psutil.Process(job.pid).children() if MODULES[step.stage] in one.cmdline()]
+    [stage] = [one for one in psutil.Process(job.pid).children() if STAGES[step.stage].module in one.cmdline()]
     return stage
 
 

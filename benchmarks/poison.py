@@ -28,6 +28,7 @@ from semtag.generation.engine_guard import GuardedSampler
 from semtag.scoring import pipeline, rank
 from semtag.store.parquet import count_rows, read_rows
 from semtag.store.run_dir import RunDir
+from semtag.store.stages import STAGES
 
 CONFIG = "configs/demo.yaml"
 DEADLY = "A poison for engines"
@@ -104,9 +105,8 @@ def run(rows: int, deadly: int, root: Path, overrides: list[str]) -> dict[str, A
 def command_line(arguments: list[str]) -> int:
     """The command line, with the rank stage's sampler made vulnerable."""
     from semtag import cli
-    from semtag.pipeline import MODULES
 
-    MODULES["rank"] = "benchmarks.poison"
+    STAGES["rank"] = STAGES["rank"]._replace(module="benchmarks.poison")
     return cli.main(arguments)
 
 

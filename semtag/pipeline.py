@@ -1,6 +1,6 @@
 """The steps of a run, each as a process of its own, so that each gives its memory and its GPU back.
 
-This module knows the stages by name alone; it imports none.
+Their modules are known by name alone; none is imported here.
 """
 
 import os
@@ -17,21 +17,14 @@ from semtag.store.layout import Step
 from semtag.store.process_cleanup import WORK, end_with_parent
 from semtag.store.rounds import last_round
 from semtag.store.run_dir import RunDir
-
-MODULES = {
-    "texts": "semtag.generation.texts",
-    "rank": "semtag.scoring.rank",
-    "pairs": "semtag.scoring.build_pairs",
-    "train": "semtag.training.train",
-    "validate": "semtag.evaluation.validate",
-    "evaluate": "semtag.evaluation.evaluate",
-}
-OF_A_ROUND = ("rank", "pairs", "train", "validate")
+from semtag.store.stages import STAGES
 
 
 def steps_of(run: RunDir, config: Config) -> list[Step]:
     """The steps of a whole run, in order; without the rounds that follow one that gained nothing."""
-    stages = OF_A_ROUND if config.rounds.validation else OF_A_ROUND[:-1]
+    stages = [name for name, stage in STAGES.items() if stage.in_each_round]
+    if not config.rounds.validation:
+        stages.remove("validate")
     rounds = [Step(stage, number) for number in range(1, last_round(run, config) + 1) for stage in stages]
     return [Step("texts"), *rounds, Step("evaluate")]
 
@@ -47,7 +40,7 @@ def run_steps(run: RunDir, config: Config, wanted: Callable[[Step], bool], verbo
         step = pending[0]
         _check_ready(run, config, step)
         flags = [*(["--round", str(step.round)] if step.round else []), *(["--verbose"] if verbose else [])]
-        status = run_module(MODULES[step.stage], [str(run.path), *flags], lock)
+        status = run_module(STAGES[step.stage].module, [str(run.path), *flags], lock)
         if status:
             return status
     return 0

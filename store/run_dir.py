@@ -31,20 +31,11 @@ from semtag.store.locations import (
 )
 from semtag.store.packaged import weights_in
 from semtag.store.process_cleanup import left_at_work
+from semtag.store.stages import STAGES
 
 SCHEMA_VERSION = 5
 MIN_FREE_BYTES = 64 * 2**20
 AnyPlace = TypeVar("AnyPlace", bound=Place)
-
-# Which config sections shape what a stage makes; a stage that has begun pins their values for the run.
-STAGE_SECTIONS = {
-    "texts": ("run.seed", "data.", "rounds.count", "rounds.texts", "rounds.validation", "rounds.max_validation"),
-    "rank": ("run.seed", "model.", "prompt.", "sampling.", "scoring."),
-    "pairs": ("run.seed", "pairs."),
-    "train": ("run.seed", "training."),
-    "validate": ("run.seed",),
-    "evaluate": ("run.seed", "evaluation."),
-}
 
 
 class RunDir:
@@ -271,7 +262,7 @@ def shaping_values(config: Config, step: Step) -> dict[str, Any]:
     flat = flatten(settings, shaping_only=True)
     if config.rounds.texts == "reuse":
         del flat["rounds.count"]  # a round more changes no text of the others
-    values = {key: value for key, value in flat.items() if key.startswith(STAGE_SECTIONS[step.stage])}
+    values = {key: value for key, value in flat.items() if key.startswith(STAGES[step.stage].keys)}
     return values | weights_in(values)
 
 

@@ -1,17 +1,18 @@
 """Where the files of a run lie, what its steps are called, and in which order they come."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from semtag.cli import main
-from semtag.cluster.stage_process import UNITS
-from semtag.configs.load import load_config
+from semtag.configs.load import known_keys, load_config
 from semtag.configs.schema import Config
-from semtag.pipeline import MODULES, steps_of
+from semtag.pipeline import steps_of
 from semtag.store.layout import RunLayout, Step
 from semtag.store.locations import place_at
-from semtag.store.run_dir import STAGE_SECTIONS, RunDir
+from semtag.store.run_dir import RunDir
+from semtag.store.stages import STAGES
 from tests.conftest import ROOT
 
 GAINED, NOTHING = {"value": 0.1, "low": 0.05, "high": 0.15}, {"value": 0.0, "low": -0.005, "high": 0.005}
@@ -24,7 +25,13 @@ def test_a_step_is_known_by_its_name(step: Step) -> None:
 
 def test_names_of_steps() -> None:
     assert [Step("texts").name, Step("rank", 1).name, Step("train", 12).name] == ["texts", "rank-1", "train-12"]
-    assert MODULES.keys() == STAGE_SECTIONS.keys() == UNITS.keys()
+
+
+def test_every_key_that_shapes_a_stage_is_one_of_the_config() -> None:
+    known = list(known_keys())
+    keys = {key for stage in STAGES.values() for key in stage.keys}
+    assert [key for key in keys if not any(name.startswith(key) for name in known)] == []
+    assert [name for name, stage in STAGES.items() if not find_spec(stage.module)] == []
 
 
 def test_every_file_of_a_run_has_a_place_of_its_own(tmp_path: Path) -> None:

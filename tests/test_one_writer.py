@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from semtag import pipeline
 from semtag.cli import main
 from semtag.cluster.progress import Progress
 from semtag.cluster.stage_process import stage_main
 from semtag.configs.schema import Config
 from semtag.store.run_dir import RunDir
+from semtag.store.stages import STAGES
 from tests.conftest import ROOT
 
 # What a stage process does until the file of that name is there.
@@ -172,5 +172,6 @@ if __name__ == "__main__":
     if Path(sys.argv[1]).is_dir():
         stage_main(*(("rank", work) if "--round" in sys.argv else ("texts", lambda *_: {})))
     else:
-        pipeline.MODULES |= dict.fromkeys(("texts", "rank"), "tests.test_one_writer")
+        for name in ("texts", "rank"):
+            STAGES[name] = STAGES[name]._replace(module="tests.test_one_writer")
         sys.exit(main(sys.argv[1:]))

@@ -6,13 +6,13 @@ from semtag.cluster.submit import submit
 from semtag.commands.arguments import add_config
 
 HELP = "the same as a job of a Ray cluster, whose log is followed"
-STAGES = ("run", "rank", "pairs", "train", "evaluate")
+COMMANDS = ("run", "rank", "pairs", "train", "evaluate")
 
 
 def add(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     add_config(parser)
-    parser.add_argument("--stage", choices=STAGES, default="run", help="what to do there; all, unless given")
+    parser.add_argument("--stage", choices=COMMANDS, default="run", help="what to do there; all, unless given")
     parser.add_argument(
         "--address", metavar="URL", default="http://127.0.0.1:8265", help="Ray's dashboard; default %(default)s"
     )
