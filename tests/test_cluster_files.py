@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shlex
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +98,13 @@ def test_image_and_ray_are_of_the_projects_versions() -> None:
     assert images | {launcher()["docker"]["image"]} == {f"ghcr.io/example/semtag:{PROJECT['version']}"}
 
 
-def test_the_image_holds_every_package() -> None:
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
-        "packages"
-    ]
+def test_the_image_holds_every_room() -> None:
+    links = [path for path in (ROOT / "semtag").iterdir() if path.is_symlink()]
+    rooms = {path.resolve().relative_to(ROOT).as_posix() for path in links} | {"semtag"}
     copied = re.findall(r"^COPY \S+ (\S+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert copied == packages
+    assert sorted(copied) == sorted(rooms)
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert sent == {*packages, "pyproject.toml", "README.md", "LICENSE", "requirements/packaged.txt"}
+    assert sent == {*rooms, "pyproject.toml", "README.md", "LICENSE", "requirements/packaged.txt"}
 
 
 def test_every_option_of_ray_start_exists() -> None:
