@@ -37,7 +37,7 @@ RANDOM += ["rounds.least_gain=0", "data.limit=60", "training.dtype=float32", "tr
 # The arguments of each script at its smallest size; {root} is a folder of its own.
 SMALLEST = {
     "cheats": ["{root}/runs/demo-0"],
-    "chaos": ["--root", "{root}/runs", "--kills", "2", "--pause", "1", "--json", "{root}/out.json"],
+    "chaos": ["--root", "{root}/runs", "--kills", "2", "--pause", "1", "--texts", "300", "--json", "{root}/out.json"],
     "generation": ["--model", "random", "--texts", "340", "--max-tokens", "4", "--rounds", "1", "prompt.examples=[]"],
     "many_pairs": ["{root}/runs/scale-2000"],
     "odd_inputs": ["{root}/inputs", "--root", "{root}/runs", "--only", "completions", "overrides"],
@@ -47,7 +47,7 @@ SMALLEST = {
     "seeds": ["configs/demo.yaml", "--root", "{root}/runs", "--seeds", "0", "--json", "{root}/out.json"],
     "training": ["--shape", "tiny", "--k", "2", "--prompt-tokens", "20", "--steps", "2", "--rounds", "1"],
 }
-ON_ANOTHERS_RUN = {"cheats", "many_pairs", "scale", "seeds"}
+HAVE_TESTS_OF_THEIR_OWN = {"chaos", "cheats", "many_pairs", "scale", "seeds"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -77,27 +77,9 @@ def run_smallest(name: str, root: Path, *more: str) -> str:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("name", sorted(SMALLEST.keys() - ON_ANOTHERS_RUN))
+@pytest.mark.parametrize("name", sorted(SMALLEST.keys() - HAVE_TESTS_OF_THEIR_OWN))
 def test_it_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     assert "| --- |" in run_smallest(name, tmp_path)
-
-
-@pytest.mark.cluster
-def test_every_step_of_a_round_is_ended(tmp_path: Path) -> None:
-    assert "| train-1 | stage, kill -9 |" in run_smallest("chaos", tmp_path, "--rounds", "1", "--once")
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize(
-    ("options", "met"),
-    [
-        (["--only", "commit", "--store", "both"], "| commit: ids pending |"),
-        (["--only", "second"], "| second job | 1 |"),
-    ],
-)
-def test_a_job_is_ended_in_other_ways(options: list[str], met: str, tmp_path: Path) -> None:
-    shown = run_smallest("chaos", tmp_path, "--kills", "1", "--pause", "0", *options)
-    assert met in shown and "| verified | yes |" in shown
 
 
 @pytest.mark.cluster
