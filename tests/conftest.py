@@ -106,7 +106,7 @@ def finished_run() -> Path:
     run = RunDir(ONCE / "runs" / "demo")
     with FileLock(ONCE / "run.lock"):
         if not run.layout.page.exists():
-            done = semtag("run", *tiny_demo(ONCE / "runs"))
+            done = semtag("run", *tiny_demo(ONCE / "runs"), timeout=3600)  # some ten minutes on a slow core
             assert done.returncode == 0, done.stdout + done.stderr
     return run.path
 
