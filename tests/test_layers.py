@@ -85,7 +85,9 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 loaded = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
 files = Counter(Path(file).resolve() for file in loaded if file)
-print(*[f"{file}: {times}" for file, times in files.items() if times > 1 and file.is_relative_to(Path.cwd())])
+ours = [file for file in files if file.is_relative_to(Path.cwd()) and "site-packages" not in file.parts]
+assert len(ours) > 100, ours
+print(*[file for file in ours if files[file] > 1])
 """
 
 

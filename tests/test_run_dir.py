@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from semtag.commands import verify
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
 from semtag.configs.schema import Config
 from semtag.store.layout import Step
 from semtag.store.locations import write_json
 from semtag.store.run_dir import RunDir, shaping_values
-from semtag.verify import main as verify
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -222,7 +222,7 @@ def test_a_run_that_cannot_be_written_can_be_read(kept: bool) -> None:
         with unwritable(Path(root)):
             with run.lock(reading=True):
                 assert run.manifest()["steps"]
-            assert verify(Namespace(run=str(run.path))) == 0
+            assert verify.run(Namespace(run=str(run.path))) == 0
             with pytest.raises(UserError, match="Cannot write to"), run.lock():
                 pass
         run.path.chmod(0o755)

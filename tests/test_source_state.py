@@ -88,7 +88,7 @@ def test_an_object_in_a_store_that_changed_is_noticed(folder: Path, monkeypatch:
     config, store = config_of(folder), UPath("memory://source-state")
     run = read(config)
     for module in ("source_state", "files"):
-        monkeypatch.setattr(f"generation.{module}.place_at", lambda name: store)
+        monkeypatch.setattr(f"semtag.generation.{module}.place_at", lambda name: store)
     for name in ("a.jsonl", "b.jsonl"):
         (store / name).write_text("old")
     write_json(run.layout.source_state, source_state(config.data))
