@@ -12,19 +12,45 @@ from upath import UPath
 
 from semtag.configs.errors import UserError
 from semtag.configs.fields import place_name
-from semtag.configs.schema import Config
+from semtag.configs.schema import Config, merge_into
+
+SHIPPED = Path(__file__).parent  # the folder of the configs that come with Semtag
 
 
-def load_config(path: str | Path | UPath, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Read a YAML file, apply overrides such as `training.beta=0.5`, and validate.
+def load_config(
+    path: str | Path | UPath, overrides: list[str] | tuple[str, ...] = (), sections: dict[str, Any] | None = None
+) -> Config:
+    """Read a YAML file, or a shipped config by its bare name; change keys; validate.
 
-    Raises UserError for a missing or broken file, a malformed override, an unknown key or a bad value.
+    `sections` are keys by section, such as `{"training": {"beta": 0.5}}`. After them come the overrides, such as
+    `training.beta=0.5`. Raises UserError for a missing or broken file, a malformed override, an unknown key or a bad
+    value.
     """
+    values = _read_shipped(path) if is_shipped(path) else _read_yaml(_place_of(path))
+    merge_into(values, sections or {})
+    return override(values, overrides)
+
+
+def is_shipped(path: str | Path | UPath) -> bool:
+    """Whether that is the bare name of a config that comes with Semtag: `demo` for configs/demo.yaml."""
+    name = str(path)
+    return name.isidentifier() and (SHIPPED / f"{name}.yaml").is_file() and not Path(name).exists()
+
+
+def _read_shipped(name: str | Path | UPath) -> dict[str, Any]:
+    """A shipped config whose texts, where they come with it, are found from any folder."""
+    values = _read_yaml(SHIPPED / f"{name}.yaml")
+    texts = SHIPPED.parent / str(values["data"]["path"])
+    if texts.is_file():
+        values["data"]["path"] = str(texts)
+    return values
+
+
+def _place_of(path: str | Path | UPath) -> Path | UPath:
     try:
-        place = UPath(place_name(path)) if isinstance(path, str) else path
+        return UPath(place_name(path)) if isinstance(path, str) else path
     except (ImportError, ValueError) as error:
         raise UserError(f"No config can be read: {error}.", "Name a YAML file.") from None
-    return override(_read_yaml(place), overrides)
 
 
 def override(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> Config:
@@ -88,8 +114,8 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
 
 def _read_yaml(path: Path | UPath) -> dict[str, Any]:
     if not path.is_file():
-        shipped = sorted(str(p) for p in Path(__file__).parent.glob("*.yaml"))
-        raise UserError(f"No config file at {path}.", "Shipped configs: " + ", ".join(shipped))
+        shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+        raise UserError(f"No config file at {path}.", f"Name a YAML file, or a config that is shipped: {shipped}.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,0 +1,108 @@
+"""Semtag in Python: what the commands do, and what a run holds.
+
+>>> import semtag
+>>> semtag.load_config("demo", training={"beta": 0.5}).training.beta
+0.5
+
+`semtag.run("demo", run={"name": "mine"}, data={"path": "texts.jsonl"})` does a whole run. Keys of the config come by
+section, as in its YAML. Nothing heavy is imported before it is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datasets import Dataset
+
+    from semtag.configs.schema import Config
+    from semtag.store.layout import Step
+    from semtag.store.run_dir import RunDir
+
+__all__ = ["evaluate", "load_config", "load_pairs", "pairs", "rank", "run", "train"]
+PAIR_COLUMNS = ["prompt", "chosen", "rejected", "text_id", "kind", "margin"]
+
+
+def load_config(config: "str | Path", **sections: dict[str, Any]) -> "Config":
+    """Read a YAML file, or a shipped config by its bare name, and change keys of its sections.
+
+    Raises UserError for a missing or broken file, an unknown key or a bad value.
+    """
+    from semtag.configs.load import load_config as load
+
+    return load(config, sections=sections)
+
+
+def run(config: "str | Path", **sections: dict[str, Any]) -> "RunDir":
+    """Do all steps of a run that are not done yet; returns the run.
+
+    Progress goes to standard output. Raises UserError for what the user can mend, and RuntimeError where a step failed.
+    """
+    return _do(config, sections, None)
+
+
+def rank(config: "str | Path", round: int = 1, **sections: dict[str, Any]) -> "RunDir":
+    """Prepare the texts and make the ranked lists of a round; as `run` otherwise."""
+    from semtag.store.layout import Step
+
+    return _do(config, sections, {Step("texts"), Step("rank", round)})
+
+
+def pairs(config: "str | Path", round: int = 1, **sections: dict[str, Any]) -> "RunDir":
+    """Make the pairs and lists of a round; as `run` otherwise."""
+    from semtag.store.layout import Step
+
+    return _do(config, sections, {Step("pairs", round)})
+
+
+def train(config: "str | Path", round: int = 1, **sections: dict[str, Any]) -> "RunDir":
+    """Train on the pairs or lists of a round; as `run` otherwise."""
+    from semtag.store.layout import Step
+
+    return _do(config, sections, {Step("train", round)})
+
+
+def evaluate(config: "str | Path", **sections: dict[str, Any]) -> "RunDir":
+    """Write the report of a run; as `run` otherwise."""
+    from semtag.store.layout import Step
+
+    return _do(config, sections, {Step("evaluate")})
+
+
+def load_pairs(run: "str | Path | RunDir", round: int | None = None) -> "Dataset":
+    """The preference pairs of a round, of the one that delivered the tagger by default, as TRL's trainers take them.
+
+    `prompt`, `chosen` and `rejected` are chat messages; `margin` is the gap in score, null for a format pair.
+    Raises UserError where the run holds no such pairs.
+    """
+    import glob
+
+    from datasets import Dataset
+
+    from semtag.configs.errors import UserError
+    from semtag.store.locations import local_folder, uri
+    from semtag.store.parquet import parquet_files
+    from semtag.store.rounds import delivered_round
+    from semtag.store.run_dir import RunDir
+
+    own = run if isinstance(run, RunDir) else RunDir(str(run))
+    own.config()  # says so where there is no run
+    number = round or delivered_round(own)
+    folder = own.layout.round(number).pairs
+    if not folder.exists():
+        raise UserError(f"{own.path} holds no pairs of round {number}.", "Do `semtag pairs` first.")
+    from pathlib import Path
+
+    files = [glob.escape(str(file)) for file in parquet_files(Path(local_folder(uri(folder))))]
+    return Dataset.from_parquet(files, columns=PAIR_COLUMNS).select_columns(PAIR_COLUMNS)
+
+
+def _do(config: "str | Path", sections: dict[str, Any], steps: "set[Step] | None") -> "RunDir":
+    from semtag.job import do_steps
+    from semtag.store.run_dir import RunDir
+
+    loaded = load_config(config, **sections)
+    run = RunDir.of(loaded)
+    if status := do_steps(loaded, steps):
+        raise RuntimeError(f"A step failed with exit status {status}; its log is in {run.layout.logs}.")
+    return run

@@ -50,6 +50,7 @@ def arguments(server: Store, tmp_path_factory: pytest.TempPathFactory) -> list[s
         "configs/demo.yaml",
         "run.root=s3://runs/all",
         "data.path=s3://runs/data",
+        "data.held_out_by=text",
         f"model.base=s3://runs/models/{base.name}",
         f"scoring.model=s3://runs/models/{embedding.name}",
         "sampling.engine=replay",
