@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from semtag.configs.errors import UserError
-from semtag.configs.load import load_config
+from semtag.configs.load import is_shipped, load_config
 from semtag.store.locations import in_store
 
 # Never sent, at any depth and whether .gitignore names them or not: what is of no use to a job, and what may be secret.
@@ -61,19 +61,25 @@ def entrypoint(config: str, overrides: list[str], stage: str, working_dir: Path)
     resolved = load_config(config, [address, *overrides])
     if not working_dir.is_dir():
         raise UserError(f"The working directory {working_dir} does not exist.", "Check --working-dir.")
-    path, root = Path(config).resolve(), working_dir.resolve()
+    name = config if is_shipped(config) else _name_in_job(config, working_dir.resolve())
+    if not in_store(resolved.run.root) and not Path(resolved.run.root).is_absolute():
+        raise UserError(
+            f"run.root={resolved.run.root} would be lost: the job runs in a copy that Ray deletes.",
+            "Give run.root a place in a store (s3://...), or an absolute path that the head and all nodes share.",
+        )
+    return shlex.join(["python", "-m", "semtag", stage, name, address, *overrides])
+
+
+def _name_in_job(config: str, root: Path) -> str:
+    """The path of a config from the job's working directory, a copy of `root`."""
+    path = Path(config).resolve()
     if not path.is_relative_to(root) or path.relative_to(root).as_posix() not in sent(root):
         raise UserError(
             f"The config {config} would not be sent: the job gets {root} without what .gitignore names, runs, .git, "
             "virtual environments, and files that may hold secrets.",
             "Put the config there, or name the folder above it with --working-dir.",
         )
-    if not in_store(resolved.run.root) and not Path(resolved.run.root).is_absolute():
-        raise UserError(
-            f"run.root={resolved.run.root} would be lost: the job runs in a copy that Ray deletes.",
-            "Give run.root a place in a store (s3://...), or an absolute path that the head and all nodes share.",
-        )
-    return shlex.join(["python", "-m", "semtag", stage, path.relative_to(root).as_posix(), address, *overrides])
+    return path.relative_to(root).as_posix()
 
 
 def sent(working_dir: Path) -> dict[str, int]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from semtag.store.run_dir import RunDir
 
 __all__ = ["evaluate", "load_config", "load_pairs", "pairs", "rank", "run", "train"]
-PAIR_COLUMNS = ["prompt", "chosen", "rejected", "text_id", "kind", "margin"]
+PAIR_COLUMNS = ["prompt", "chosen", "rejected", "text_id", "margin"]
 
 
 def load_config(config: "str | Path", **sections: dict[str, Any]) -> "Config":
@@ -75,15 +75,13 @@ def load_pairs(run: "str | Path | RunDir", round: int | None = None) -> "Dataset
     `prompt`, `chosen` and `rejected` are chat messages; `margin` is the gap in score, null for a format pair.
     Raises UserError where the run holds no such pairs.
     """
-    import glob
-
-    from datasets import Dataset
+    from pathlib import Path
 
     from semtag.configs.errors import UserError
-    from semtag.store.locations import local_folder, uri
-    from semtag.store.parquet import parquet_files
+    from semtag.store.locations import cache_folder, local_folder, uri
     from semtag.store.rounds import delivered_round
     from semtag.store.run_dir import RunDir
+    from semtag.training.tokenized import load_rows
 
     own = run if isinstance(run, RunDir) else RunDir(str(run))
     own.config()  # says so where there is no run
@@ -91,10 +89,8 @@ def load_pairs(run: "str | Path | RunDir", round: int | None = None) -> "Dataset
     folder = own.layout.round(number).pairs
     if not folder.exists():
         raise UserError(f"{own.path} holds no pairs of round {number}.", "Do `semtag pairs` first.")
-    from pathlib import Path
-
-    files = [glob.escape(str(file)) for file in parquet_files(Path(local_folder(uri(folder))))]
-    return Dataset.from_parquet(files, columns=PAIR_COLUMNS).select_columns(PAIR_COLUMNS)
+    rows = load_rows(Path(local_folder(uri(folder))), "pairs", cache_folder() / "pairs")
+    return rows.select_columns(PAIR_COLUMNS)
 
 
 def _do(config: "str | Path", sections: dict[str, Any], steps: "set[Step] | None") -> "RunDir":

@@ -65,7 +65,10 @@ TINY = [
 
 
 # Files that use the finished run but do not make it, the longest first.
-LAST = ["test_resume.py", "test_verify.py", "test_tag.py", "test_replay.py", "test_push.py", "test_submit.py"]
+LAST = [
+    *("test_resume.py", "test_verify.py", "test_tag.py", "test_replay.py", "test_python.py", "test_verify_pairs.py"),
+    *("test_push.py", "test_submit.py"),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

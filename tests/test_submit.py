@@ -223,6 +223,8 @@ def test_nothing_is_sent_that_could_not_work(tmp_path: Path) -> None:
 def test_the_job_s_command() -> None:
     command = entrypoint(str(ROOT / "configs" / "demo.yaml"), ["run.root=/mnt/my runs"], "rank", ROOT)
     assert command == "python -m semtag rank configs/demo.yaml cluster.address=auto 'run.root=/mnt/my runs'"
+    shipped = entrypoint("demo", ["run.root=/mnt/runs"], "run", ROOT)
+    assert shipped == "python -m semtag run demo cluster.address=auto run.root=/mnt/runs"
 
 
 # What people keep in a checkout, beside the code of a job.

@@ -10,7 +10,7 @@ from semtag.store.layout import Step
 
 def add_config(parser: ArgumentParser) -> None:
     """Add the config and its overrides."""
-    parser.add_argument("config", metavar="CONFIG", help="YAML file, for example configs/demo.yaml")
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped config such as demo")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, such as training.beta=0.5")
 
 
