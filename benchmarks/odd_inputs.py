@@ -144,8 +144,8 @@ def read_texts(bench: Bench, case: Case, name: str) -> tuple[str, list[Any]]:
         ]
     )
     said = {"in": len(texts) + rejects.total(), "out": len(texts), "dropped": dict(rejects)}
-    if run.ledger()["texts"]["rows"] != said:
-        found += f", but the ledger has {run.ledger()}"
+    if run.ledger().of("texts")["rows"].as_json() != said:
+        found += f", but the ledger has {run.ledger().as_json()}"
     sources = [Path(file) for file in json.loads(run.layout.source_state.read_text(encoding="utf-8"))]
     wanted = bench.folder / Path(settings.data.paths[0])
     if not sources or any(wanted not in (bench.folder / file, *(bench.folder / file).parents) for file in sources):

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from benchmarks.contest import machine, markdown, publish
 from benchmarks.small_models import build_tokenizer, save_random_llama
+from semtag.store.manifest import StepRecord
 from semtag.store.parquet import RowWriter, count_rows
 from semtag.store.run_dir import RunDir
 
@@ -95,24 +96,24 @@ def run_job(texts: int, folder: Path, models: tuple[Path, Path]) -> dict[str, An
 
 def figures(run: RunDir, texts: int) -> dict[str, Any]:
     """What the manifest and the files say about a finished job."""
-    entries = {step.stage: run.manifest()["steps"][step.name] for step in run.done()}
+    entries = {step.stage: run.manifest().steps[step.name] for step in run.done()}
     seconds = {stage: max(1.0, _seconds(entries[stage])) for stage in STAGES}
     layout = run.layout.round(1)
     size = sum(file.stat().st_size for place in (layout.ranked, layout.pairs, layout.lists) for file in place.iterdir())
-    counts = entries["pairs"]["counts"]
+    counts = entries["pairs"].counts
     return {
         "texts": texts,
         "seconds": seconds,
         "texts_per_second": texts / sum(seconds.values()),
-        "driver_peak_mb": {stage: entries[stage]["peak_mb"] for stage in STAGES},
+        "driver_peak_mb": {stage: entries[stage].peak_mb for stage in STAGES},
         "bytes_per_text": size / texts,
         "pairs": count_rows(layout.pairs),
         "format_share": counts["format"] / counts["pairs"],
     }
 
 
-def _seconds(entry: dict[str, Any]) -> float:
-    return (datetime.fromisoformat(entry["finished"]) - datetime.fromisoformat(entry["started"])).total_seconds()
+def _seconds(record: StepRecord) -> float:
+    return (datetime.fromisoformat(record.finished or "") - datetime.fromisoformat(record.started)).total_seconds()
 
 
 def table(rows: list[dict[str, Any]]) -> str:

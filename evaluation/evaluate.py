@@ -96,8 +96,8 @@ def build_report(run: RunDir, config: Config, corpus: Corpus, arms: list[Arm], p
         "margins": margins(delivered.pairs),
         "curve": json.loads((delivered.adapter / "curve.json").read_text(encoding="utf-8")),
         "rounds": _rounds(run, config),
-        "ledger": run.ledger(),
-        "stages": run.manifest()["steps"],
+        "ledger": run.ledger().as_json(),
+        "stages": run.manifest().as_json()["steps"],
         "config": config.model_dump(mode="json"),
         "versions": versions(),
     }

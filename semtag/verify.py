@@ -89,13 +89,13 @@ def _schema_problem(file: Place, schema: pa.Schema) -> Problems:
 
 
 def _identities(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
-    for name, entry in run.manifest()["steps"].items():
-        if entry["identity"] != identity(entry["config"]):
-            yield f"manifest.json: identity {entry['identity']} of {name} is not the hash of its config"
+    for name, record in run.manifest().steps.items():
+        if record.identity != identity(record.config):
+            yield f"manifest.json: identity {record.identity} of {name} is not the hash of its config"
 
 
 def _ledger(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
-    for name, units in run.ledger().items():
+    for name, units in run.ledger().root.items():
         step = Step.of(name)
         layout = run.layout.round(step.round)
         kept: dict[tuple[str, str], Place] = {
@@ -109,10 +109,9 @@ def _ledger(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
             ("rank", "texts"): layout.rejects,
         }
         for unit, entry in units.items():
-            lost = sum(entry["dropped"].values())
-            if entry["in"] != entry["out"] + lost:
-                yield f"ledger.json: {name} {unit}: {entry}"
-            for folders, number in ((kept, entry["out"]), (dropped, lost)):
+            if not entry.holds:
+                yield f"ledger.json: {name} {unit}: {entry.as_json()}"
+            for folders, number in ((kept, entry.went_out), (dropped, entry.lost)):
                 folder = folders.get((step.stage, unit))
                 if folder is not None and count_rows(folder) != number:
                     yield f"ledger.json names {number} {unit} of {name} for {folder}, which holds {count_rows(folder)}"

@@ -29,6 +29,7 @@ from semtag.store.locations import (
     write_json,
     write_text,
 )
+from semtag.store.manifest import Balance, Ledger, Manifest, StepRecord
 from semtag.store.packaged import weights_in
 from semtag.store.process_cleanup import left_at_work
 from semtag.store.stages import STAGES
@@ -72,7 +73,8 @@ class RunDir:
         for step in self.done():  # a kill can come between a step's end and its clearing up
             self._clear_unfinished(step)
         if not self.layout.manifest.exists():
-            write_json(self.layout.manifest, {"schema": SCHEMA_VERSION, "created": _now(), "steps": {}})
+            new = Manifest(schema_version=SCHEMA_VERSION, created=_now(), steps={})
+            write_json(self.layout.manifest, new.as_json())
 
     def config(self) -> Config:
         """The resolved config the run was started with."""
@@ -85,9 +87,9 @@ class RunDir:
     def check_same(self, config: Config) -> None:
         """Raises UserError when a step that has begun was shaped by other values, naming the keys that differ."""
         differing = []
-        for name, entry in self.manifest()["steps"].items():
-            step = Step.of(name)
-            differing += differences(entry["config"], shaping_values(config, step), f"when {name} ran")
+        for name, record in self.manifest().steps.items():
+            values = shaping_values(config, Step.of(name))
+            differing += differences(record.config, values, f"when {name} ran")
         if differing:
             lines = "\n  ".join(dict.fromkeys(differing))
             raise UserError(
@@ -97,23 +99,23 @@ class RunDir:
 
     # -- steps ----------------------------------------------------------------------------------------------
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest, or an empty one where there is none yet."""
+    def manifest(self) -> Manifest:
+        """The manifest, or an empty one where there is none yet. Raises UserError for one of another version."""
         file = self.layout.manifest
         if not file.exists():
-            return {"schema": SCHEMA_VERSION, "steps": {}}
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if manifest.get("schema") != SCHEMA_VERSION:
+            return Manifest(schema_version=SCHEMA_VERSION)
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values.get("schema") != SCHEMA_VERSION:
             raise UserError(
-                f"{file} has schema {manifest.get('schema')}, this Semtag writes {SCHEMA_VERSION}.",
+                f"{file} has schema {values.get('schema')}, this Semtag writes {SCHEMA_VERSION}.",
                 "Read the run with the Semtag that wrote it, or start a new one under another run.name.",
             )
-        return manifest
+        return Manifest.model_validate(values)
 
     def done(self) -> list[Step]:
         """The steps that finished, in the order in which they began."""
-        steps = self.manifest()["steps"]
-        return [Step.of(name) for name, entry in steps.items() if entry["state"] == "done"]
+        steps = self.manifest().steps
+        return [Step.of(name) for name, record in steps.items() if record.state == "done"]
 
     def is_done(self, step: Step) -> bool:
         """Whether the step finished."""
@@ -121,45 +123,43 @@ class RunDir:
 
     def counts(self, step: Step) -> dict[str, Any]:
         """What a finished step counted; nothing of any other."""
-        return self.manifest()["steps"].get(step.name, {}).get("counts", {})
+        record = self.manifest().steps.get(step.name)
+        return record.counts if record else {}
 
     def begin(self, step: Step, config: Config) -> None:
         """Record that the step runs, with the values that shape it, and delete half-written folders."""
         self._clear_partial()
         values = shaping_values(config, step)
-        self._set_step(step, {"state": "running", "started": _now(), "config": values, "identity": identity(values)})
+        record = StepRecord(state="running", started=_now(), config=values, identity=identity(values))
+        self._set_step(step, record)
 
     def finish(self, step: Step, counts: dict[str, Any], versions: dict[str, str]) -> None:
         """Record that the step is done, with this process's peak of memory in MB."""
-        entry = self.manifest()["steps"][step.name]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        entry |= {"state": "done", "finished": _now(), "peak_mb": peak, "counts": counts, "versions": versions}
-        self._set_step(step, entry)
+        found = {"state": "done", "finished": _now(), "peak_mb": peak, "counts": counts, "versions": versions}
+        self._set_step(step, self.manifest().steps[step.name].model_copy(update=found))
         self._clear_unfinished(step)
 
-    def _set_step(self, step: Step, entry: dict[str, Any]) -> None:
+    def _set_step(self, step: Step, record: StepRecord) -> None:
         check_held(self.path)
         manifest = self.manifest()
-        manifest["steps"][step.name] = entry
-        write_json(self.layout.manifest, manifest)
+        steps = manifest.steps | {step.name: record}
+        write_json(self.layout.manifest, manifest.model_copy(update={"steps": steps}).as_json())
 
     def record(self, step: Step, unit: str, came_in: int, went_out: int, dropped: dict[str, int]) -> None:
         """Replace the step's entry for `unit` in the ledger. Raises ValueError when it does not balance."""
-        if came_in != went_out + sum(dropped.values()):
+        balance = Balance(came_in=came_in, went_out=went_out, dropped=dict(sorted(dropped.items())))
+        if not balance.holds:
             raise ValueError(f"{step.name} ledger of {unit}: {came_in} in, {went_out} out, dropped {dropped}")
         check_held(self.path)
         ledger = self.ledger()
-        ledger.setdefault(step.name, {})[unit] = {
-            "in": came_in,
-            "out": went_out,
-            "dropped": dict(sorted(dropped.items())),
-        }
-        write_json(self.layout.ledger, ledger)
+        units = ledger.of(step.name) | {unit: balance}
+        write_json(self.layout.ledger, Ledger(ledger.root | {step.name: units}).as_json())
 
-    def ledger(self) -> dict[str, Any]:
-        """Step -> unit -> {in, out, dropped by reason}."""
+    def ledger(self) -> Ledger:
+        """The ledger, or an empty one where there is none yet."""
         file = self.layout.ledger
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return Ledger.model_validate_json(file.read_text(encoding="utf-8") if file.exists() else "{}")
 
     # -- files ----------------------------------------------------------------------------------------------
 

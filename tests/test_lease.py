@@ -22,6 +22,7 @@ from semtag.pipeline import run_module
 from semtag.store import lease as leases
 from semtag.store.layout import Step
 from semtag.store.lease import file_lock, lease
+from semtag.store.locations import write_json
 from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT
 from tests.test_one_writer import wait_for
@@ -196,7 +197,7 @@ def test_who_lost_the_run_writes_no_manifest_and_no_folder(tmp_path: Path, ended
                 (folder / "a").write_text("late")
         late.renew()
     assert (ranked / "a").read_text() == "mine"
-    assert not run.is_done(step) and run.ledger()["rank-1"]["texts"]["in"] == 1
+    assert not run.is_done(step) and run.ledger().of("rank-1")["texts"].came_in == 1
 
 
 def test_a_stage_that_does_not_end_when_the_run_is_lost_is_killed(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_a_stage_that_does_not_end_when_the_run_is_lost_is_killed(tmp_path: Path
     job = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE)
     wait_for((tmp_path / "stage").exists)
     stage = psutil.Process(int((tmp_path / "stage").read_text()))
-    (tmp_path / leases.SIGNS / "2").write_text(json.dumps({"host": "another", "holder": "x"}))
+    write_json(tmp_path / leases.SIGNS / "2", {"host": "another", "holder": "x"})  # whole, as it may be read at once
     _, said = job.communicate(timeout=60)
     assert "A process on another took over" in said
     psutil.wait_procs([stage], timeout=10)

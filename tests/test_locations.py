@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_where_it_was_and_verifies(arguments: list[str]) ->
     found = semtag("verify", f"s3://runs/all/{name}")
     assert found.returncode == 0, found.stdout
     run = stored(name)
-    layout, ledger = run.layout.round(1), run.ledger()
+    layout, ledger = run.layout.round(1), run.ledger().as_json()
     ids = [row["text_id"] for row in read_rows(layout.ranked, ["text_id"])]
     assert len(ids) == len(set(ids)) == ledger["rank-1"]["texts"]["out"]
     assert count_rows(layout.pairs) == ledger["pairs-1"]["pairs"]["out"] > 0

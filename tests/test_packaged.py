@@ -176,7 +176,7 @@ def test_other_weights_are_another_run(tmp_path: Path) -> None:
     run.start(config)
     run.begin(Step("rank", 1), config)
     run.start(config)
-    manifest = run.manifest()
+    manifest = run.manifest().as_json()
     manifest["steps"]["rank-1"]["config"]["model.weights"] = "blake2b:0"
     write_json(run.layout.manifest, manifest)
     with pytest.raises(UserError, match=r"model\.weights: 'blake2b:0' when rank-1 ran, 'blake2b:\w{32}' now"):

@@ -41,7 +41,7 @@ def test_a_job_killed_in_round_two_ends_as_if_undisturbed(finished_run: Path, tm
 
 def undo(run: RunDir, *steps: Step) -> None:
     """Have the manifest name the steps no more."""
-    manifest = run.manifest()
+    manifest = run.manifest().as_json()
     for step in steps:
         del manifest["steps"][step.name]
     write_json(run.layout.manifest, manifest)

@@ -77,7 +77,7 @@ def test_steps_go_from_running_to_done(tmp_path: Path) -> None:
     assert not run.is_done(RANK) and run.counts(RANK) == {}
     run.finish(RANK, {"texts": 1}, {"ray": "2"})
     assert run.done() == [RANK] and not run.is_done(Step("rank", 2))
-    assert run.counts(RANK) == run.manifest()["steps"]["rank-1"]["counts"] == {"texts": 1}
+    assert run.counts(RANK) == run.manifest().steps["rank-1"].counts == {"texts": 1}
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_there_is_no_moment_without_a_folder(tmp_path: Path) -> None:
 def test_the_ledger_must_balance(tmp_path: Path) -> None:
     run = begun(tmp_path)
     run.record(RANK, "texts", 5, 3, {"too_long": 2})
-    assert run.ledger() == {"rank-1": {"texts": {"in": 5, "out": 3, "dropped": {"too_long": 2}}}}
+    assert run.ledger().as_json() == {"rank-1": {"texts": {"in": 5, "out": 3, "dropped": {"too_long": 2}}}}
     with pytest.raises(ValueError, match="5 in, 3 out"):
         run.record(RANK, "texts", 5, 3, {})
 
@@ -221,7 +221,7 @@ def test_a_run_that_cannot_be_written_can_be_read(kept: bool) -> None:
                 pass
         with unwritable(Path(root)):
             with run.lock(reading=True):
-                assert run.manifest()["steps"]
+                assert run.manifest().steps
             assert verify.run(Namespace(run=str(run.path))) == 0
             with pytest.raises(UserError, match="Cannot write to"), run.lock():
                 pass
@@ -232,7 +232,7 @@ def test_what_is_no_run_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run directory"):
         RunDir(tmp_path).config()
     run = begun(tmp_path)
-    write_json(run.layout.manifest, run.manifest() | {"schema": 99})
+    write_json(run.layout.manifest, run.manifest().as_json() | {"schema": 99})
     with pytest.raises(UserError, match="schema 99"):
         run.manifest()
     with pytest.raises(UserError, match="cannot be reached"):

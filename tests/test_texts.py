@@ -95,7 +95,7 @@ def test_bad_rows_are_rejected_with_their_reason_and_cost_no_other(tmp_path: Pat
     assert json.loads(train[0]["meta"]) == {"id": 1}
     rejects = list(read_parquet(run.layout.rejects))
     assert Counter(row["reason"] for row in rejects) == Counter(counts["dropped"])
-    assert run.ledger()["texts"]["rows"] == {"in": 11, "out": 2, "dropped": counts["dropped"]}
+    assert run.ledger().as_json()["texts"]["rows"] == {"in": 11, "out": 2, "dropped": counts["dropped"]}
 
 
 def test_errors_that_the_user_can_mend(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_rounds_get_files_of_their_own(tmp_path: Path) -> None:
         assert (counts["validation"], counts["held_out"]) == (len(ids[2]), len(ids[3]))
         assert len(set.union(*ids)) == 100 == sum(counts[name] for name in ("train", "validation", "held_out"))
         assert sum(map(len, ids)) == 100 + (counts["train"] if texts == "reuse" else 0)
-        assert run.ledger()["texts"]["rows"] == {"in": 100, "out": 100, "dropped": {}}
+        assert run.ledger().as_json()["texts"]["rows"] == {"in": 100, "out": 100, "dropped": {}}
 
 
 def test_a_round_without_a_text_is_named(tmp_path: Path) -> None:
