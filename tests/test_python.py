@@ -80,6 +80,7 @@ def test_trl_takes_the_pairs(finished_run: Path, model_path: str, tmp_path: Path
     assert trainer.train().global_step == 1
 
 
-def test_what_the_user_can_mend_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"No such file: .*none\.jsonl"):
+def test_a_step_that_fails_is_an_error_and_says_why(tmp_path: Path, capfd: Any) -> None:
+    with pytest.raises(RuntimeError, match="failed with exit status 2"):
         semtag.run("demo", run={"root": str(tmp_path)}, data={"path": str(tmp_path / "none.jsonl")})
+    assert "none.jsonl" in capfd.readouterr().out
