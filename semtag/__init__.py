@@ -36,8 +36,8 @@ def load_config(config: "str | Path", **sections: dict[str, Any]) -> "Config":
 def run(config: "str | Path", **sections: dict[str, Any]) -> "RunDir":
     """Do all steps of a run that are not done yet; returns the run.
 
-    Progress goes to standard output, and so does what a step says that fails. Raises UserError for what the user can mend
-    before a step is begun, and RuntimeError for a step that failed.
+    Progress goes to standard output, and so does what a step says that fails. Raises UserError for what the user can
+    mend before a step is begun, and RuntimeError for a step that failed.
     """
     return _do(config, sections, None)
 
