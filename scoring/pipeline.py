@@ -50,7 +50,10 @@ def sample_and_score(
 
 
 def begin(texts: Place, names: list[str], progress: Progress, finished: Place | None = None, before: int = 0) -> Tally:
-    """Before any row is read, since a dataset is bound to the checkpoint that was set when it was made."""
+    """Begin to count, and say in which folder `finished` Ray commits ids, if any.
+
+    Call it before a dataset is built, because Ray Data reads the checkpoint settings at that moment.
+    """
     import ray.data
     from ray.data.checkpoint import CheckpointConfig
 
@@ -74,6 +77,7 @@ def write_scored(
     tally: Tally,
     progress: Progress,
 ) -> None:
+    """Have actors of the class `scorer`, made with the arguments `told`, score the rows; write them into `out`."""
     rows = rows.map_batches(scorer, fn_constructor_kwargs=told | {"tally": tally}, **_scorer_pool(config))
     with tally.shown(progress):
         rows.write_parquet(uri(out), min_rows_per_file=rows_per_file(config.sampling.batch_size, progress.total or 0))
