@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from semtag.configs.schema import Config
-    from semtag.store.layout import Step
     from semtag.store.run_dir import RunDir
 
 __all__ = ["evaluate", "load_config", "load_pairs", "pairs", "rank", "run", "train"]
@@ -39,35 +38,27 @@ def run(config: "str | Path", **sections: dict[str, Any]) -> "RunDir":
     Progress goes to standard output, and so does what a step says that fails. Raises UserError for what the user can
     mend before a step is begun, and RuntimeError for a step that failed.
     """
-    return _do(config, sections, None)
+    return _do(config, sections)
 
 
 def rank(config: "str | Path", round: int = 1, **sections: dict[str, Any]) -> "RunDir":
     """Prepare the texts and make the ranked lists of a round; as `run` otherwise."""
-    from semtag.store.layout import Step
-
-    return _do(config, sections, {Step("texts"), Step("rank", round)})
+    return _do(config, sections, ("texts", 0), ("rank", round))
 
 
 def pairs(config: "str | Path", round: int = 1, **sections: dict[str, Any]) -> "RunDir":
     """Make the pairs and lists of a round; as `run` otherwise."""
-    from semtag.store.layout import Step
-
-    return _do(config, sections, {Step("pairs", round)})
+    return _do(config, sections, ("pairs", round))
 
 
 def train(config: "str | Path", round: int = 1, **sections: dict[str, Any]) -> "RunDir":
     """Train on the pairs or lists of a round; as `run` otherwise."""
-    from semtag.store.layout import Step
-
-    return _do(config, sections, {Step("train", round)})
+    return _do(config, sections, ("train", round))
 
 
 def evaluate(config: "str | Path", **sections: dict[str, Any]) -> "RunDir":
     """Write the report of a run; as `run` otherwise."""
-    from semtag.store.layout import Step
-
-    return _do(config, sections, {Step("evaluate")})
+    return _do(config, sections, ("evaluate", 0))
 
 
 def load_pairs(run: "str | Path | RunDir", round: int | None = None) -> "Dataset":
@@ -94,12 +85,14 @@ def load_pairs(run: "str | Path | RunDir", round: int | None = None) -> "Dataset
     return rows.select_columns(PAIR_COLUMNS)
 
 
-def _do(config: "str | Path", sections: dict[str, Any], steps: "set[Step] | None") -> "RunDir":
+def _do(config: "str | Path", sections: dict[str, Any], *steps: tuple[str, int]) -> "RunDir":
+    """Do the steps, each a stage and its round, or all where none is named."""
     from semtag.job import do_steps
+    from semtag.store.layout import Step
     from semtag.store.run_dir import RunDir
 
     loaded = load_config(config, **sections)
     run = RunDir.of(loaded)
-    if status := do_steps(loaded, steps):
+    if status := do_steps(loaded, {Step(*step) for step in steps} or None):
         raise RuntimeError(f"A step failed with exit status {status}; its log is in {run.layout.logs}.")
     return run

@@ -18,7 +18,7 @@ examples:
   semtag tag runs/demo --data news.jsonl --out tagged.jsonl data.column=body
   semtag judge runs/demo                                a page on which a person compares base and tuned
 
-A run lives in <run.root>/<run.name>. The same command again goes on where it stopped.
+Semtag keeps a run in <run.root>/<run.name>. The same command again resumes the run.
 Every key is explained in configs/schema.py, data.py and training.py; a wrong one gets the nearest known name.
 A key of type text takes what follows the = as it is, without quotes; null is no text where a key may be empty."""
 

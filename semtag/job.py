@@ -20,6 +20,10 @@ def do_steps(config: Config, steps: set[Step] | None = None, dry_run: bool = Fal
     With `dry_run` print the plan and do nothing. Raises UserError for what the user can mend.
     """
     run = RunDir.of(config)
+
+    def is_wanted(step: Step) -> bool:
+        return steps is None or step in steps
+
     with naming_store(run.path):
         check_model(config)
         run.check_same(config)
@@ -33,14 +37,14 @@ def do_steps(config: Config, steps: set[Step] | None = None, dry_run: bool = Fal
         run.create()
         with run.lock() as lock:
             run.start(config)
-            wanted = [step for step in steps_of(run, config) if steps is None or step in steps]
+            wanted = [step for step in steps_of(run, config) if is_wanted(step)]
             already = all(map(run.is_done, wanted))
-            status = run_steps(run, config, lambda step: steps is None or step in steps, verbose, lock)
+            status = run_steps(run, config, is_wanted, verbose, lock)
         if status:
             return status
         if already:
             print(f"All is done already in {run.path}: {', '.join(step.name for step in wanted)}.")
-        return _show_results(run, config) if run.is_done(EVALUATION) and EVALUATION in (steps or wanted) else 0
+        return _show_results(run, config) if is_wanted(EVALUATION) and run.is_done(EVALUATION) else 0
 
 
 def _check_rounds(run: RunDir, config: Config, steps: set[Step]) -> None:

@@ -73,7 +73,7 @@ def pairs_and_lists(run: RunDir, config: Config, layout: RoundLayout, number: in
     if wrong:
         return  # nothing can be said of a choice among other pairs
     yield from selection.problems()
-    ledger = run.ledger().root[Step("pairs", number).name]
+    ledger = run.ledger().of(Step("pairs", number).name)
     for unit, found in (("pairs", dropped + selection.dropped()), ("lists", unlisted)):
         if ledger[unit].dropped != dict(found):
             yield f"ledger.json: dropped {unit} {ledger[unit].dropped}; the ranked texts give {dict(found)}"
@@ -188,7 +188,7 @@ def cap(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Proble
     for table in read_tables(layout.pairs, ["kind"]):
         kinds += count_values(table["kind"])
     quota = format_quota(kinds["similarity"], config.pairs.format_share)
-    dropped = run.ledger().root[Step("pairs", number).name]["pairs"].dropped.get("over_format_share", 0)
+    dropped = run.ledger().of(Step("pairs", number).name)["pairs"].dropped.get("over_format_share", 0)
     if kinds["format"] > quota:
         yield f"{kinds['format']} format pairs beside {kinds['similarity']} similarity pairs; at most {quota} may be"
     if dropped and kinds["format"] < quota:
@@ -204,7 +204,7 @@ def balance(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Pr
         bins.update(group_of(margin, config.pairs) for margin in pc.drop_null(table["margin"]).to_pylist())
     texts, fullest = count_rows(layout.ranked), max(bins.values(), default=0)
     full = sum(pairs == fullest for pairs in bins.values())
-    dropped = run.ledger().root[Step("pairs", number).name]["pairs"].dropped.get("over_margin_bin", 0)
+    dropped = run.ledger().of(Step("pairs", number).name)["pairs"].dropped.get("over_margin_bin", 0)
     if bins.total() > texts and fullest > 1:
         yield f"{bins.total()} similarity pairs of {texts} texts, up to {fullest} in a bin"
     if dropped and bins.total() + full <= texts:

@@ -13,9 +13,16 @@ def test_a_ranking_is_killed(tmp_path: Path) -> None:
     assert "| verified | yes |" in run_smallest("chaos", tmp_path)
 
 
-def test_a_job_in_a_store_is_ended_within_a_commit(tmp_path: Path) -> None:
-    shown = run_smallest("chaos", tmp_path, "--kills", "1", "--pause", "0", "--only", "commit", "--store", "s3")
-    assert "| commit: ids pending | 1 |" in shown and "| verified | yes |" in shown
+@pytest.mark.parametrize(
+    ("options", "met"),
+    [
+        (["--only", "commit", "--store", "both"], "| commit: ids pending |"),
+        (["--only", "second"], "| second job | 1 |"),
+    ],
+)
+def test_a_job_is_ended_in_other_ways(options: list[str], met: str, tmp_path: Path) -> None:
+    shown = run_smallest("chaos", tmp_path, "--kills", "1", "--pause", "0", *options)
+    assert met in shown and "| verified | yes |" in shown
 
 
 def test_every_step_of_a_round_is_ended(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from semtag.configs.errors import UserError
 from semtag.store.run_dir import RunDir
 
-HELP = "write a run's report.html anew, or compare several runs"
+HELP = "write a run's report.html again, or compare several runs"
 MORE = (
     "Several runs give a table here and a page of its own: how well their models do, which gates failed, and which "
     "settings differ."

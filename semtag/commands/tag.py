@@ -21,9 +21,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--votes", type=positive, default=1, metavar="N", help="tags that most of N samples name; default: greedy"
     )
-    parser.add_argument(
-        "--constrained", action="store_true", help="let no answer leave the form of tags; costs some speed"
-    )
+    parser.add_argument("--constrained", action="store_true", help="force the tag format; costs some speed")
     parser.add_argument("--base", action="store_true", help="ask the base model, without what tuning made of it")
     parser.add_argument("--score", action="store_true", help="say how similar tags and text are")
 
