@@ -77,7 +77,7 @@ class Torment:
                 while left and job.poll() is None:
                     seconds = self.rng.uniform(0, pause) if pause and self.rng.random() < 0.5 else None
                     _wait(job, members, self.layout.sampled_ids, seconds)
-                    if job.poll() is None and (done := self._strike(left[0], job, members)):
+                    if done := self._strike_first(left, job, members):
                         met[done] += 1
                         if done in left:
                             left.remove(done)
@@ -88,6 +88,13 @@ class Torment:
             vain += len(left) == before
             if vain > SPARE + len(kinds):
                 raise RuntimeError(f"{vain} starts brought nothing; the last one has exit status {job.returncode}")
+
+    def _strike_first(self, kinds: list[str], job: subprocess.Popen[bytes], members: Family) -> str | None:
+        """Do the first of the kinds for which there is a victim; the engine may have sampled all by now."""
+        for kind in kinds:
+            if job.poll() is None and (done := self._strike(kind, job, members)):
+                return done
+        return None
 
     def _strike(self, kind: str, job: subprocess.Popen[bytes], members: Family) -> str | None:
         """Do to the job what `kind` says; returns what that came to, None where it was done before."""

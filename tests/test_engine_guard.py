@@ -1,4 +1,4 @@
-"""How a text that kills engines is found, and no other one. With real engines: benchmarks.poison, and test_resume."""
+"""How a text that kills engines is found, and no other one. With real engines: benchmarks.poison and chaos."""
 
 import asyncio
 import os
