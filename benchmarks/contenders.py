@@ -16,6 +16,7 @@ from semtag.configs.schema import Config
 from semtag.generation.decoding import candidates
 from semtag.generation.engine_guard import GuardedSampler
 from semtag.generation.prompts import Chat, load_tokenizer
+from semtag.generation.records import SampledText
 from semtag.generation.sampler import engine_arguments, sampling_parameters, seed_of
 from semtag.scoring.pipeline import sampled_rows
 from semtag.store.locations import local_folder
@@ -55,10 +56,10 @@ def ours(folder: Path, config: Config, engine: Record) -> None:
             super().__init__(**arguments, engine=engine)
             self.journal = Journal(folder, self.engine.vllm_config)
 
-        async def _sample(self, row: Record) -> Record:
-            row = await super()._sample(row)
-            self.journal.finished(len(row["candidates"]), sum(c["num_tokens"] for c in row["candidates"]))
-            return row
+        async def _sample(self, text: SampledText) -> SampledText:
+            done = await super()._sample(text)
+            self.journal.finished(len(done.candidates), sum(c.num_tokens or 0 for c in done.candidates))
+            return done
 
     decodings = [candidates(config, first_round=True)]
     with ray_session(config):

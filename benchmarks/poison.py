@@ -24,7 +24,9 @@ import psutil
 from benchmarks.contest import demo_texts, machine, markdown, publish
 from benchmarks.small_models import SMALL, save_small
 from semtag.cluster.stage_process import stage_main
+from semtag.generation.decoding import Decoding
 from semtag.generation.engine_guard import GuardedSampler
+from semtag.generation.records import Candidate, SampledText
 from semtag.scoring import pipeline, rank
 from semtag.store.parquet import count_rows, read_rows
 from semtag.store.run_dir import RunDir
@@ -45,11 +47,11 @@ REASONS = {
 class Vulnerable(GuardedSampler):
     """A sampler whose engine dies, for real, of texts that say so."""
 
-    async def _candidates(self, row: dict[str, Any], *how: Any) -> list[dict[str, Any]]:
-        if DEADLY in row["text"]:
+    async def _candidates(self, text: SampledText, ids: list[int], decoding: Decoding) -> list[Candidate]:
+        if DEADLY in text.text:
             for child in psutil.Process(os.getpid()).children(recursive=True):
                 child.kill()
-        return await super()._candidates(row, *how)
+        return await super()._candidates(text, ids, decoding)
 
 
 def make_lines(rows: int, deadly: int) -> tuple[list[bytes], Counter[str]]:

@@ -5,8 +5,8 @@
 Every contender scores the same K candidates of the same texts on the CPU, with all-MiniLM-L6-v2 in float32 and the same
 batch size, and all must come to the same scores within 1e-5:
 
-    ours     semtag.scoring.embedder.Embedder and semtag.scoring.similarity.score_rows, on the batches of texts that the
-             pipeline hands them, one after another: it never sees all strings at once. Each distinct string is
+    ours     semtag.scoring.embedder.Embedder and semtag.scoring.similarity.score_texts, on the batches of texts that
+             the pipeline hands them, one after another: it never sees all strings at once. Each distinct string is
              encoded once.
     raw      one call of SentenceTransformer.encode over all distinct strings, texts first, in order of appearance, and
              nothing else: no scores, no ranks. It may sort all strings by length before it pads them.
@@ -31,11 +31,12 @@ import numpy as np
 from benchmarks.contest import demo_texts, machine, markdown, median_ratio, order, publish
 from semtag.configs.schema import Sampling, Scoring
 from semtag.evaluation.measures import words_of
+from semtag.generation.records import Candidate, SampledText
 from semtag.scoring.embedder import Embedder
-from semtag.scoring.similarity import cosine, score_rows, tag_string
+from semtag.scoring.similarity import cosine, score_texts, tag_string
 from semtag.store.locations import local_folder
 
-Rows = list[dict[str, Any]]
+Texts = list[SampledText]
 CONTENDERS = ("ours", "raw", "naive")
 GENERIC = (
     "history", "science", "nature", "information", "overview", "general", "article", "facts",
@@ -45,14 +46,14 @@ MOST_TAGS = 3
 SHORTEST = 6  # letters of a word that may be a tag
 
 
-def make_rows(texts: list[str], samples: int, seed: int) -> Rows:
-    """A row a text, with the columns that scoring reads: `text`, and `candidates` with `sample` and `tags`."""
-    rng, rows = random.Random(seed), list[dict[str, Any]]()
+def make_texts(texts: list[str], samples: int, seed: int) -> Texts:
+    """The texts with candidates that have tags and no score yet."""
+    rng, made = random.Random(seed), list[SampledText]()
     for text in texts:
         labels = sorted({word for word in words_of(text) if len(word) >= SHORTEST})
-        candidates = [{"sample": place, "tags": draw_tags(labels, rng)} for place in range(samples)]
-        rows.append({"text": text, "candidates": candidates})
-    return rows
+        candidates = [Candidate(place, "", tags=draw_tags(labels, rng)) for place in range(samples)]
+        made.append(SampledText(len(made), text, None, "{}", "drawn", candidates=candidates))
+    return made
 
 
 def draw_tags(labels: list[str], rng: random.Random) -> list[str]:
@@ -61,33 +62,33 @@ def draw_tags(labels: list[str], rng: random.Random) -> list[str]:
     return list(dict.fromkeys(tags))
 
 
-def pairs_of(rows: Rows) -> list[tuple[str, str]]:
+def pairs_of(texts: Texts) -> list[tuple[str, str]]:
     """Text and tag string of each candidate, in order of the samples."""
-    return [(row["text"], tag_string(candidate["tags"])) for row in rows for candidate in row["candidates"]]
+    return [(text.text, tag_string(candidate.tags)) for text in texts for candidate in text.candidates]
 
 
-def batches(rows: Rows, size: int) -> list[Rows]:
-    """The rows as the pipeline hands them over: `size` texts at a time."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def batches(texts: Texts, size: int) -> list[Texts]:
+    """The texts as the pipeline hands them over: `size` at a time."""
+    return [texts[start : start + size] for start in range(0, len(texts), size)]
 
 
-def ours(rows: Rows, scoring: Scoring, texts_per_batch: int) -> tuple[float, list[float]]:
+def ours(texts: Texts, scoring: Scoring, texts_per_batch: int) -> tuple[float, list[float]]:
     """Seconds, and the scores in order of text and sample."""
     embedder = Embedder(scoring)
-    embedder.texts([row["text"] for row in rows[:texts_per_batch]])  # warm-up; texts are not remembered
+    embedder.texts([text.text for text in texts[:texts_per_batch]])  # warm-up; texts are not remembered
     start = time.perf_counter()
-    scored = [
-        row for batch in batches(rows, texts_per_batch) for row in score_rows(batch, embedder.texts, embedder.tags)
-    ]
+    scored = list[SampledText]()
+    for batch in batches(texts, texts_per_batch):
+        scored += score_texts(batch, embedder.texts, embedder.tags)
     seconds = time.perf_counter() - start
-    by_sample = (sorted(row["candidates"], key=lambda candidate: candidate["sample"]) for row in scored)
-    return seconds, [candidate["score"] for candidates in by_sample for candidate in candidates]
+    by_sample = (sorted(text.candidates, key=lambda candidate: candidate.sample) for text in scored)
+    return seconds, [candidate.score or 0.0 for candidates in by_sample for candidate in candidates]
 
 
-def raw(rows: Rows, scoring: Scoring, texts_per_batch: int) -> tuple[float, list[float]]:
+def raw(texts: Texts, scoring: Scoring, texts_per_batch: int) -> tuple[float, list[float]]:
     """Seconds of one call over all distinct strings, and the scores, made of its embeddings outside that time."""
-    encode, pairs = _encoder(scoring), pairs_of(rows)
-    encode([row["text"] for row in rows[:texts_per_batch]])
+    encode, pairs = _encoder(scoring), pairs_of(texts)
+    encode([text.text for text in texts[:texts_per_batch]])
     strings = list(dict.fromkeys([*(text for text, _ in pairs), *(tags for _, tags in pairs)]))
     start = time.perf_counter()
     embeddings = encode(strings)
@@ -97,12 +98,12 @@ def raw(rows: Rows, scoring: Scoring, texts_per_batch: int) -> tuple[float, list
     return seconds, cosine(left, right).tolist()
 
 
-def naive(rows: Rows, scoring: Scoring, texts_per_batch: int) -> tuple[float, list[float]]:
+def naive(texts: Texts, scoring: Scoring, texts_per_batch: int) -> tuple[float, list[float]]:
     """Seconds, and the scores."""
     encode, scores = _encoder(scoring), list[float]()
-    encode([row["text"] for row in rows[:texts_per_batch]])
+    encode([text.text for text in texts[:texts_per_batch]])
     start = time.perf_counter()
-    for batch in batches(rows, texts_per_batch):
+    for batch in batches(texts, texts_per_batch):
         pairs = pairs_of(batch)
         left, right = encode([text for text, _ in pairs]), encode([tags for _, tags in pairs])
         scores += cosine(left, right).tolist()
@@ -128,14 +129,14 @@ def check_agreement(scores: dict[str, list[float]]) -> None:
         assert apart < 1e-5, f"{name}: scores differ from those of raw by up to {apart:.2g}"
 
 
-def run(rows: Rows, scoring: Scoring, texts_per_batch: int, rounds: int) -> dict[str, list[float]]:
+def run(texts: Texts, scoring: Scoring, texts_per_batch: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of each contender in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     functions = {"ours": ours, "raw": raw, "naive": naive}
     for round_ in range(rounds):
         scores: dict[str, list[float]] = {}
         for name in order(CONTENDERS, round_):
-            taken, scores[name] = functions[name](rows, scoring, texts_per_batch)
+            taken, scores[name] = functions[name](texts, scoring, texts_per_batch)
             seconds[name].append(taken)
             print(f"round {round_ + 1} of {rounds}: {name} {taken:.2f} s", flush=True)
         check_agreement(scores)
@@ -151,20 +152,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the candidates (0)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
-    rows = make_rows(demo_texts(arguments.texts), arguments.samples, arguments.seed)
-    seconds = run(rows, Scoring(model="all-MiniLM-L6-v2"), Sampling().batch_size, arguments.rounds)
-    pairs = pairs_of(rows)
+    texts = make_texts(demo_texts(arguments.texts), arguments.samples, arguments.seed)
+    seconds = run(texts, Scoring(model="all-MiniLM-L6-v2"), Sampling().batch_size, arguments.rounds)
+    pairs = pairs_of(texts)
     result = {
         "machine": machine(),
-        "texts": len(rows),
+        "texts": len(texts),
         "samples": arguments.samples,
         "distinct_tag_strings": len({tags for _, tags in pairs}),
         "seconds": seconds,
-        "texts_per_second": {name: len(rows) / statistics.median(taken) for name, taken in seconds.items()},
+        "texts_per_second": {name: len(texts) / statistics.median(taken) for name, taken in seconds.items()},
         "ratio_to_raw": median_ratio(seconds["raw"], seconds["ours"]),
         "ratio_to_naive": median_ratio(seconds["naive"], seconds["ours"]),
     }
-    print(f"{len(rows)} texts, {len(pairs)} candidates, {result['distinct_tag_strings']} distinct tag strings")
+    print(f"{len(texts)} texts, {len(pairs)} candidates, {result['distinct_tag_strings']} distinct tag strings")
     publish(result, table(result), arguments.json)
 
 

@@ -21,18 +21,18 @@ class BatchMetrics:
         self.rejects = Counter("semtag_rejects", "Texts that could not be used, by reason.", ("reason",))
         self.mean_score = Gauge("semtag_mean_score", "Mean score over the candidates of the last batch that had any.")
 
-    def record(self, rows: Sequence[dict[str, Any]], scores: Sequence[float]) -> None:
-        """Count a batch of scored rows of schema SAMPLED; `scores` are those of all candidates."""
-        candidates = [candidate for row in rows for candidate in row["candidates"]]
-        tokens = sum(candidate["num_tokens"] or 0 for candidate in candidates)
+    def record(self, texts: Sequence[Any], scores: Sequence[float]) -> None:
+        """Count a batch of scored texts, records of generation/; `scores` are those of all candidates."""
+        candidates = [candidate for text in texts for candidate in text.candidates]
+        tokens = sum(candidate.num_tokens or 0 for candidate in candidates)
         # A counter takes no zero.
-        if rows:
-            self.texts.inc(len(rows))
+        if texts:
+            self.texts.inc(len(texts))
         if tokens:
             self.tokens.inc(tokens)
-        for format_, count in Tallies(candidate["format"] for candidate in candidates).items():
+        for format_, count in Tallies(candidate.format for candidate in candidates).items():
             self.candidates.inc(count, {"format": format_})
-        for reason, count in Tallies(row["reason"] for row in rows if row["reason"]).items():
-            self.rejects.inc(count, {"reason": reason})
+        for reason, count in Tallies(text.reason for text in texts if text.reason).items():
+            self.rejects.inc(count, {"reason": str(reason)})
         if scores:
             self.mean_score.set(sum(scores) / len(scores))

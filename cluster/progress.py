@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TextIO
+from typing import Protocol, TextIO
 
 LINE_EVERY_SECONDS = 30.0
 
@@ -31,6 +31,13 @@ class Counts:
             self.scored + other.scored,
             self.score_sum + other.score_sum,
         )
+
+
+class Adds(Protocol):
+    """What workers tell their counts to: a tally of the whole job, or nobody."""
+
+    def add(self, by: Counts, at_once: bool = False) -> None:
+        """Add counts."""
 
 
 class Progress(AbstractContextManager["Progress"]):

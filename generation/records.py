@@ -1,20 +1,78 @@
-"""Schemas of what this folder writes. Every Parquet file of a run has one of the schemas named here or in scoring."""
+"""What this folder writes: records, each with the Arrow schema of its columns. Scoring adds its own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from semtag.cluster.progress import Counts
 from semtag.configs.schema import Prompt
-from semtag.generation.parse import parse
+from semtag.generation.parse import Format, parse
+from semtag.generation.reasons import Defect, RejectReason
 
-TEXT = pa.schema(
+Message = dict[str, str]  # `role` and `content`, as chat templates take it
+
+
+@dataclass(frozen=True)
+class Text:
+    """A distinct text of the data. `meta` holds the row's other columns, as JSON."""
+
+    text_id: int  # content hash of what the text shows
+    text: str
+    article: str | None
+    meta: str
+
+
+TEXT = pa.schema([("text_id", pa.int64()), ("text", pa.string()), ("article", pa.string()), ("meta", pa.string())])
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that was not used, and why. `row` is the row as JSON; `repeats` is the text that it says again, if any."""
+
+    stage: str
+    reason: RejectReason
+    detail: str | None
+    row: str
+    repeats: int | None = None  # not written
+
+
+REJECT = pa.schema([("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("row", pa.string())])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A completion sampled for a text, parsed, and scored where `score` is set."""
+
+    sample: int
+    completion: str
+    finish_reason: str | None = None
+    num_tokens: int | None = None  # with the end token
+    token_ids: Sequence[int] | None = None  # as sampled, the end token included; null where they are not known
+    logprob: float | None = None  # summed over the tokens, at temperature 1
+    tags: Sequence[str] = ()
+    format: Format = "invalid"
+    reason: Defect | str | None = None
+    answer: str | None = None
+    score: float | None = None  # null until scored, and for invalid candidates
+    rank: int | None = None  # 0 is best; null for invalid candidates
+
+
+CANDIDATE = pa.struct(
     [
-        ("text_id", pa.int64()),  # content hash of the normalised text
-        ("text", pa.string()),
-        ("article", pa.string()),
-        ("meta", pa.string()),  # the row's other columns, as JSON
+        ("sample", pa.int32()),
+        ("completion", pa.string()),
+        ("finish_reason", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprob", pa.float64()),
+        ("tags", pa.list_(pa.string())),
+        ("format", pa.string()),
+        ("reason", pa.string()),
+        ("answer", pa.string()),
+        ("score", pa.float64()),
+        ("rank", pa.int32()),
     ]
 )
 
@@ -26,71 +84,92 @@ PROMPT = (
     pa.field("sampled_prompt_ids", pa.list_(pa.int32())),  # those of the prompt that the candidates were drawn after
 )
 
-CANDIDATE = pa.struct(
-    [
-        ("sample", pa.int32()),
-        ("completion", pa.string()),
-        ("finish_reason", pa.string()),
-        ("num_tokens", pa.int32()),  # with the end token
-        ("token_ids", pa.list_(pa.int32())),  # as sampled, the end token included; null where they are not known
-        ("logprob", pa.float64()),  # summed over the tokens, at temperature 1
-        ("tags", pa.list_(pa.string())),
-        ("format", pa.string()),
-        ("reason", pa.string()),
-        ("answer", pa.string()),
-        ("score", pa.float64()),  # null until scored, and for invalid candidates
-        ("rank", pa.int32()),  # 0 is best; null for invalid candidates
-    ]
-)
 
-# A text on its way through the pipeline. `reason` is set when it cannot be used; it goes on to the end all the
-# same, so that every text that came in comes out as exactly one row.
+@dataclass(frozen=True)
+class SampledText:
+    """A text on its way through the pipeline.
+
+    `reason` is set when it cannot be used. Such a text stays in the pipeline, so that every text that came in comes out
+    as one row. `cut` says whether the scoring model reads only the text's beginning; null until scored.
+    """
+
+    text_id: int
+    text: str
+    article: str | None
+    meta: str
+    decoding: str
+    prompt: Sequence[Message] = ()
+    prompt_ids: Sequence[int] | None = None
+    sampled_prompt_ids: Sequence[int] | None = None
+    candidates: Sequence[Candidate] = ()
+    cut: bool | None = None
+    reason: RejectReason | str | None = None
+    detail: str | None = None
+
+    def rejected(self, reason: RejectReason, detail: str) -> "SampledText":
+        """The same text, not to be used."""
+        return replace(self, candidates=(), reason=reason, detail=detail)
+
+    def unanswered(self) -> "SampledText":
+        """The same text, as it was before it was sampled."""
+        return SampledText(self.text_id, self.text, self.article, self.meta, self.decoding)
+
+
 SAMPLED = pa.schema(
     [
         *TEXT,
         ("decoding", pa.string()),
         *PROMPT,
         ("candidates", pa.list_(CANDIDATE)),
-        ("cut", pa.bool_()),  # whether the scoring model reads only the text's beginning; null until scored
+        ("cut", pa.bool_()),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
 )
 
-REJECT = pa.schema([("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("row", pa.string())])
 
-
-def candidate_row(
-    prompt: Prompt,
-    sample: int,
-    completion: str,
-    finish_reason: str | None,
-    num_tokens: int | None,
-    token_ids: Sequence[int] | None,
-    logprob: float | None,
-) -> dict[str, Any]:
-    """A parsed row of schema CANDIDATE, not scored yet."""
+def read_candidate(prompt: Prompt, sample: int, completion: str, finish_reason: str | None, **known: Any) -> Candidate:
+    """Parse a completion into a candidate that is not scored yet; `known` are its other fields."""
     parsed = parse(completion, prompt.max_tags, prompt.max_tag_words, finish_reason == "length")
-    return {
-        "sample": sample,
-        "completion": completion,
-        "finish_reason": finish_reason,
-        "num_tokens": num_tokens,
-        "token_ids": token_ids,
-        "logprob": logprob,
-        "tags": list(parsed.tags),
-        "format": parsed.format,
-        "reason": parsed.reason,
-        "answer": parsed.answer,
-    }
+    return Candidate(
+        sample,
+        completion,
+        finish_reason,
+        tags=parsed.tags,
+        format=parsed.format,
+        reason=parsed.reason,
+        answer=parsed.answer,
+        **known,
+    )
 
 
-def sampled_counts(rows: Sequence[dict[str, Any]]) -> Counts:
-    """What rows of schema SAMPLED add to the progress, apart from their scores."""
-    candidates = [candidate for row in rows for candidate in row["candidates"]]
+def candidates_of(row: dict[str, Any]) -> list[Candidate]:
+    """The candidates of a row as Arrow gives it."""
+    return [Candidate(**candidate) for candidate in row.get("candidates") or ()]
+
+
+def to_table(texts: Iterable[SampledText]) -> pa.Table:
+    """Records -> a table of schema SAMPLED."""
+    rows = [vars(text) | {"candidates": [*map(vars, text.candidates)]} for text in texts]
+    return pa.Table.from_pylist(rows, SAMPLED)
+
+
+def from_table(table: pa.Table) -> list[SampledText]:
+    """A table of schema SAMPLED, or of its columns before sampling, -> records."""
+    return [sampled_text(row) for row in table.to_pylist()]
+
+
+def sampled_text(row: dict[str, Any]) -> SampledText:
+    """A row of such a table -> a record."""
+    return SampledText(**row | {"candidates": candidates_of(row)})
+
+
+def sampled_counts(texts: Sequence[SampledText]) -> Counts:
+    """What sampled texts add to the progress, apart from their scores."""
+    candidates = [candidate for text in texts for candidate in text.candidates]
     return Counts(
-        texts=len(rows),
+        texts=len(texts),
         candidates=len(candidates),
-        valid=sum(candidate["format"] == "valid" for candidate in candidates),
-        tokens=sum(candidate.get("num_tokens") or 0 for candidate in candidates),
+        valid=sum(candidate.format == "valid" for candidate in candidates),
+        tokens=sum(candidate.num_tokens or 0 for candidate in candidates),
     )

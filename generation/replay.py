@@ -1,18 +1,19 @@
 """Candidates from a column of the data in place of an engine: from an API, or from an older run."""
 
 import json
+from dataclasses import replace
 from operator import attrgetter
 from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from semtag.cluster.ray_session import Tally
+from semtag.cluster.progress import Adds
 from semtag.configs.schema import Config
 from semtag.generation.prompts import Chat, load_tokenizer
-from semtag.generation.records import SAMPLED, candidate_row, sampled_counts
+from semtag.generation.reasons import RejectReason
+from semtag.generation.records import Candidate, SampledText, from_table, read_candidate, sampled_counts, to_table
 
-Record = dict[str, Any]
 LONGEST = 2**20  # characters of a completion
 
 
@@ -24,29 +25,29 @@ class Replay:
     them.
     """
 
-    def __init__(self, config: Config, model: str, tally: Tally) -> None:
+    def __init__(self, config: Config, model: str, tally: Adds) -> None:
         self.config, self.tally = config, tally
         self.chat = Chat(load_tokenizer(model, config.model), config.prompt)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = [self._replay(row) for row in batch.to_pylist()]
-        self.tally.add(sampled_counts(rows), at_once=True)
-        return pa.Table.from_pylist(rows, SAMPLED)
+        texts = [self._replay(text) for text in from_table(batch)]
+        self.tally.add(sampled_counts(texts), at_once=True)
+        return to_table(texts)
 
-    def _replay(self, row: Record) -> Record:
-        meta = json.loads(row["meta"])
+    def _replay(self, text: SampledText) -> SampledText:
+        meta = json.loads(text.meta)
         given = meta.pop(self.config.sampling.candidates, None)
-        row |= {"meta": json.dumps(meta, ensure_ascii=True), "prompt": [], "candidates": []}
+        text = replace(text, meta=json.dumps(meta, ensure_ascii=True))
         try:
-            messages = self.chat.messages(row["text"])
+            messages = self.chat.messages(text.text)
             ids = self.chat.ids(messages)
         except Exception as error:  # templates and tokenizers raise errors of their own choosing
-            return row | {"reason": "refused_by_template", "detail": f"{type(error).__name__}: {error}"}
-        row |= {"prompt": messages, "prompt_ids": ids, "sampled_prompt_ids": ids}
+            return text.rejected(RejectReason.REFUSED_BY_TEMPLATE, f"{type(error).__name__}: {error}")
+        text = replace(text, prompt=messages, prompt_ids=ids, sampled_prompt_ids=ids)
         try:
-            return row | {"candidates": known_ids(self.chat.tokenizer, read_candidates(given, self.config))}
+            return replace(text, candidates=known_ids(self.chat.tokenizer, read_candidates(given, self.config)))
         except ValueError as error:
-            return row | {"reason": "no_candidates", "detail": str(error)}
+            return text.rejected(RejectReason.NO_CANDIDATES, str(error))
 
 
 Whole = Annotated[int, Field(ge=0, lt=2**31)]  # what a column of 32 bits holds
@@ -75,8 +76,8 @@ class Given(BaseModel):
         return text
 
 
-def read_candidates(given: Any, config: Config) -> list[Record]:
-    """Candidates of schema CANDIDATE, numbered in the order of their `sample` where they have one, else of the list.
+def read_candidates(given: Any, config: Config) -> list[Candidate]:
+    """Candidates, numbered in the order of their `sample` where they have one, else of the list.
 
     One that cannot be read costs no other: it counts as an empty completion, behind the one before it. Raises
     ValueError for what is no list, or where none can be read.
@@ -95,22 +96,22 @@ def read_candidates(given: Any, config: Config) -> list[Record]:
     if len(wrong) == len(given):
         raise ValueError(f"{where}: {wrong[0]}")
     return [
-        candidate_row(config.prompt, number, **one.model_dump(exclude={"sample"}))
+        read_candidate(config.prompt, number, **one.model_dump(exclude={"sample"}))
         for number, one in enumerate(sorted(found, key=attrgetter("sample")))
     ]
 
 
-def known_ids(tokenizer: Any, candidates: list[Record]) -> list[Record]:
+def known_ids(tokenizer: Any, candidates: list[Candidate]) -> list[Candidate]:
     """The candidates, with tokens and log-probability null where the tokens say something else than the completion.
 
     So say those of another tokenizer. From here on tokens that are there are trusted.
     """
-    size, given = len(tokenizer), [one["token_ids"] or [] for one in candidates]
+    size, given = len(tokenizer), [one.token_ids or [] for one in candidates]
     own = [ids if max(ids, default=0) < size else [] for ids in given]
     said = tokenizer.batch_decode(own, skip_special_tokens=True)
     return [
         one
-        if one["token_ids"] is None or (ids and text.strip() == one["completion"].strip())
-        else one | {"token_ids": None, "logprob": None}
+        if one.token_ids is None or (ids and text.strip() == one.completion.strip())
+        else replace(one, token_ids=None, logprob=None)
         for one, ids, text in zip(candidates, own, said, strict=True)
     ]

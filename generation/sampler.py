@@ -5,23 +5,23 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psutil
 import pyarrow as pa
 
-from semtag.cluster.progress import Counts
-from semtag.cluster.ray_session import Tally
+from semtag.cluster.progress import Adds, Counts
 from semtag.configs.schema import Config
 from semtag.generation.decoding import Decoding
 from semtag.generation.prompts import Chat, load_tokenizer
-from semtag.generation.records import SAMPLED, candidate_row, sampled_counts
+from semtag.generation.reasons import RejectReason
+from semtag.generation.records import Candidate, SampledText, from_table, read_candidate, sampled_counts, to_table
 from semtag.generation.vote import elect
 from semtag.store.hashing import hash64
 from semtag.store.locations import local_folder, socket_folder
 from semtag.store.process_cleanup import end_with_this
 
-Record = dict[str, Any]
 POLL_SECONDS = 0.5  # between looks at whether the engine lives
 
 
@@ -37,9 +37,9 @@ def seed_of(run_seed: int, text_id: int) -> int:
 class Sampler:
     """Ray Data actor class around vLLM's asynchronous engine.
 
-    `__call__` takes and returns a table of schema SAMPLED. A row's `decoding` names one of the `decodings`. A text that
-    cannot be sampled comes back with its `reason`, never without its batch. `engine` goes over the configured arguments
-    of vLLM's engine.
+    `__call__` takes and returns a table of schema SAMPLED. A text's `decoding` names one of the `decodings`. A text
+    that cannot be sampled comes back with its `reason`, never without its batch. `engine` goes over the configured
+    arguments of vLLM's engine.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Sampler:
         config: Config,
         model: str,
         decodings: Sequence[Decoding],
-        tally: Tally,
+        tally: Adds,
         engine: dict[str, Any] | None = None,
     ) -> None:
         os.environ.update(engine_environment(config))
@@ -66,15 +66,15 @@ class Sampler:
         self.longest_token = max(map(len, self.chat.tokenizer.get_vocab()))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist(await self.sample(batch.to_pylist()), SAMPLED)
+        return to_table(await self.sample(from_table(batch)))
 
-    async def sample(self, rows: list[Record]) -> list[Record]:
-        """Rows of schema SAMPLED, in the order of the given ones. Raises EngineDeadError as `_watched` does."""
-        done = await self._watched(asyncio.gather(*(self._counted(row) for row in rows)))
+    async def sample(self, texts: list[SampledText]) -> list[SampledText]:
+        """The texts with their candidates, in the same order. Raises EngineDeadError as `_watched` does."""
+        done = await self._watched(asyncio.gather(*(self._counted(text) for text in texts)))
         self.tally.add(Counts(), at_once=True)
         return list(done)
 
-    async def _watched(self, work: Awaitable[list[Record]]) -> list[Record]:
+    async def _watched(self, work: Awaitable[list[SampledText]]) -> list[SampledText]:
         """What comes of the work. Raises EngineDeadError when the engine is dead, or has done no text for too long."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -91,75 +91,74 @@ class Sampler:
             raise EngineDeadError()
         return await work
 
-    async def _counted(self, row: Record) -> Record:
+    async def _counted(self, text: SampledText) -> SampledText:
         # One by one, so that progress moves while the first batches are in flight.
-        row = await self._sample(row)
+        done = await self._sample(text)
         self._last_done = time.monotonic()
-        self.tally.add(sampled_counts([row]))
-        return row
+        self.tally.add(sampled_counts([done]))
+        return done
 
-    async def _sample(self, row: Record) -> Record:
+    async def _sample(self, text: SampledText) -> SampledText:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        decoding = self.decodings[row["decoding"]]
-        row |= {"prompt": [], "candidates": []}
+        decoding = self.decodings[text.decoding]
         # A huge text is refused before it is tokenised, which would keep all others waiting.
         most = self.context * self.longest_token
-        if len(row["text"]) > most:
-            return row | {"reason": "too_long", "detail": f"{len(row['text'])} characters, room for {most} at most"}
+        if len(text.text) > most:
+            return text.rejected(RejectReason.TOO_LONG, f"{len(text.text)} characters, room for {most} at most")
         try:
-            row |= self._prompt(row["text"], decoding)
+            text, ids = self._with_prompt(text, decoding)
         except Exception as error:  # templates and tokenizers raise errors of their own choosing
-            return row | _refused(error)
+            return _refused(text, error)
         room = self.context - decoding.max_tokens
-        if (length := len(row["sampled_prompt_ids"])) > room:
-            return row | {"reason": "too_long", "detail": f"prompt of {length} tokens, room for {room}"}
+        if len(ids) > room:
+            return text.rejected(RejectReason.TOO_LONG, f"prompt of {len(ids)} tokens, room for {room}")
         try:
-            candidates = await self._candidates(row, decoding)
+            candidates = await self._candidates(text, ids, decoding)
         except (VLLMClientError, EngineGenerateError) as error:
             if self.engine.errored:
                 raise EngineDeadError() from error
-            return row | _refused(error)
-        return row | {"candidates": [elect(candidates)] if decoding.vote else candidates}
+            return _refused(text, error)
+        return replace(text, candidates=[elect(candidates)] if decoding.vote else candidates)
 
-    def _prompt(self, text: str, decoding: Decoding) -> Record:
-        """The columns PROMPT of a text: its plain prompt, and the tokens of that and of the one to sample under."""
-        messages = self.chat.messages(text)
+    def _with_prompt(self, text: SampledText, decoding: Decoding) -> tuple[SampledText, list[int]]:
+        """The text with its plain prompt, and the tokens of the prompt to sample after, which may have examples."""
+        messages = self.chat.messages(text.text)
         ids = sampled_ids = self.chat.ids(messages)
         if decoding.examples:
-            sampled_ids = self.chat.ids(self.chat.messages(text, decoding.examples))
-        return {"prompt": messages, "prompt_ids": ids, "sampled_prompt_ids": sampled_ids}
+            sampled_ids = self.chat.ids(self.chat.messages(text.text, decoding.examples))
+        return replace(text, prompt=messages, prompt_ids=ids, sampled_prompt_ids=sampled_ids), sampled_ids
 
-    async def _candidates(self, row: Record, decoding: Decoding) -> list[Record]:
+    async def _candidates(self, text: SampledText, ids: list[int], decoding: Decoding) -> list[Candidate]:
         from vllm.v1.engine.exceptions import EngineGenerateError
 
-        prompt = {"prompt_token_ids": row["sampled_prompt_ids"]}
-        parameters = sampling_parameters(decoding, seed_of(self.config.run.seed, row["text_id"]))
+        parameters = sampling_parameters(decoding, seed_of(self.config.run.seed, text.text_id))
         final = None
-        async for output in self.engine.generate(prompt, parameters, f"{row['text_id']}-{decoding.name}"):
+        async for output in self.engine.generate(
+            {"prompt_token_ids": ids}, parameters, f"{text.text_id}-{decoding.name}"
+        ):
             final = output
         if final is None:
             raise EngineGenerateError("the engine gave no output")
         return [self._candidate(output) for output in sorted(final.outputs, key=lambda output: output.index)]
 
-    def _candidate(self, output: Any) -> Record:
-        ids = output.token_ids
-        return candidate_row(
+    def _candidate(self, output: Any) -> Candidate:
+        return read_candidate(
             self.config.prompt,
             output.index,
             output.text,
             output.finish_reason,
-            len(ids),
-            list(ids),
-            output.cumulative_logprob,
+            num_tokens=len(output.token_ids),
+            token_ids=list(output.token_ids),
+            logprob=output.cumulative_logprob,
         )
 
 
-def _refused(error: Exception) -> Record:
-    """Why a text has no candidates; vLLM wraps what it did not expect in an error that says nothing."""
+def _refused(text: SampledText, error: Exception) -> SampledText:
+    """A text that has no candidates; vLLM wraps what it did not expect in an error that says nothing."""
     cause = error.__cause__ or error
-    return {"reason": "refused_by_engine", "detail": f"{type(cause).__name__}: {cause}"}
+    return text.rejected(RejectReason.REFUSED_BY_ENGINE, f"{type(cause).__name__}: {cause}")
 
 
 def sampling_parameters(decoding: Decoding, seed: int) -> Any:

@@ -6,7 +6,6 @@ import unicodedata
 from array import array
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,11 +18,13 @@ from semtag.generation.cells import as_article, as_json, encodable
 from semtag.generation.files import locate
 from semtag.generation.parse import visible
 from semtag.generation.readers import Row, check_columns, read_rows
-from semtag.generation.records import REJECT, TEXT
+from semtag.generation.reasons import RejectReason
+from semtag.generation.records import REJECT, TEXT, Reject, Text
 from semtag.generation.source_state import source_state
 from semtag.store.hashing import IdSet, hash64
 from semtag.store.layout import RunLayout, Step
 from semtag.store.locations import write_json
+from semtag.store.manifest import StepCounts
 from semtag.store.parquet import RowWriter, TableWriter, read_tables
 from semtag.store.run_dir import RunDir, check_rejected
 
@@ -46,8 +47,24 @@ def text_id(text: str) -> int:
     return hash64(shown(text))
 
 
+def problem_of(text: object) -> tuple[RejectReason, str] | None:
+    """Why a value cannot be used as a text, with the details; None where it can.
+
+    Example: `problem_of(3)` is `(RejectReason.NOT_TEXT, "a int")`.
+    """
+    if text is None:
+        return RejectReason.NULL_TEXT, ""
+    if not isinstance(text, str):
+        return RejectReason.NOT_TEXT, f"a {type(text).__name__}"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return RejectReason.INVALID_UTF8, str(error)
+    return None if shown(text) else (RejectReason.EMPTY_TEXT, "")
+
+
 class Texts:
-    """Turns rows into records of schema TEXT or REJECT, and counts what became of them."""
+    """Turns rows into texts and rejects, and counts what became of them."""
 
     def __init__(self, data: Data, candidates: str | None = None) -> None:
         self.data = data
@@ -59,15 +76,12 @@ class Texts:
         self._columns: list[str] | None = None  # of the first row without the text's
         self._beside: list[str] = []  # columns of the first text
 
-    def take(self, row: Row) -> dict[str, Any]:
-        """A TEXT record, or a REJECT record (it has a `reason`); that of a duplicate has its `text_id` as well."""
+    def take(self, row: Row) -> Text | Reject:
+        """The row's text, or why it is not used; a row that says a text again is a reject that names that text."""
         self.rows += 1
         column = self.data.column
-        problem, detail = row.problem, row.detail
-        if problem is None:
-            problem, detail = self._problem(row)
-        if problem is not None:
-            return self._reject(row, problem, detail)
+        if problem := self._problem(row):
+            return self._reject(row, *problem)
         text = normalise(row.values[column])
         id_ = text_id(text)
         given = as_json({"given": row.values.get(self.candidates)}) if self.candidates else ""
@@ -75,13 +89,13 @@ class Texts:
         if not self.seen.add(id_):
             if new:
                 detail = f"other candidates of text_id {id_}: a text's candidates stand in one row"
-                return self._reject(row, "more_candidates", detail) | {"text_id": id_}
-            return self._reject(row, "duplicate", f"same text as text_id {id_}") | {"text_id": id_}
+                return self._reject(row, RejectReason.MORE_CANDIDATES, detail, id_)
+            return self._reject(row, RejectReason.DUPLICATE, f"same text as text_id {id_}", id_)
         meta = {key: value for key, value in row.values.items() if key != column}
         article = as_article(meta.get(self._article_column))
         self.without_article += article is None
         self._beside = self._beside or list(meta)
-        return {"text_id": id_, "text": text, "article": article, "meta": as_json(meta)}
+        return Text(id_, text, article, as_json(meta))
 
     @property
     def _article_column(self) -> str:
@@ -109,31 +123,22 @@ class Texts:
             "Check data.path (of tag: --data) and data.column.",
         )
 
-    def _problem(self, row: Row) -> tuple[str | None, str]:
+    def _problem(self, row: Row) -> tuple[RejectReason, str] | None:
+        if row.problem:
+            return row.problem, row.detail
         column = self.data.column
         if column not in row.values:
-            return "missing_column", f"no column '{column}'"
-        text = row.values[column]
-        if text is None:
-            return "null_text", ""
-        if not isinstance(text, str):
-            return "not_text", f"a {type(text).__name__}"
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            return "invalid_utf8", str(error)
-        if not shown(text):
-            return "empty_text", ""
-        return None, ""
+            return RejectReason.MISSING_COLUMN, f"no column '{column}'"
+        return problem_of(row.values[column])
 
-    def _reject(self, row: Row, reason: str, detail: str) -> dict[str, Any]:
+    def _reject(self, row: Row, reason: RejectReason, detail: str, repeats: int | None = None) -> Reject:
         self.dropped[reason] += 1
-        if reason == "missing_column":
+        if reason == RejectReason.MISSING_COLUMN:
             self._columns = self._columns or list(row.values)
             if self.dropped[reason] == self.rows == FIRST_ROWS:
                 self.check()
         detail = encodable(f"{row.source}: {detail}".rstrip(": "))
-        return {"stage": "texts", "reason": reason, "detail": detail, "row": as_json(row.values)}
+        return Reject("texts", reason, detail, as_json(row.values), repeats)
 
 
 def preview(data: Data) -> str:
@@ -152,11 +157,11 @@ def preview(data: Data) -> str:
     )
 
 
-def split_key(record: dict[str, Any], config: Config) -> int:
+def split_key(text: Text, config: Config) -> int:
     """Signed 64-bit hash of what is held out whole: the text, or its article where it names one."""
     by_article = config.data.held_out_by == "article"
     seed = config.run.seed if config.data.split_seed is None else config.data.split_seed
-    return hash64("held_out", seed, (by_article and record["article"]) or record["text_id"])
+    return hash64("held_out", seed, (by_article and text.article) or text.text_id)
 
 
 def hold_out(keys: np.ndarray, fraction: float) -> np.ndarray:
@@ -173,7 +178,7 @@ def hold_out(keys: np.ndarray, fraction: float) -> np.ndarray:
     return articles[chosen]
 
 
-def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
+def prepare(run: RunDir, config: Config, progress: Progress) -> StepCounts:
     """Read, clean, split and write the texts; returns the counts."""
     replayed = config.sampling.candidates if config.sampling.engine == "replay" else None
     texts, keys, ids, layout = Texts(config.data, replayed), array("q"), array("q"), run.layout
@@ -182,12 +187,12 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> dict[str, Any]:
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
             for row in read_rows(config.data, progress.say):
                 record = texts.take(row)
-                if "reason" in record:
-                    bad.write(record)
+                if isinstance(record, Reject):
+                    bad.write(vars(record))
                 else:
-                    good.write(record)
+                    good.write(vars(record))
                     keys.append(split_key(record, config))
-                    ids.append(record["text_id"])
+                    ids.append(record.text_id)
                 progress.advance()
         texts.check()
         texts.check_articles()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,16 @@ from semtag.scoring.pairs import (
     group_of,
     groups_of,
     judged,
-    list_row,
+    list_of,
     match,
     pair_hash,
-    pair_row,
+    pair_of,
     quotas,
 )
-from semtag.scoring.records import LIST, MATCHED, PAIR
+from semtag.scoring.records import LIST, MATCHED, PAIR, Matched, RankedText, ranked_text
 from semtag.store.layout import Step
 from semtag.store.locations import Place, uri
+from semtag.store.manifest import StepCounts
 from semtag.store.parquet import count_rows, count_values, read_tables
 from semtag.store.run_dir import RunDir
 
@@ -36,7 +38,7 @@ BATCH = 1024
 ROWS_PER_GROUP = 16384
 
 
-def build(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
+def build(run: RunDir, config: Config, progress: Progress, number: int) -> StepCounts:
     """Ranked lists -> pairs/ and lists/ of a round; returns the counts. Raises UserError when there are none."""
     layout, step = run.layout.round(number), Step("pairs", number)
     texts = count_rows(layout.ranked)
@@ -74,30 +76,30 @@ def build(run: RunDir, config: Config, progress: Progress, number: int) -> dict[
 
 def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
     """Rows of schema RANKED -> rows of schema MATCHED."""
-    rows = [matched(row, config) for row in batch.to_pylist()]
+    rows = [matched(ranked_text(row), config).as_row() for row in batch.to_pylist()]
     tally.add(Counts(texts=len(rows)), at_once=True)
     return pa.Table.from_pylist(rows, MATCHED)
 
 
-def matched(row: dict[str, Any], config: Config) -> dict[str, Any]:
-    """What a row of schema RANKED yields, as a row of schema MATCHED."""
-    candidates = [judged(candidate, config.pairs) for candidate in row["candidates"]]
+def matched(text: RankedText, config: Config) -> Matched:
+    """What a ranked text yields."""
+    candidates = [judged(candidate, config.pairs) for candidate in text.candidates]
     # Training asks by the plain prompt and without a grammar, where these candidates have other log-probabilities.
-    if config.sampling.constrained or row["prompt_ids"] != row["sampled_prompt_ids"]:
-        candidates = [candidate | {"logprob": None} for candidate in candidates]
-    row = row | {"candidates": candidates}
-    found = match(row["text_id"], candidates, config.pairs, config.run.seed)
+    if config.sampling.constrained or text.prompt_ids != text.sampled_prompt_ids:
+        candidates = [replace(candidate, logprob=None) for candidate in candidates]
+    text = replace(text, candidates=candidates)
+    found = match(text.text_id, candidates, config.pairs, config.run.seed)
     matches = [*found.similarity, *found.format]
-    pairs = [pair_row(row, match_) for match_ in matches]
-    list_, why_not = list_row(row, config.pairs)
-    return {
-        "pairs": pairs,
-        "groups": [group_of(pair["margin"], config.pairs) for pair in pairs],
-        "hashes": [pair_hash(config.run.seed, row["text_id"], match_) for match_ in matches],
-        "dropped": list(found.dropped.elements()),
-        "list": list_,
-        "list_dropped": why_not,
-    }
+    pairs = [pair_of(text, match_) for match_ in matches]
+    list_, why_not = list_of(text, config.pairs)
+    return Matched(
+        pairs=pairs,
+        groups=[group_of(pair.margin, config.pairs) for pair in pairs],
+        hashes=[pair_hash(config.run.seed, text.text_id, match_) for match_ in matches],
+        dropped=[*found.dropped.elements()],
+        list=list_,
+        list_dropped=why_not,
+    )
 
 
 def kept_pairs(batch: pa.Table, thresholds: pa.Array) -> pa.Table:

@@ -1,7 +1,8 @@
 """The embedding actor: sampled rows in, scored and ranked rows out."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,8 @@ from semtag.cluster.metrics import BatchMetrics
 from semtag.cluster.progress import Counts
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Scoring
-from semtag.generation.records import SAMPLED
-from semtag.scoring.similarity import DIGITS, score_rows
+from semtag.generation.records import from_table, to_table
+from semtag.scoring.similarity import DIGITS, score_texts
 from semtag.store.locations import local_folder
 
 if TYPE_CHECKING:
@@ -102,14 +103,13 @@ class Scorer:
         self.metrics = BatchMetrics()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows: list[dict[str, Any]] = batch.to_pylist()
+        texts = from_table(batch)
         if self.embedder:
-            scored = [row for row in rows if row["candidates"]]  # a rejected text may be huge
-            for row, cut in zip(scored, self.embedder.cut([row["text"] for row in scored]), strict=True):
-                row["cut"] = cut
-            digits = DIGITS[self.embedder.scoring.dtype]
-            rows = score_rows(rows, self.embedder.texts, self.embedder.tags, digits)
-        scores = [c["score"] for row in rows for c in row["candidates"] if c["score"] is not None]
+            cut = iter(self.embedder.cut([text.text for text in texts if text.candidates]))  # a reject may be huge
+            texts = [replace(text, cut=next(cut)) if text.candidates else text for text in texts]
+            texts = score_texts(texts, self.embedder.texts, self.embedder.tags, DIGITS[self.embedder.scoring.dtype])
+        candidates = [candidate for text in texts for candidate in text.candidates]
+        scores = [candidate.score for candidate in candidates if candidate.score is not None]
         self.tally.add(Counts(scored=len(scores), score_sum=sum(scores)), at_once=True)
-        self.metrics.record(rows, scores)
-        return pa.Table.from_pylist(rows, SAMPLED)
+        self.metrics.record(texts, scores)
+        return to_table(texts)

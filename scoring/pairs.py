@@ -5,20 +5,20 @@ import math
 import statistics
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 
 from semtag.configs.schema import Pairs
 from semtag.generation.parse import same_answer_key
+from semtag.generation.records import Candidate
+from semtag.scoring.records import Pair, RankedList, RankedText
 from semtag.store.hashing import hash64
 
 FORMAT = 0  # the group of all format pairs; similarity pairs have the groups from 1
 TOP_BITS = 12  # of a hash, by which hashes are counted
-Candidate = dict[str, Any]
 Match = tuple[Candidate, Candidate]  # chosen, rejected
 
 
@@ -31,7 +31,7 @@ class Matches:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def match(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) -> Matches:
+def match(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed: int) -> Matches:
     """The matches of one text under the configured strategy, before the caps over all texts.
 
     A pair is a preference: never two equal answers, never a tie or a gap under `min_margin`; chosen scores higher
@@ -43,7 +43,7 @@ def match(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) ->
         kept, reason = _prefer(left, right, pairs)
         if kept is None:
             found.dropped[reason] += 1
-        elif kept[1]["format"] == "valid":
+        elif kept[1].format == "valid":
             found.similarity.append(kept)
         else:
             found.format.append(kept)
@@ -58,14 +58,14 @@ def judged(candidate: Candidate, pairs: Pairs) -> Candidate:
     Cosine similarity grows with the length of an answer, so a tagger that learns the best answers comes ever closer to
     the limit of words that its form allows, and crosses it on texts of another kind.
     """
-    longest = max((len(tag.split()) for tag in candidate["tags"]), default=0)
+    longest = max((len(tag.split()) for tag in candidate.tags), default=0)
     short = pairs.max_tag_words is None or longest <= pairs.max_tag_words
-    return candidate if short else candidate | {"format": "invalid", "score": None}
+    return candidate if short else replace(candidate, format="invalid", score=None)
 
 
 def pair_hash(seed: int, text_id: int, match_: Match) -> int:
     """Decides which pairs stay where only some may: a hash of the run's seed, the text and the two samples."""
-    return hash64("pair", seed, text_id, match_[0]["sample"], match_[1]["sample"])
+    return hash64("pair", seed, text_id, match_[0].sample, match_[1].sample)
 
 
 def group_of(margin: float | None, pairs: Pairs) -> int:
@@ -135,50 +135,51 @@ def _top(hashes: np.ndarray) -> np.ndarray:
     return (hashes >> (64 - TOP_BITS)) + 2 ** (TOP_BITS - 1)
 
 
-def pair_row(row: dict[str, Any], match_: Match) -> dict[str, Any]:
-    """A row of schema PAIR."""
+def pair_of(text: RankedText, match_: Match) -> Pair:
+    """The pair that a match of a text's candidates makes."""
     chosen, rejected = match_
-    similar = rejected["format"] == "valid"
-    return {
-        "text_id": row["text_id"],
-        "kind": "similarity" if similar else "format",
-        "prompt": row["prompt"],
-        "prompt_ids": row["prompt_ids"],
-        "chosen": _message(chosen["completion"]),
-        "rejected": _message(rejected["completion"]),
-        "margin": chosen["score"] - rejected["score"] if similar else None,
-        "chosen_sample": chosen["sample"],
-        "rejected_sample": rejected["sample"],
-        "ref_chosen_logprob": chosen["logprob"],
-        "ref_rejected_logprob": rejected["logprob"],
-        "chosen_ids": chosen["token_ids"],
-        "rejected_ids": rejected["token_ids"],
-    }
+    margin = _score(chosen) - _score(rejected) if rejected.format == "valid" else None
+    return Pair(
+        text_id=text.text_id,
+        kind="format" if margin is None else "similarity",
+        prompt=text.prompt,
+        prompt_ids=text.prompt_ids,
+        chosen=_message(chosen.completion),
+        rejected=_message(rejected.completion),
+        margin=margin,
+        chosen_sample=chosen.sample,
+        rejected_sample=rejected.sample,
+        ref_chosen_logprob=chosen.logprob,
+        ref_rejected_logprob=rejected.logprob,
+        chosen_ids=chosen.token_ids,
+        rejected_ids=rejected.token_ids,
+    )
 
 
-def list_row(row: dict[str, Any], pairs: Pairs) -> tuple[dict[str, Any] | None, str | None]:
-    """A row of schema LIST with the distinct answers of a text, valid or repaired; or None and the reason."""
+def list_of(text: RankedText, pairs: Pairs) -> tuple[RankedList | None, str | None]:
+    """The list of a text's distinct answers, valid or repaired; or None and the reason."""
     distinct: dict[tuple[str, ...], Candidate] = {}
-    for candidate in sorted(row["candidates"], key=lambda c: (c["format"] != "valid", c["sample"])):
-        if candidate["score"] is not None:
-            distinct.setdefault(same_answer_key(candidate["tags"]), candidate)
+    for candidate in sorted(text.candidates, key=lambda c: (c.format != "valid", c.sample)):
+        if candidate.score is not None:
+            distinct.setdefault(same_answer_key(candidate.tags), candidate)
     if len(distinct) < pairs.list_least:
         return None, "too_few_answers"
-    ranked = sorted(distinct.values(), key=lambda c: (-c["score"], c["sample"]))
-    gap = ranked[0]["score"] - ranked[-1]["score"]
+    ranked = sorted(distinct.values(), key=lambda c: (-_score(c), c.sample))
+    gap = _score(ranked[0]) - _score(ranked[-1])
     if gap == 0 or gap < pairs.list_min_range:
         return None, "range_too_small"
     kept = _spread(ranked, pairs.list_most)
-    return {
-        "text_id": row["text_id"],
-        "prompt": row["prompt"],
-        "prompt_ids": row["prompt_ids"],
-        "completions": [_message(c["completion"] if c["format"] == "valid" else c["answer"]) for c in kept],
-        "scores": [c["score"] for c in kept],
-        "samples": [c["sample"] for c in kept],
-        "ref_logprobs": [c["logprob"] for c in kept],
-        "sampled_ids": [c["token_ids"] if c["format"] == "valid" else None for c in kept],
-    }, None
+    made = RankedList(
+        text_id=text.text_id,
+        prompt=text.prompt,
+        prompt_ids=text.prompt_ids,
+        completions=[_message(c.completion if c.format == "valid" else c.answer or "") for c in kept],
+        scores=[_score(c) for c in kept],
+        samples=[c.sample for c in kept],
+        ref_logprobs=[c.logprob for c in kept],
+        sampled_ids=[c.token_ids if c.format == "valid" else None for c in kept],
+    )
+    return made, None
 
 
 def _spread(ranked: list[Candidate], most: int) -> list[Candidate]:
@@ -187,17 +188,17 @@ def _spread(ranked: list[Candidate], most: int) -> list[Candidate]:
     return [ranked[place * (len(ranked) - 1) // (count - 1)] for place in range(count)]
 
 
-def _meetings(text_id: int, candidates: list[Candidate], pairs: Pairs, seed: int) -> Iterator[Match]:
+def _meetings(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed: int) -> Iterator[Match]:
     """Which candidates meet, as unordered pairs in a fixed order."""
-    in_order = sorted(candidates, key=lambda c: c["sample"])
+    in_order = sorted(candidates, key=lambda c: c.sample)
     if pairs.strategy == "first_two":
         yield from itertools.combinations(in_order[:2], 2)
         return
     if pairs.strategy in ("all_pairs", "margin_bins"):
         yield from itertools.combinations(in_order, 2)
         return
-    valid = [c for c in candidates if c["format"] == "valid"]
-    malformed = [c for c in in_order if c["format"] != "valid"]
+    valid = [c for c in candidates if c.format == "valid"]
+    malformed = [c for c in in_order if c.format != "valid"]
     best = max(valid, key=_by_score, default=None)
     others = [c for c in valid if c is not best]
     if best is not None and others:
@@ -217,31 +218,37 @@ def _opponent(text_id: int, best: Candidate, others: list[Candidate], pairs: Pai
     if pairs.strategy == "best_vs_worst":
         return min(others, key=_by_score)
     if pairs.strategy == "best_vs_random":
-        return min(others, key=lambda c: hash64("opponent", seed, text_id, c["sample"]))
-    scores = [c["score"] for c in [best, *others]]
+        return min(others, key=lambda c: hash64("opponent", seed, text_id, c.sample))
+    scores = [_score(c) for c in [best, *others]]
     target = statistics.fmean(scores) - 2 * statistics.pstdev(scores)
-    return min(others, key=lambda c: (abs(c["score"] - target), c["sample"]))
+    return min(others, key=lambda c: (abs(_score(c) - target), c.sample))
+
+
+def _score(candidate: Candidate) -> float:
+    """The score of a candidate that has tags."""
+    assert candidate.score is not None
+    return candidate.score
 
 
 def _by_score(candidate: Candidate) -> tuple[float, int]:
-    return candidate["score"], -candidate["sample"]
+    return _score(candidate), -candidate.sample
 
 
 def _by_likelihood(candidate: Candidate) -> tuple[float, int]:
     # Decoded greedily, the tagger errs in the way that it finds likeliest; an API need not tell how likely that is.
-    return -math.inf if candidate["logprob"] is None else candidate["logprob"], -candidate["sample"]
+    return -math.inf if candidate.logprob is None else candidate.logprob, -candidate.sample
 
 
 def _prefer(left: Candidate, right: Candidate, pairs: Pairs) -> tuple[Match | None, str]:
     """The preference between two candidates, or None and the reason why there is none."""
-    valid = (left["format"] == "valid") + (right["format"] == "valid")
+    valid = (left.format == "valid") + (right.format == "valid")
     if valid == 0:
         return None, "both_malformed"
     if valid == 1:
-        return ((left, right) if left["format"] == "valid" else (right, left)), ""
-    if same_answer_key(left["tags"]) == same_answer_key(right["tags"]):
+        return ((left, right) if left.format == "valid" else (right, left)), ""
+    if same_answer_key(left.tags) == same_answer_key(right.tags):
         return None, "equal_answers"
-    gap = left["score"] - right["score"]
+    gap = _score(left) - _score(right)
     if gap == 0:
         return None, "tie"
     if abs(gap) < pairs.min_margin:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,34 @@ from semtag.configs.schema import Config
 from semtag.generation.decoding import Decoding, candidates
 from semtag.generation.preflight import check_base, check_model
 from semtag.generation.prompts import spellings_of
-from semtag.generation.records import REJECT, TEXT
+from semtag.generation.reasons import RejectReason
+from semtag.generation.records import REJECT, TEXT, Reject
 from semtag.scoring.finished import TextIds, finish
 from semtag.scoring.pipeline import sample_and_score
 from semtag.scoring.records import RANKED
 from semtag.store.layout import Step
 from semtag.store.locations import Place
+from semtag.store.manifest import StepCounts
 from semtag.store.parquet import PartWriter, RowWriter, count_rows, count_values, read_tables
 from semtag.store.rounds import start_of
 from semtag.store.run_dir import RunDir, check_rejected
 
 
-def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
+@dataclass
+class RankCounts:
+    """What became of a round's texts and of their candidates."""
+
+    texts: int = 0
+    ranked: int = 0
+    scored: int = 0  # candidates with a score
+    score_sum: float = 0.0
+    cut: int = 0  # texts longer than the scoring model reads
+    rejects: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    invalid: Counter[str] = field(default_factory=Counter)  # candidates, by their defect
+
+
+def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCounts:
     """The rank stage of a round: its texts -> ranked/ and rejects/; returns the counts."""
     model, step, layout = start_of(run, config, number), Step("rank", number), run.layout.round(number)
     decoding = candidates(config, first_round=number == 1)
@@ -45,7 +62,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
         with ray_session(config):
             sample_and_score(texts, layout.sampled, config, model, [decoding], progress, ids, done, last=last)
 
-    def part(files: list[Place]) -> dict[str, Any]:
+    def part(files: list[Place]) -> RankCounts:
         expected = TextIds(texts)
         with run.writing(layout.ranked) as ranked, run.writing(layout.rejects) as rejects:
             counts = _split(files, expected, ranked, rejects)
@@ -53,17 +70,17 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> dict[s
         return counts
 
     counts = finish(texts, layout.sampled, layout.sampled_ids, progress, sample, part)
-    check_rejected(counts["rejects"], total, config, layout.rejects)
-    formats, reasons = counts["formats"], counts["invalid"]
-    run.record(step, "texts", counts["texts"], counts["ranked"], dict(counts["rejects"]))
+    check_rejected(counts.rejects, total, config, layout.rejects)
+    formats, reasons = counts.formats, counts.invalid
+    run.record(step, "texts", counts.texts, counts.ranked, dict(counts.rejects))
     run.record(step, "candidates", formats.total(), formats["valid"] + formats["repaired"], dict(reasons))
     return {
-        "texts": counts["texts"],
-        "ranked": counts["ranked"],
-        "rejects": dict(counts["rejects"]),
+        "texts": counts.texts,
+        "ranked": counts.ranked,
+        "rejects": dict(counts.rejects),
         "formats": dict(formats),
-        "mean_score": round(counts["score_sum"] / max(1, counts["scored"]), 4),
-        **({"cut_when_scored": counts["cut"]} if counts["cut"] else {}),
+        "mean_score": round(counts.score_sum / max(1, counts.scored), 4),
+        **({"cut_when_scored": counts.cut} if counts.cut else {}),
         "broken_spellings": spellings_of(tokenizer),  # so no text opens a turn of its own, by prompts.broken
     }
 
@@ -76,53 +93,52 @@ def _plan(config: Config, model: str, decoding: Decoding) -> str:
     return f"sampling {decoding.samples} candidates a text from {model}{how}{grammar}"
 
 
-def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -> dict[str, Any]:
+def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -> RankCounts:
     """Part the pipeline's rows into ranked lists and rejects, one of them for each text, counting."""
-    counts: dict[str, Any] = {"texts": 0, "ranked": 0, "scored": 0, "score_sum": 0.0, "cut": 0}
-    counts |= {"rejects": Counter(), "formats": Counter(), "invalid": Counter()}
+    counts = RankCounts()
     with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
         for table in read_tables(files):
             table = table.filter(expected.take(table["text_id"].to_numpy()))
-            counts["texts"] += len(table)
+            counts.texts += len(table)
             rejected = pc.is_valid(table["reason"])
             for row in table.filter(rejected).to_pylist():
-                counts["rejects"][row["reason"]] += 1
-                bad.write(_reject(row))
+                counts.rejects[row["reason"]] += 1
+                bad.write(vars(_reject(row)))
             kept = table.filter(pc.invert(rejected))
             good.write(kept)
-            counts["cut"] += pc.sum(kept["cut"], min_count=0).as_py()
+            counts.cut += pc.sum(kept["cut"], min_count=0).as_py()
             _count_candidates(kept["candidates"].combine_chunks().flatten(), counts)
-    counts["ranked"] = good.rows
+    counts.ranked = good.rows
     return counts
 
 
-def _count_candidates(candidates: pa.StructArray, counts: dict[str, Any]) -> None:
+def _count_candidates(candidates: pa.StructArray, counts: RankCounts) -> None:
     formats, scores = candidates.field("format"), pc.drop_null(candidates.field("score"))
-    counts["formats"] += count_values(formats)
-    counts["invalid"] += count_values(candidates.field("reason").filter(pc.equal(formats, "invalid")))
-    counts["scored"] += len(scores)
-    counts["score_sum"] += pc.sum(scores, min_count=0).as_py()
+    counts.formats += count_values(formats)
+    counts.invalid += count_values(candidates.field("reason").filter(pc.equal(formats, "invalid")))
+    counts.scored += len(scores)
+    counts.score_sum += pc.sum(scores, min_count=0).as_py()
 
 
-def _reject(row: dict[str, Any]) -> dict[str, Any]:
+def _reject(row: dict[str, Any]) -> Reject:
     content = json.dumps({name: row[name] for name in TEXT.names}, ensure_ascii=True)
-    return {"stage": "rank", "reason": row["reason"], "detail": row["detail"], "row": content}
+    return Reject("rank", RejectReason(row["reason"]), row["detail"], content)
 
 
-def _check_counts(counts: dict[str, Any], expected: TextIds, progress: Progress) -> None:
+def _check_counts(counts: RankCounts, expected: TextIds, progress: Progress) -> None:
     if left := expected.left():
         raise RuntimeError(f"{left} texts have no row")
     if expected.repeated or expected.unknown:
         progress.say(
             f"left out: {expected.repeated:,} rows of texts that have one, {expected.unknown:,} rows of no text here"
         )
-    if counts["cut"]:
+    if counts.cut:
         progress.say(
-            f"warning: {counts['cut']:,} texts are longer than the scoring model reads: scored by their beginnings"
+            f"warning: {counts.cut:,} texts are longer than the scoring model reads: scored by their beginnings"
         )
-    if not counts["ranked"]:
+    if not counts.ranked:
         raise UserError(
-            f"None of the {counts['texts']} texts could be sampled: {dict(counts['rejects'])}.",
+            f"None of the {counts.texts} texts could be sampled: {dict(counts.rejects)}.",
             "See the round's rejects/; for too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
         )
 

@@ -1,8 +1,31 @@
-"""Schemas of ranked lists, pairs and lists for training."""
+"""What scoring writes: ranked texts, pairs, and lists for training, each with the Arrow schema of its columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from semtag.generation.records import CANDIDATE, MESSAGES, PROMPT
+from semtag.generation.records import CANDIDATE, MESSAGES, PROMPT, Candidate, Message, candidates_of
+
+
+@dataclass(frozen=True)
+class RankedText:
+    """A text with its scored candidates in order of rank, the invalid ones last."""
+
+    text_id: int
+    text: str
+    meta: str
+    prompt: Sequence[Message]
+    prompt_ids: Sequence[int] | None
+    sampled_prompt_ids: Sequence[int] | None
+    candidates: Sequence[Candidate]
+
+
+def ranked_text(row: dict[str, Any]) -> RankedText:
+    """A row of schema RANKED -> a record."""
+    return RankedText(**row | {"candidates": candidates_of(row)})
+
 
 RANKED = pa.schema(
     [
@@ -10,28 +33,66 @@ RANKED = pa.schema(
         ("text", pa.string()),
         ("meta", pa.string()),
         *PROMPT,
-        ("candidates", pa.list_(CANDIDATE)),  # in order of rank, the invalid ones last
+        ("candidates", pa.list_(CANDIDATE)),
     ]
 )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preference between two completions of one prompt.
+
+    Reference log-probabilities are summed over the tokens, at temperature 1, by the model that sampled; null where it
+    sampled otherwise than by this prompt.
+    """
+
+    text_id: int
+    kind: Literal["similarity", "format"]
+    prompt: Sequence[Message]
+    prompt_ids: Sequence[int] | None
+    chosen: Sequence[Message]
+    rejected: Sequence[Message]
+    margin: float | None  # score gap; null for format pairs
+    chosen_sample: int
+    rejected_sample: int
+    ref_chosen_logprob: float | None
+    ref_rejected_logprob: float | None
+    chosen_ids: Sequence[int] | None  # as sampled
+    rejected_ids: Sequence[int] | None
+
 
 PAIR = pa.schema(
     [
         ("text_id", pa.int64()),
-        ("kind", pa.string()),  # similarity | format
+        ("kind", pa.string()),
         ("prompt", MESSAGES),
         ("prompt_ids", pa.list_(pa.int32())),
         ("chosen", MESSAGES),
         ("rejected", MESSAGES),
-        ("margin", pa.float64()),  # score gap; null for format pairs
+        ("margin", pa.float64()),
         ("chosen_sample", pa.int32()),
         ("rejected_sample", pa.int32()),
-        # Summed, at temperature 1, by the model that sampled; null where it sampled otherwise than by this prompt.
         ("ref_chosen_logprob", pa.float64()),
         ("ref_rejected_logprob", pa.float64()),
-        ("chosen_ids", pa.list_(pa.int32())),  # as sampled
+        ("chosen_ids", pa.list_(pa.int32())),
         ("rejected_ids", pa.list_(pa.int32())),
     ]
 )
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """A prompt with K distinct answers in order of falling score."""
+
+    text_id: int
+    prompt: Sequence[Message]
+    prompt_ids: Sequence[int] | None
+    completions: Sequence[Sequence[Message]]
+    scores: Sequence[float]
+    samples: Sequence[int]
+    ref_logprobs: Sequence[float | None]  # as those of a pair
+    sampled_ids: Sequence[Sequence[int] | None]  # null for a repaired answer, which nobody sampled
+
 
 LIST = pa.schema(
     [
@@ -41,19 +102,36 @@ LIST = pa.schema(
         ("completions", pa.list_(MESSAGES)),
         ("scores", pa.list_(pa.float64())),
         ("samples", pa.list_(pa.int32())),
-        ("ref_logprobs", pa.list_(pa.float64())),  # as those of a pair
-        ("sampled_ids", pa.list_(pa.list_(pa.int32()))),  # null for a repaired answer, which nobody sampled
+        ("ref_logprobs", pa.list_(pa.float64())),
+        ("sampled_ids", pa.list_(pa.list_(pa.int32()))),
     ]
 )
 
-# What one ranked list yields, before it is known how many pairs of each group may stay.
+
+@dataclass(frozen=True)
+class Matched:
+    """What one ranked text yields, before it is known how many pairs of each group may stay."""
+
+    pairs: Sequence[Pair]
+    groups: Sequence[int]  # of the pairs, in their order
+    hashes: Sequence[int]
+    dropped: Sequence[str]  # reasons
+    list: RankedList | None
+    list_dropped: str | None  # why there is no list
+
+    def as_row(self) -> dict[str, Any]:
+        """A row of schema MATCHED."""
+        pairs = [*map(vars, self.pairs)]
+        return vars(self) | {"pairs": pairs, "list": self.list and vars(self.list)}
+
+
 MATCHED = pa.schema(
     [
         ("pairs", pa.list_(pa.struct(PAIR))),
-        ("groups", pa.list_(pa.int32())),  # of the pairs, in their order
+        ("groups", pa.list_(pa.int32())),
         ("hashes", pa.list_(pa.int64())),
-        ("dropped", pa.list_(pa.string())),  # reasons
-        ("list", pa.struct(LIST)),  # null where there is none, then `list_dropped` says why
+        ("dropped", pa.list_(pa.string())),
+        ("list", pa.struct(LIST)),
         ("list_dropped", pa.string()),
     ]
 )

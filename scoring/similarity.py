@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
+
+from semtag.generation.reasons import RejectReason
+from semtag.generation.records import Candidate, SampledText
 
 # Suffixes of array names: N strings, D embedding dimensions.
 Embed = Callable[[list[str]], np.ndarray]
@@ -27,48 +30,49 @@ def cosine(left_N_D: np.ndarray, right_N_D: np.ndarray) -> np.ndarray:
         return np.clip(np.divide(products, norms, out=np.zeros_like(products), where=norms != 0), -1.0, 1.0)
 
 
-def rank_candidates(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def rank_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates in order of falling score with their `rank`, those without a score last with rank None.
 
     Equal scores keep the order of their sample index, so the order never depends on the input's.
     """
-    ordered = sorted(
-        candidates, key=lambda c: (c["score"] is None, -(c["score"] if c["score"] is not None else 0.0), c["sample"])
-    )
-    return [c | {"rank": rank if c["score"] is not None else None} for rank, c in enumerate(ordered)]
+    ordered = sorted(candidates, key=lambda c: (c.score is None, -(c.score or 0.0), c.sample))
+    return [replace(c, rank=None if c.score is None else rank) for rank, c in enumerate(ordered)]
 
 
-def score_rows(
-    rows: list[dict[str, Any]], embed_texts: Embed, embed_tags: Embed, digits: int = DIGITS["float32"]
-) -> list[dict[str, Any]]:
-    """Rows of schema SAMPLED with scored and ranked candidates; each distinct string is embedded once.
+def score_texts(
+    texts: Sequence[SampledText], embed_texts: Embed, embed_tags: Embed, digits: int = DIGITS["float32"]
+) -> list[SampledText]:
+    """The texts with scored and ranked candidates; each distinct string is embedded once.
 
     Scores are rounded to `digits` before they are compared, because what lies behind depends on the batch.
     A text is rejected as `not_a_number` where its own embedding or that of a candidate's tags is not finite.
     """
-    pairs = [
-        (row_index, candidate_index, tag_string(candidate["tags"]))
-        for row_index, row in enumerate(rows)
-        for candidate_index, candidate in enumerate(row["candidates"])
-        if candidate["tags"]
+    # What is scored: the number of a text, that of a candidate in it, and the candidate's tags.
+    asked = [
+        (number, place, tag_string(candidate.tags))
+        for number, text in enumerate(texts)
+        for place, candidate in enumerate(text.candidates)
+        if candidate.tags
     ]
-    scores: list[dict[int, float]] = [{} for _ in rows]
-    if pairs:
-        texts_N_D = _embed_distinct((rows[row]["text"] for row, _, _ in pairs), embed_texts)
-        tags_N_D = _embed_distinct((tags for _, _, tags in pairs), embed_tags)
-        for (row, candidate, _), value in zip(pairs, cosine(texts_N_D, tags_N_D).tolist(), strict=True):
-            scores[row][candidate] = round(value, digits)
-    return [_scored(row, of_row) for row, of_row in zip(rows, scores, strict=True)]
+    scores: list[dict[int, float]] = [{} for _ in texts]
+    if asked:
+        texts_N_D = _embed_distinct((texts[number].text for number, _, _ in asked), embed_texts)
+        tags_N_D = _embed_distinct((tags for _, _, tags in asked), embed_tags)
+        for (number, place, _), value in zip(asked, cosine(texts_N_D, tags_N_D).tolist(), strict=True):
+            scores[number][place] = round(value, digits)
+    return [_scored(text, of_text) for text, of_text in zip(texts, scores, strict=True)]
 
 
-def _scored(row: dict[str, Any], scores: dict[int, float]) -> dict[str, Any]:
-    """The row with its candidates ranked by `scores`, by place in the row; or rejected, where one is no number."""
-    candidates = [candidate | {"score": scores.get(place)} for place, candidate in enumerate(row["candidates"])]
+def _scored(text: SampledText, scores: dict[int, float]) -> SampledText:
+    """The text with its candidates ranked by `scores`, by their place; or rejected, where one is no number."""
     for place, score in scores.items():
         if not math.isfinite(score):
-            detail = f"the embedding of the text or of its tags '{tag_string(candidates[place]['tags'])}' is not finite"
-            return row | {"candidates": [], "reason": "not_a_number", "detail": detail}
-    return row | {"candidates": rank_candidates(candidates)}
+            tags = tag_string(text.candidates[place].tags)
+            return text.rejected(
+                RejectReason.NOT_A_NUMBER, f"the embedding of the text or of its tags '{tags}' is not finite"
+            )
+    scored = [replace(candidate, score=scores.get(place)) for place, candidate in enumerate(text.candidates)]
+    return replace(text, candidates=rank_candidates(scored))
 
 
 def _embed_distinct(strings: Iterable[str], embed: Embed) -> np.ndarray:

@@ -5,10 +5,12 @@
 0.5
 
 `semtag.run("demo", run={"name": "mine"}, data={"path": "texts.jsonl"})` does a whole run. Keys of the config come by
-section, as in its YAML. Nothing heavy is imported before it is used.
+section, as in its YAML. `semtag.Tagger("runs/mine")` tags texts. Nothing heavy is imported before it is used.
 """
 
 from typing import TYPE_CHECKING, Any
+
+from semtag.tagger import Answer, Tagger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from semtag.configs.schema import Config
     from semtag.store.run_dir import RunDir
 
-__all__ = ["evaluate", "load_config", "load_pairs", "pairs", "rank", "run", "train"]
+__all__ = ["Answer", "Tagger", "evaluate", "load_config", "load_pairs", "pairs", "rank", "run", "train"]
 PAIR_COLUMNS = ["prompt", "chosen", "rejected", "text_id", "margin"]
 
 

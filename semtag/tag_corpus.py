@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -22,20 +22,22 @@ from semtag.cluster.stage_process import as_process
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
 from semtag.generation.cells import as_json
-from semtag.generation.decoding import greedy, sampled
+from semtag.generation.decoding import tagging
 from semtag.generation.preflight import check_model
 from semtag.generation.readers import read_rows as read_data
-from semtag.generation.records import TEXT
+from semtag.generation.reasons import RejectReason
+from semtag.generation.records import TEXT, Candidate, Reject, Text, candidates_of
 from semtag.generation.source_state import source_state
 from semtag.generation.texts import Texts, shown
 from semtag.scoring.finished import finish
 from semtag.scoring.pipeline import sample_and_score
 from semtag.store.locations import Place, remove, write_json
+from semtag.store.manifest import StepCounts
 from semtag.store.parquet import RowWriter, count_rows, read_rows
 from semtag.store.rounds import base_of
 from semtag.store.run_dir import RunDir
 from semtag.tag_columns import keep_columns
-from semtag.tag_files import TAGS, WRITERS, Record, Tagged, json_line
+from semtag.tag_files import TAGS, WRITERS, Row, Tagged, json_line
 from semtag.tag_job import job_file, rejects_of
 
 # A row of the data as it came, with the id of its text, or the reason that it has none.
@@ -53,7 +55,16 @@ class Counts:
     cut: int = 0  # longer than the scoring model reads: scored by their beginnings
 
 
-def tag(work: RunDir, progress: Progress) -> Record:
+@dataclass(frozen=True)
+class Answer:
+    """What a row's text was answered, or the reason that it has no answer."""
+
+    reason: str | None = None
+    candidate: Candidate | None = None
+    cut: bool = False
+
+
+def tag(work: RunDir, progress: Progress) -> StepCounts:
     """Do the job that lies in the folder `work`, or what is left of it, and remove the folder; returns the counts."""
     job, config = json.loads(job_file(work).read_text(encoding="utf-8")), work.config()
     if not work.layout.texts.exists():
@@ -73,11 +84,12 @@ def _read(folder: Path, config: Config, progress: Progress) -> None:
     with RowWriter(folder / "texts.parquet", TEXT) as distinct, RowWriter(folder / "rows.parquet", ROW) as rows:
         for row in read_data(config.data, progress.say):
             record = texts.take(row)
-            if "reason" not in record:
-                distinct.write(record)
-            usable = "text_id" in record  # of a row seen before as well
-            reason = None if usable else record["reason"]
-            rows.write({"text_id": record.get("text_id"), "reason": reason, "row": as_json(row.values)})
+            if isinstance(record, Text):
+                distinct.write(vars(record))
+            id_ = record.text_id if isinstance(record, Text) else record.repeats
+            usable = id_ is not None  # also where an earlier row has the text
+            reason = record.reason if isinstance(record, Reject) and not usable else None
+            rows.write({"text_id": id_, "reason": reason, "row": as_json(row.values)})
             columns |= dict.fromkeys(row.values if usable else ())
     texts.check()
     if taken := columns.keys() & set(TAGS.names):
@@ -91,16 +103,14 @@ def _keep_columns(folder: Path, config: Config, progress: Progress) -> None:
         progress.say(f"columns with values of several types, as JSON text in the Parquet file: {', '.join(mixed)}")
 
 
-def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Record:
+def _answer(work: RunDir, job: dict[str, Any], config: Config, progress: Progress) -> StepCounts:
     """Have the model answer the texts that it has not answered yet, and write all; returns the counts."""
     texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
     check_model(base_of(config), config, trained=False)
-    votes, constrained = job["votes"], job["constrained"]
+    votes = job["votes"]
     by_vote = f", by {votes} votes each" if votes > 1 else ""
     progress.say(f"tagging {count_rows(texts):,} texts{by_vote}")
-    decoding = greedy(config, "tag", constrained)
-    if votes > 1:
-        decoding = sampled(config, "tag", votes, constrained, vote=True)
+    decoding = tagging(config, votes, job["constrained"])
 
     def sample(done: np.ndarray, last: bool) -> None:
         if len(done):
@@ -113,7 +123,7 @@ def _answer(work: RunDir, job: Record, config: Config, progress: Progress) -> Re
     return finish(texts, answers, finished, progress, sample, lambda files: _write(work, job, files, column))
 
 
-def _write(work: RunDir, job: Record, answers: list[Place], column: str) -> Record:
+def _write(work: RunDir, job: dict[str, Any], answers: list[Place], column: str) -> StepCounts:
     """Join rows and answers into the file, and the rejects into theirs; each appears whole."""
     out = work.here.with_name(job["out"])
     counts = Counts()
@@ -136,24 +146,25 @@ def _write(work: RunDir, job: Record, answers: list[Place], column: str) -> Reco
     }
 
 
-def _tagged(joined: Iterator[tuple[Record, Record]], counts: Counts, bad: BinaryIO) -> Tagged:
+def _tagged(joined: Iterator[tuple[Row, Answer]], counts: Counts, bad: BinaryIO) -> Tagged:
     """Each row with its tags; those that have none are written to the rejects, and all are counted."""
     for row, answer in joined:
-        if reason := answer["reason"]:
+        if answer.candidate is None:
+            reason = answer.reason or ""
             counts.rejected[reason] += 1
             bad.write(json_line({"reason": reason, "row": row}))
             yield row, None
             continue
-        [found] = answer["candidates"]
-        counts.formats[found["format"]] += 1
-        counts.cut += bool(answer["cut"])
-        if found["reason"]:
-            counts.defects[found["reason"]] += 1
-        yield row, dict(zip(TAGS.names, (found["tags"], found["format"], found["score"]), strict=True))
+        found = answer.candidate
+        counts.formats[found.format] += 1
+        counts.cut += answer.cut
+        if found.reason:
+            counts.defects[found.reason] += 1
+        yield row, dict(zip(TAGS.names, (found.tags, found.format, found.score), strict=True))
 
 
-def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Iterator[tuple[Record, Record]]:
-    """Every row of the data in its order, with its text's answer, of schema SAMPLED, or the reason that it has none.
+def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Iterator[tuple[Row, Answer]]:
+    """Every row of the data in its order, with its text's answer.
 
     An answer belongs to a row when it is of the same text: two texts may have one id. Raises UserError when the `files`
     of answers lack a text's.
@@ -175,10 +186,16 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
         for record in chunk:
             # JSON has no NaN.
             row = json.loads(record["row"], parse_constant=lambda _: None)
-            answer = next(found) if record["reason"] is None else record
-            if record["reason"] is None and shown(answer["text"]) != shown(row[column]):
-                answer = {"reason": "other_text_of_same_id"}
-            yield row, answer
+            if record["reason"] is not None:
+                yield row, Answer(record["reason"])
+                continue
+            answer = next(found)
+            if shown(answer["text"]) != shown(row[column]):
+                yield row, Answer(RejectReason.OTHER_TEXT_OF_SAME_ID)
+            elif answer["reason"]:
+                yield row, Answer(answer["reason"])
+            else:
+                yield row, Answer(candidate=candidates_of(answer)[0], cut=bool(answer["cut"]))
 
 
 def main() -> None:

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from semtag.generation.parse import answer_of
 from semtag.store.parquet import read_tables
 
-Record = dict[str, Any]
+Row = dict[str, Any]
 # A row of the data with its tags, or None in their place where it has none and goes to the rejects.
-Tagged = Iterator[tuple[Record, Record | None]]
+Tagged = Iterator[tuple[Row, Row | None]]
 TAGS = pa.schema([("tags", pa.list_(pa.string())), ("tags_format", pa.string()), ("tags_score", pa.float64())])
 
 
-def json_line(value: Record) -> bytes:
+def json_line(value: Row) -> bytes:
     """JSON for people to read, or in ASCII where a column holds bytes that were no UTF-8."""
     try:
         return json.dumps(value, ensure_ascii=False).encode() + b"\n"

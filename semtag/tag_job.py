@@ -1,12 +1,13 @@
 """`semtag tag`: what a tagging job is, and its start. The work itself is semtag/tag_corpus.py."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from semtag.configs.errors import UserError
 from semtag.configs.load import differences, override
-from semtag.configs.schema import Config
+from semtag.configs.schema import Config, merge_into
 from semtag.generation.source_state import check_source
 from semtag.pipeline import run_module
 from semtag.store.layout import Step
@@ -39,9 +40,7 @@ def tag(
         raise UserError(f"Cannot write {out}.", f"Name a file on a disk that ends in {', '.join(ENDINGS)}.")
     work = RunDir(out.with_name(out.name + ".unfinished"))
     _check_free(out, work)
-    run = RunDir(tagger)
-    is_run = run.layout.config.exists()
-    config = _config_of_run(run, data, base, overrides) if is_run else _config_of_model(tagger, data, overrides)
+    config = tagger_config(tagger, data, base, overrides)
     job = {
         "votes": votes,
         "constrained": constrained,
@@ -76,25 +75,36 @@ def job_file(work: RunDir) -> Place:
     return work.path / "job.json"
 
 
-def _config_of_run(run: RunDir, data: str, base: bool, overrides: list[str]) -> Config:
-    """The run's config with its tagger, or its base model, as the model, and the data that is to be tagged."""
-    values = run.config().model_dump()
+def tagger_config(
+    tagger: str, data: str, base: bool, overrides: Sequence[str] = (), sections: dict[str, Any] | None = None
+) -> Config:
+    """The config under which a run's tagger, its base model, or any model tags the data.
+
+    Raises UserError for what is neither a run nor a model, and for keys as `load_config` does.
+    """
+    run = RunDir(tagger)
+    values = _values_of_run(run, base) if run.layout.config.exists() else _values_of_model(tagger)
     values["data"] = {"path": data, "held_out": 0.0}
-    values["sampling"]["engine"] = "vllm"
-    if not base:
-        values["model"] |= {"base": uri(run.layout.round(delivered_round(run)).merged), "revision": None}
+    merge_into(values, sections or {})
     return override(values, overrides)
 
 
-def _config_of_model(name: str, data: str, overrides: list[str]) -> Config:
+def _values_of_run(run: RunDir, base: bool) -> dict[str, Any]:
+    values = run.config().model_dump()
+    values["sampling"]["engine"] = "vllm"
+    if not base:
+        values["model"] |= {"base": uri(run.layout.round(delivered_round(run)).merged), "revision": None}
+    return values
+
+
+def _values_of_model(name: str) -> dict[str, Any]:
     """The published prompt and all other defaults, for a model that came from no run here."""
     place = place_at(name)
     if place.exists() and not (place / "config.json").exists():
         raise UserError(
             f"{place} is neither a run directory nor a model.", "Name a run, such as runs/demo, or a model."
         )
-    own = {"run": {"name": "tag"}, "data": {"path": data, "held_out": 0.0}, "model": {"base": name}}
-    return override(own, overrides)
+    return {"run": {"name": "tag"}, "model": {"base": name}}
 
 
 def _check_same(work: RunDir, job: dict[str, Any]) -> None:

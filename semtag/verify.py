@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +10,10 @@ import pyarrow.parquet as pq
 from semtag.configs.schema import Config, Prompt
 from semtag.generation.parse import parse
 from semtag.generation.prompts import broken, build_messages
-from semtag.generation.records import REJECT, SAMPLED, TEXT
+from semtag.generation.records import REJECT, SAMPLED, TEXT, Candidate
 from semtag.generation.texts import text_id
 from semtag.scoring.finished import read_ids
-from semtag.scoring.records import LIST, PAIR, RANKED
+from semtag.scoring.records import LIST, PAIR, RANKED, ranked_text
 from semtag.scoring.similarity import rank_candidates
 from semtag.store.hashing import IdSet
 from semtag.store.layout import RoundLayout, Step
@@ -149,43 +148,43 @@ def _candidates(run: RunDir, config: Config, layout: RoundLayout, number: int) -
     replay, samples = sampling.engine == "replay", sampling.samples
     spellings = run.counts(Step("rank", number))["broken_spellings"]
     examples = number == 1 and config.prompt.examples
-    for row in read_rows(layout.ranked):
-        where, candidates = f"text_id {row['text_id']}", row["candidates"]
-        if row["text_id"] != text_id(row["text"]):
+    for text in map(ranked_text, read_rows(layout.ranked)):
+        where, candidates = f"text_id {text.text_id}", text.candidates
+        if text.text_id != text_id(text.text):
             yield f"{where} is not the hash of its ranked text"
-        asked = broken(row["text"], spellings)
-        if not any(row["prompt"] == build_messages(asked, config.prompt, role) for role in (True, False)):
+        asked = broken(text.text, spellings)
+        if not any(text.prompt == build_messages(asked, config.prompt, role) for role in (True, False)):
             yield f"{where}: its prompt is not the configured one of its text"
-        if row["sampled_prompt_ids"] != row["prompt_ids"] and not examples:
+        if text.sampled_prompt_ids != text.prompt_ids and not examples:
             yield f"{where}: sampled under other tokens than its prompt's, and no examples were shown"
-        if sorted(c["sample"] for c in candidates) != list(range(len(candidates) if replay else samples)):
-            yield f"{where}: samples {[c['sample'] for c in candidates]}, expected {samples}"
+        if sorted(c.sample for c in candidates) != list(range(len(candidates) if replay else samples)):
+            yield f"{where}: samples {[c.sample for c in candidates]}, expected {samples}"
         if candidates != rank_candidates(candidates):
-            yield f"{where}: not in order of score: {[c['score'] for c in candidates]}"
+            yield f"{where}: not in order of score: {[c.score for c in candidates]}"
         for candidate in candidates:
             problem = _misread(candidate, config.prompt) or (None if replay else _miscounted(candidate))
             if problem:
-                yield f"{where}, sample {candidate['sample']}: {problem}"
+                yield f"{where}, sample {candidate.sample}: {problem}"
 
 
-def _misread(candidate: dict[str, Any], prompt: Prompt) -> str | None:
+def _misread(candidate: Candidate, prompt: Prompt) -> str | None:
     """What is wrong with the tags and the score of a candidate, if anything."""
-    cut = candidate["finish_reason"] == "length"
-    parsed = parse(candidate["completion"], prompt.max_tags, prompt.max_tag_words, cut)
-    stored = (tuple(candidate["tags"]), candidate["format"], candidate["reason"], candidate["answer"])
+    cut = candidate.finish_reason == "length"
+    parsed = parse(candidate.completion, prompt.max_tags, prompt.max_tag_words, cut)
+    stored = (tuple(candidate.tags), candidate.format, candidate.reason, candidate.answer)
     if stored != (parsed.tags, parsed.format, parsed.reason, parsed.answer):
-        return f"stored as {candidate['format']} {candidate['answer']}, parses as {parsed.format} {parsed.answer}"
-    score = candidate["score"]
+        return f"stored as {candidate.format} {candidate.answer}, parses as {parsed.format} {parsed.answer}"
+    score = candidate.score
     if (score is not None) != bool(parsed.tags) or (score is not None and not -1 <= score <= 1):
         return f"{len(parsed.tags)} tags with a score of {score}"
     return None
 
 
-def _miscounted(candidate: dict[str, Any]) -> str | None:
+def _miscounted(candidate: Candidate) -> str | None:
     """What is wrong with the tokens of a sampled candidate, if anything."""
-    tokens, logprob = len(candidate["token_ids"] or ()), candidate["logprob"]
-    if candidate["num_tokens"] != tokens:
-        return f"num_tokens is {candidate['num_tokens']}, token_ids are {tokens}"
+    tokens, logprob = len(candidate.token_ids or ()), candidate.logprob
+    if candidate.num_tokens != tokens:
+        return f"num_tokens is {candidate.num_tokens}, token_ids are {tokens}"
     if logprob is None or not logprob <= 0:
         return f"{logprob} is no log-probability"
     return None

@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from semtag.configs.schema import Config
+from semtag.generation.parse import same_answer_key
+from semtag.generation.records import Candidate
 from semtag.scoring.build_pairs import matched
 from semtag.scoring.pairs import FORMAT, format_quota, group_of, groups_of, judged, quotas
-from semtag.scoring.records import RANKED
+from semtag.scoring.records import Matched, Pair, RankedList, RankedText, ranked_text
 from semtag.store.layout import RoundLayout, Step
 from semtag.store.locations import Place
 from semtag.store.parquet import count_rows, count_values, read_rows, read_tables
 from semtag.store.run_dir import RunDir
 
-Row = dict[str, Any]
+Made = TypeVar("Made", Pair, RankedList)
 Problems = Iterator[str]
 TEXTS_IN_MEMORY = 20_000
 ROWS_PER_GROUP = 32  # of a part's file; as many rows of each part wait in memory to be written
@@ -63,13 +65,13 @@ def pairs_and_lists(run: RunDir, config: Config, layout: RoundLayout, number: in
     """Pairs and lists against those that the ranked texts give, part by part: only a part is in memory."""
     selection, dropped, unlisted = Selection(config, count_rows(layout.ranked)), Counter[str](), Counter[str]()
     wrong = 0
-    for row, pairs, lists in _joined(layout):
-        made = matched(row, config)
-        for problem in [*_pair_problems(row, pairs, made, config, selection), *_list_problems(lists, made, row)]:
+    for text, pairs, lists in _joined(layout):
+        made = matched(text, config)
+        for problem in [*_pair_problems(text, pairs, made, config, selection), *_list_problems(lists, made, text)]:
             wrong += 1
             yield problem
-        dropped.update(made["dropped"])
-        unlisted.update([made["list_dropped"]] if made["list_dropped"] else [])
+        dropped.update(made.dropped)
+        unlisted.update([made.list_dropped] if made.list_dropped else [])
     if wrong:
         return  # nothing can be said of a choice among other pairs
     yield from selection.problems()
@@ -79,18 +81,18 @@ def pairs_and_lists(run: RunDir, config: Config, layout: RoundLayout, number: in
             yield f"ledger.json: dropped {unit} {ledger[unit].dropped}; the ranked texts give {dict(found)}"
 
 
-def _joined(layout: RoundLayout) -> Iterator[tuple[Row, list[Row], list[Row]]]:
-    """Each ranked row with its pairs and its lists; those of no ranked text come with a row without candidates."""
+def _joined(layout: RoundLayout) -> Iterator[tuple[RankedText, list[Pair], list[RankedList]]]:
+    """Each ranked text with its pairs and its lists; those of no ranked text come with one without candidates."""
     parts = 1 + count_rows(layout.ranked) // TEXTS_IN_MEMORY
     with tempfile.TemporaryDirectory(prefix="semtag-verify-") as scratch:
         sources = (layout.ranked, layout.pairs, layout.lists)
         shared = [_shared_out(source, Path(scratch) / source.name, parts) for source in sources]
         for ranked, pairs, lists in zip(*shared, strict=True):
-            pairs_of, lists_of = _by_text(pairs), _by_text(lists)
-            for row in read_rows(ranked):
-                yield row, pairs_of.pop(row["text_id"], []), lists_of.pop(row["text_id"], [])
+            pairs_of, lists_of = _by_text(pairs, Pair), _by_text(lists, RankedList)
+            for text in map(ranked_text, read_rows(ranked)):
+                yield text, pairs_of.pop(text.text_id, []), lists_of.pop(text.text_id, [])
             for id_ in pairs_of.keys() | lists_of.keys():
-                nobody = dict.fromkeys(RANKED.names) | {"text_id": id_, "candidates": []}
+                nobody = RankedText(id_, "", "", [], None, None, candidates=[])
                 yield nobody, pairs_of.get(id_, []), lists_of.get(id_, [])
 
 
@@ -117,17 +119,19 @@ def _shared_out(source: Place, folder: Path, parts: int) -> list[Place]:
     return [folder / str(part) for part in range(parts)]
 
 
-def _by_text(place: Place) -> dict[int, list[Row]]:
-    rows = defaultdict[int, list[Row]](list)
+def _by_text(place: Place, record: type[Made]) -> dict[int, list[Made]]:
+    rows = defaultdict[int, list[Made]](list)
     for row in read_rows(place):
-        rows[row["text_id"]].append(row)
+        rows[row["text_id"]].append(record(**row))
     return rows
 
 
-def _pair_problems(row: Row, pairs: list[Row], made: Row, config: Config, selection: Selection) -> Problems:
-    """What is wrong with the pairs of a ranked row; counts which of the `made` ones are there."""
-    answers = {candidate["sample"]: judged(candidate, config.pairs) for candidate in row["candidates"]}
-    expected = {_name(pair): pair for pair in made["pairs"]}
+def _pair_problems(
+    text: RankedText, pairs: list[Pair], made: Matched, config: Config, selection: Selection
+) -> Problems:
+    """What is wrong with the pairs of a ranked text; counts which of the `made` ones are there."""
+    answers = {candidate.sample: judged(candidate, config.pairs) for candidate in text.candidates}
+    expected = {_name(pair): pair for pair in made.pairs}
     names = Counter(map(_name, pairs))
     for pair in pairs:
         name = _name(pair)
@@ -137,42 +141,42 @@ def _pair_problems(row: Row, pairs: list[Row], made: Row, config: Config, select
     for name, times in names.items():
         if times > 1:
             yield f"{name}: is there twice"
-    for name, group, hash_ in zip(expected, made["groups"], made["hashes"], strict=True):
+    for name, group, hash_ in zip(expected, made.groups, made.hashes, strict=True):
         selection.add(group, hash_, name, name in names)
 
 
-def _name(pair: Row) -> str:
-    return f"pair {pair['text_id']} ({pair['chosen_sample']} over {pair['rejected_sample']})"
+def _name(pair: Pair) -> str:
+    return f"pair {pair.text_id} ({pair.chosen_sample} over {pair.rejected_sample})"
 
 
-def _difference(found: Row, expected: Row | None) -> str | None:
-    """In which columns a row is another than the ranked text gives, if it is."""
+def _difference(found: Made, expected: Made | None) -> str | None:
+    """In which fields a record is another than the ranked text gives, if it is."""
     if expected is None:
         return "the ranked text gives none such"
-    if differing := [name for name, value in expected.items() if found[name] != value]:
+    if differing := [name for name, value in vars(expected).items() if getattr(found, name) != value]:
         return f"{', '.join(differing)}: not as the ranked text has it"
     return None
 
 
-def _no_preference(pair: Row, answers: dict[int, Row], config: Config) -> str | None:
+def _no_preference(pair: Pair, answers: dict[int, Candidate], config: Config) -> str | None:
     """Why a pair is no preference between two of the `answers`, by their samples; None where it is one."""
-    chosen, rejected = answers.get(pair["chosen_sample"]), answers.get(pair["rejected_sample"])
+    chosen, rejected = answers.get(pair.chosen_sample), answers.get(pair.rejected_sample)
     if chosen is None or rejected is None:
         return "no such candidates"
-    if chosen["format"] != "valid" or (rejected["format"] == "valid") != (pair["kind"] == "similarity"):
-        return f"a {pair['kind']} pair of {chosen['format']} over {rejected['format']}"
-    if pair["kind"] == "similarity":
-        gap = chosen["score"] - rejected["score"]
-        if gap <= 0 or gap < config.pairs.min_margin or pair["margin"] is None or abs(gap - pair["margin"]) > 1e-9:
-            return f"score gap {gap}, stored margin {pair['margin']}"
-        if chosen["answer"].casefold() == rejected["answer"].casefold():
+    if chosen.format != "valid" or (rejected.format == "valid") != (pair.kind == "similarity"):
+        return f"a {pair.kind} pair of {chosen.format} over {rejected.format}"
+    if pair.kind == "similarity":
+        gap = (chosen.score or 0.0) - (rejected.score or 0.0)
+        if gap <= 0 or gap < config.pairs.min_margin or pair.margin is None or abs(gap - pair.margin) > 1e-9:
+            return f"score gap {gap}, stored margin {pair.margin}"
+        if same_answer_key(chosen.tags) == same_answer_key(rejected.tags):
             return "equal answers"
     return None
 
 
-def _list_problems(lists: list[Row], made: Row, row: Row) -> Problems:
-    """What is wrong with the lists of a ranked row: there is the `made` one, or none."""
-    name, expected = f"list of text_id {row['text_id']}", made["list"]
+def _list_problems(lists: list[RankedList], made: Matched, text: RankedText) -> Problems:
+    """What is wrong with the lists of a ranked text: there is the `made` one, or none."""
+    name, expected = f"list of text_id {text.text_id}", made.list
     if expected and not lists:
         yield f"{name}: is missing"
     if len(lists) > 1:

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+StepCounts = dict[str, Any]  # what a step counted, by names of its own, as manifest.json keeps it
+
 
 class Record(BaseModel):
     """Base of the records: frozen, and written as they were read, with the names of the files."""
@@ -24,7 +26,7 @@ class StepRecord(Record):
     identity: str  # hash of `config`
     finished: str | None = None
     peak_mb: int | None = None  # memory of the step's own process
-    counts: dict[str, Any] = {}
+    counts: StepCounts = {}
     versions: dict[str, str] = {}  # of the installed packages that shape results
 
 

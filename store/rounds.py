@@ -1,11 +1,10 @@
 """Which model a round starts from, which rounds are made, and which one delivers the tagger."""
 
-from typing import Any
-
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
 from semtag.store.layout import Step
 from semtag.store.locations import uri
+from semtag.store.manifest import StepCounts
 from semtag.store.run_dir import RunDir
 
 
@@ -46,7 +45,7 @@ def delivered_round(run: RunDir) -> int:
     return max(known, key=lambda number: known[number]) if known else trained[-1]
 
 
-def validation(run: RunDir, number: int) -> dict[str, Any]:
+def validation(run: RunDir, number: int) -> StepCounts:
     """What the validation of a round counted; nothing where there was none."""
     return run.counts(Step("validate", number))
 

@@ -29,7 +29,7 @@ from semtag.store.locations import (
     write_json,
     write_text,
 )
-from semtag.store.manifest import Balance, Ledger, Manifest, StepRecord
+from semtag.store.manifest import Balance, Ledger, Manifest, StepCounts, StepRecord
 from semtag.store.packaged import weights_in
 from semtag.store.process_cleanup import left_at_work
 from semtag.store.stages import STAGES
@@ -121,7 +121,7 @@ class RunDir:
         """Whether the step finished."""
         return step in self.done()
 
-    def counts(self, step: Step) -> dict[str, Any]:
+    def counts(self, step: Step) -> StepCounts:
         """What a finished step counted; nothing of any other."""
         record = self.manifest().steps.get(step.name)
         return record.counts if record else {}
@@ -133,7 +133,7 @@ class RunDir:
         record = StepRecord(state="running", started=_now(), config=values, identity=identity(values))
         self._set_step(step, record)
 
-    def finish(self, step: Step, counts: dict[str, Any], versions: dict[str, str]) -> None:
+    def finish(self, step: Step, counts: StepCounts, versions: dict[str, str]) -> None:
         """Record that the step is done, with this process's peak of memory in MB."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         found = {"state": "done", "finished": _now(), "peak_mb": peak, "counts": counts, "versions": versions}

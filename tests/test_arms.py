@@ -21,7 +21,7 @@ from semtag.evaluation.measures import agreement, measure
 from semtag.evaluation.statistics import sign_flip
 from semtag.generation.decoding import Decoding, read_examples
 from semtag.generation.prompts import build_messages
-from semtag.generation.records import SAMPLED, candidate_row
+from semtag.generation.records import SAMPLED, read_candidate
 from semtag.scoring.similarity import Embed
 from semtag.store.parquet import RowWriter, read_rows
 from tests.conftest import ROOT, TEXTS
@@ -38,8 +38,8 @@ def letters(strings: list[str]) -> np.ndarray:
 
 
 def answer(completion: str, score: float | None = 0.5) -> dict[str, Any]:
-    found = candidate_row(CONFIG.prompt, 0, completion, "stop", 3, None, -1.0)
-    return found | {"score": score if found["tags"] else None}
+    found = read_candidate(CONFIG.prompt, 0, completion, "stop")
+    return vars(replace(found, tags=[*found.tags], score=score if found.tags else None))
 
 
 def test_agreement_by_hand() -> None:

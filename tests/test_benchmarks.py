@@ -13,7 +13,7 @@ from benchmarks import kills, poison, scale, training
 from benchmarks.contest import demo_texts, markdown, median_ratio, order
 from benchmarks.generation import Finished, check_same_work, steady, summary
 from benchmarks.generation import table as generation_table
-from benchmarks.scoring import batches, check_agreement, make_rows, pairs_of
+from benchmarks.scoring import batches, check_agreement, make_texts, pairs_of
 from benchmarks.scoring import table as scoring_table
 from benchmarks.small_models import SMALL
 from benchmarks.trainers import as_pairs, make_lists, run_contender
@@ -167,19 +167,19 @@ def test_ratios_are_ours_over_the_others() -> None:
 
 def test_candidates_are_the_same_each_time_and_repeat_somewhat() -> None:
     texts = demo_texts(200)
-    rows = make_rows(texts, samples=4, seed=0)
-    assert rows == make_rows(texts, samples=4, seed=0) != make_rows(texts, samples=4, seed=1)
-    assert [row["text"] for row in rows] == texts
-    tags = [tags for _, tags in pairs_of(rows)]
+    made = make_texts(texts, samples=4, seed=0)
+    assert made == make_texts(texts, samples=4, seed=0) != make_texts(texts, samples=4, seed=1)
+    assert [text.text for text in made] == texts
+    tags = [tags for _, tags in pairs_of(made)]
     assert len(tags) == 800
     assert all(tags)
     assert 0.5 < len(set(tags)) / len(tags) < 0.98
 
 
 def test_batches_hold_every_row_once() -> None:
-    rows = make_rows(demo_texts(10), samples=2, seed=0)
-    assert [len(batch) for batch in batches(rows, 4)] == [4, 4, 2]
-    assert [row for batch in batches(rows, 4) for row in batch] == rows
+    texts = make_texts(demo_texts(10), samples=2, seed=0)
+    assert [len(batch) for batch in batches(texts, 4)] == [4, 4, 2]
+    assert [text for batch in batches(texts, 4) for text in batch] == texts
 
 
 def test_contenders_that_score_otherwise_are_caught() -> None:

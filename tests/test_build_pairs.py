@@ -58,7 +58,7 @@ def matched(*overrides: str, sampled_prompt_ids: list[int]) -> dict[str, Any]:
     """What a ranked text yields that was sampled under these tokens; the tokens of its plain prompt are [1, 2]."""
     config = load_config(DEMO, ["pairs.strategy=all_pairs", *overrides])
     row = {"text_id": 1, "prompt": [], "prompt_ids": [1, 2], "sampled_prompt_ids": sampled_prompt_ids}
-    batch = pa.Table.from_pylist([row | {"candidates": FIVE}], RANKED)
+    batch = pa.Table.from_pylist([row | {"candidates": [*map(vars, FIVE)]}], RANKED)
     [found] = match_rows(batch, config, Tally()).to_pylist()  # type: ignore[arg-type]
     return found
 

@@ -17,6 +17,7 @@ from semtag.configs.data import Data
 from semtag.configs.errors import UserError
 from semtag.generation.cells import as_json, rows_of
 from semtag.generation.readers import Row, read_rows
+from semtag.generation.records import Reject
 from semtag.generation.texts import Texts, prepare
 from semtag.store.parquet import read_rows as read_parquet
 from semtag.store.run_dir import RunDir
@@ -182,7 +183,7 @@ def test_a_first_row_without_the_column_is_one_reject(tmp_path: Path) -> None:
 def test_a_misspelt_column_is_noticed_after_a_hundred_rows() -> None:
     texts = Texts(Data(path="a.jsonl", column="txet"))
     for _ in range(99):
-        assert texts.take(Row("a", {"text": "x"}))["reason"] == "missing_column"
+        assert getattr(texts.take(Row("a", {"text": "x"})), "reason", None) == "missing_column"
     with pytest.raises(UserError, match="no column 'txet'; it has: text"):
         texts.take(Row("a", {"text": "x"}))
 
@@ -213,8 +214,8 @@ def test_any_cell_in_any_column_gives_a_row(text: pa.Array, beside: pa.Array) ->
     records = [texts.take(Row("a", values)) for values in rows_of(pa.table({"text": text, "beside": beside}), {})]
     assert len(records) == texts.rows == 4
     for record in records:
-        pa.Table.from_pylist([record])  # what the stage writes
-        json.loads(record["row"] if "reason" in record else record["meta"], parse_constant=pytest.fail)
+        pa.Table.from_pylist([vars(record)])  # what the stage writes
+        json.loads(record.row if isinstance(record, Reject) else record.meta, parse_constant=pytest.fail)
 
 
 @pytest.mark.parametrize("noted", [b"no json", b'{"info": {"features": {"text": {"_type": "NewKind"}}}}'])

@@ -25,7 +25,7 @@ import ray
 import ray.data
 
 from semtag.configs.schema import Prompt, Scoring
-from semtag.generation.records import SAMPLED, candidate_row
+from semtag.generation.records import SampledText, read_candidate, to_table
 from semtag.scoring.embedder import Scorer
 
 port = sys.argv[1]
@@ -39,8 +39,8 @@ ray.init(
 
 
 def row(number, completions, reason):
-    candidates = [candidate_row(Prompt(), i, text, "stop", 5, None, -1.0) for i, text in enumerate(completions)]
-    return {"text_id": number, "text": "A steam engine.", "candidates": candidates, "reason": reason}
+    candidates = [read_candidate(Prompt(), i, text, "stop", num_tokens=5) for i, text in enumerate(completions)]
+    return SampledText(number, "A steam engine.", None, "{}", "plain", candidates=candidates, reason=reason)
 
 
 rows = [
@@ -49,7 +49,7 @@ rows = [
     row(2, [], "too_long"),
 ]
 scorer = {"scoring": Scoring(model="all-MiniLM-L6-v2"), "tally": Tally()}
-blocks = [pa.Table.from_pylist(rows[:1], SAMPLED), pa.Table.from_pylist(rows[1:], SAMPLED)]
+blocks = [to_table(rows[:1]), to_table(rows[1:])]
 ray.data.from_arrow(blocks).map_batches(
     Scorer,
     fn_constructor_kwargs=scorer,

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from semtag.configs.errors import UserError
@@ -16,12 +15,16 @@ from semtag.configs.load import load_config
 from semtag.configs.schema import Config
 from semtag.generation import engine_guard, sampler
 from semtag.generation.engine_guard import DEATHS_IN_A_ROW, GROUP, MOST_DEATHS, GuardedSampler, Slot, Suspects
-from semtag.generation.records import TEXT
+from semtag.generation.records import SampledText, to_table
 from tests.conftest import ROOT
 
 CONFIG = load_config(ROOT / "configs" / "demo.yaml")
 HERE, THERE = Slot("here", "node here, GPU 0"), Slot("there", "node there, GPU 3")
-Record = dict[str, Any]
+
+
+def sampled(number: int) -> SampledText:
+    """A text of this id that nobody has answered yet."""
+    return SampledText(number, str(number), None, "{}", "plain")
 
 
 def ledger(*gone: str) -> Suspects:
@@ -56,7 +59,7 @@ def test_a_node_that_goes_is_no_death() -> None:
 
 
 def test_groups_shrink_with_every_death() -> None:
-    rows: list[Record] = [{"text_id": number} for number in range(GROUP + 4)]
+    rows = [sampled(number) for number in range(GROUP + 4)]
     deaths = [0, *[1] * (GROUP + 1), 2, MOST_DEATHS]
     together, groups, given_up = engine_guard.groups_of(rows, deaths)
     assert together == rows[:1]
@@ -103,19 +106,14 @@ class Unstable(GuardedSampler):
         self.deadly, self.inside, self._last_done = deadly, set[int](), 0.0
         self._set_up()
 
-    async def _sample(self, row: Record) -> Record:
-        self.inside.add(row["text_id"])
+    async def _sample(self, text: SampledText) -> SampledText:
+        self.inside.add(text.text_id)
         await asyncio.sleep(0)
         if self.engine.errored or self.deadly(self.inside):
             self.engine.errored = True
             await asyncio.Event().wait()
-        self.inside.discard(row["text_id"])
-        return row | {"prompt": [], "candidates": []}
-
-
-def table(ids: list[int]) -> pa.Table:
-    rows = [{"text_id": one, "text": str(one), "article": None, "meta": "{}", "decoding": "plain"} for one in ids]
-    return pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
+        self.inside.discard(text.text_id)
+        return text
 
 
 @pytest.fixture
@@ -136,7 +134,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[int, str 
         done: dict[int, str | None] = {}
 
         async def call(actor: Unstable, batch: list[int]) -> None:
-            for row in (await actor(table(batch))).to_pylist():
+            for row in (await actor(to_table(map(sampled, batch)))).to_pylist():
                 done[row["text_id"]] = row["reason"]
             left.remove(batch)
 
@@ -213,11 +211,11 @@ def test_an_engine_that_hangs_is_a_dead_one(serve: Any) -> None:
     suspects, hung = ledger(), list[int]()
 
     class Hanging(Unstable):
-        async def _sample(self, row: Record) -> Record:
-            if row["text_id"] == 7 and len(hung) < 1:
+        async def _sample(self, text: SampledText) -> SampledText:
+            if text.text_id == 7 and len(hung) < 1:
                 hung.append(7)
                 await asyncio.Event().wait()
-            return await super()._sample(row)
+            return await super()._sample(text)
 
     config = load_config(ROOT / "configs" / "demo.yaml", ["sampling.hang_minutes=0.001"])
     done, lives = serve(lambda: Hanging(suspects, HERE, lambda inside: False, config=config), [list(range(16))])
@@ -258,11 +256,11 @@ class Stub(Sampler):
         other = Slot(ray.get_runtime_context().get_node_id(), "another GPU")
         ray.get(self.suspects.enter.remote([], other))
 
-    async def _sample(self, row):
-        if row["text_id"] == 5:
+    async def _sample(self, text):
+        if text.text_id == 5:
             self.engine.errored = True
             await asyncio.Event().wait()
-        return row | {"prompt": [], "candidates": []}
+        return text
 
 class Brittle(GuardedSampler, Stub): pass
 

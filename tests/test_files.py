@@ -19,6 +19,7 @@ from semtag.configs.errors import UserError
 from semtag.configs.load import validate
 from semtag.generation.files import COMPRESSED, ending, locate
 from semtag.generation.readers import read_rows
+from semtag.generation.records import Reject
 from semtag.generation.texts import Texts, preview
 
 TEXTS = ["One text.", "Two, with é."]
@@ -257,11 +258,11 @@ def test_any_bytes_give_texts_and_rejects_that_add_up(tmp_path: Path, parts: lis
         for row in read_rows(texts.data):
             record = texts.take(row)
             rows += 1
-            if "reason" in record:
-                rejected[record["reason"]] += 1
+            if isinstance(record, Reject):
+                rejected[record.reason] += 1
             else:
                 kept += 1
-            pa.Table.from_pylist([record])  # what the stage writes
+            pa.Table.from_pylist([vars(record)])  # what the stage writes
     except UserError:
         assert kind == "json"  # which is read as a whole
     assert rows == texts.rows == kept + rejected.total()

@@ -22,7 +22,8 @@ from semtag.evaluation.measures import (
     words_of,
 )
 from semtag.evaluation.statistics import jackknife
-from semtag.scoring.similarity import Embed, score_rows
+from semtag.generation.records import Candidate, SampledText
+from semtag.scoring.similarity import Embed, score_texts
 from tests.conftest import ROOT
 
 TEXT = "The steam engine, built by James Watt, drove the mill."
@@ -104,10 +105,9 @@ def scored(texts: list[str], tags: list[list[str]]) -> list[dict[str, Any]]:
     from semtag.scoring.embedder import Embedder
 
     embedder = Embedder(Scoring(model="all-MiniLM-L6-v2"))
-    rows = [{"text": text, "candidates": [{"sample": 0, "tags": own}]} for text, own in zip(texts, tags, strict=True)]
-    found = score_rows(rows, embedder.texts, embedder.tags)
-    extra = {"format": "valid", "reason": None, "completion": ""}
-    return [row["candidates"][0] | extra for row in found]
+    answers = [Candidate(0, "", tags=own, format="valid") for own in tags]
+    asked = [SampledText(0, text, None, "{}", "", candidates=[one]) for text, one in zip(texts, answers, strict=True)]
+    return [vars(text.candidates[0]) for text in score_texts(asked, embedder.texts, embedder.tags)]
 
 
 def corpus_of(texts: list[str], base: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> Corpus:

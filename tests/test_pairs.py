@@ -1,5 +1,6 @@
 """Pairing: what a preference is, and that the cap on format pairs is exact."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semtag.configs.schema import Pairs
-from semtag.generation.parse import parse, same_answer_key
+from semtag.configs.schema import Pairs, Prompt
+from semtag.generation.parse import same_answer_key
+from semtag.generation.records import Candidate, read_candidate
 from semtag.scoring.pairs import (
     cap_thresholds,
     even_cap,
@@ -16,31 +18,27 @@ from semtag.scoring.pairs import (
     group_of,
     groups_of,
     judged,
-    list_row,
+    list_of,
     match,
     pair_hash,
-    pair_row,
+    pair_of,
     quotas,
 )
+from semtag.scoring.records import RankedText
 
 
-def candidate(sample: int, completion: str, score: float | None = None) -> dict[str, Any]:
-    parsed = parse(completion)
-    return {
-        "sample": sample,
-        "completion": completion,
-        "tags": list(parsed.tags),
-        "format": parsed.format,
-        "reason": parsed.reason,
-        "answer": parsed.answer,
-        "score": score if parsed.tags else None,
-        "token_ids": [sample, 2],
-        "logprob": -float(sample),
-    }
+def candidate(sample: int, completion: str, score: float | None = None) -> Candidate:
+    read = read_candidate(Prompt(), sample, completion, None, token_ids=[sample, 2], logprob=-float(sample))
+    return replace(read, score=score if read.tags else None)
+
+
+def ranked(*candidates: Candidate) -> RankedText:
+    """A text with these candidates."""
+    return RankedText(1, "?", "{}", [{"role": "user", "content": "?"}], [5], [5], candidates)
 
 
 def samples_of(matches: list[Any]) -> list[tuple[int, int]]:
-    return [(chosen["sample"], rejected["sample"]) for chosen, rejected in matches]
+    return [(chosen.sample, rejected.sample) for chosen, rejected in matches]
 
 
 FIVE = [
@@ -73,7 +71,7 @@ def test_the_likeliest_malformed_answer_is_the_one_rejected() -> None:
         ([None] * 3, 1),
         ([-1.0, -1.0, -2.0], 1),
     ):
-        drawn = [one | {"logprob": logprob} for one, logprob in zip(malformed, likely, strict=True)]
+        drawn = [replace(one, logprob=logprob) for one, logprob in zip(malformed, likely, strict=True)]
         for candidates in ([best, *drawn], [*drawn[::-1], best]):
             assert samples_of(match(1, candidates, Pairs(), 0).format) == [(0, expected)]
 
@@ -194,12 +192,12 @@ def test_a_pair_is_a_preference(drawn: list[Any], strategy: Any, min_margin: flo
     pairs = Pairs(strategy=strategy, min_margin=min_margin)
     found = match(5, candidates, pairs, 3)
     for chosen, rejected in found.similarity:
-        assert chosen["format"] == rejected["format"] == "valid"
-        assert same_answer_key(chosen["tags"]) != same_answer_key(rejected["tags"])
-        assert chosen["score"] - rejected["score"] > 0
-        assert chosen["score"] - rejected["score"] >= min_margin
+        assert chosen.format == rejected.format == "valid"
+        assert same_answer_key(chosen.tags) != same_answer_key(rejected.tags)
+        assert chosen.score - rejected.score > 0
+        assert chosen.score - rejected.score >= min_margin
     for chosen, rejected in found.format:
-        assert chosen["format"] == "valid" != rejected["format"]
+        assert chosen.format == "valid" != rejected.format
     rng.shuffle(candidates)
     again = match(5, candidates, pairs, 3)
     assert sorted(samples_of(again.similarity)) == sorted(samples_of(found.similarity))
@@ -207,33 +205,33 @@ def test_a_pair_is_a_preference(drawn: list[Any], strategy: Any, min_margin: flo
 
 
 def test_rows_say_what_was_sampled() -> None:
-    row = {"text_id": 1, "prompt": [{"role": "user", "content": "?"}], "prompt_ids": [5], "candidates": FIVE}
-    pair = pair_row(row, (FIVE[1], FIVE[3]))
-    assert pair["chosen"] == [{"role": "assistant", "content": "[c]"}]
-    assert pair["prompt_ids"] == [5]
-    assert pair["margin"] == pytest.approx(0.8)
-    assert (pair["ref_chosen_logprob"], pair["ref_rejected_logprob"]) == (-1.0, -3.0)
-    assert (pair["chosen_ids"], pair["rejected_ids"]) == ([1, 2], [3, 2])
-    format_pair = pair_row(row, (FIVE[1], FIVE[2]))
-    assert (format_pair["kind"], format_pair["margin"]) == ("format", None)
-    list_, why_not = list_row(row, Pairs())
+    text = ranked(*FIVE)
+    pair = pair_of(text, (FIVE[1], FIVE[3]))
+    assert pair.chosen == [{"role": "assistant", "content": "[c]"}]
+    assert pair.prompt_ids == [5]
+    assert pair.margin == pytest.approx(0.8)
+    assert (pair.ref_chosen_logprob, pair.ref_rejected_logprob) == (-1.0, -3.0)
+    assert (pair.chosen_ids, pair.rejected_ids) == ([1, 2], [3, 2])
+    format_pair = pair_of(text, (FIVE[1], FIVE[2]))
+    assert (format_pair.kind, format_pair.margin) == ("format", None)
+    list_, why_not = list_of(text, Pairs())
     assert list_ is not None and why_not is None
-    assert list_["scores"] == [0.95, 0.9, 0.5, 0.1]
-    assert list_["completions"][0] == [{"role": "assistant", "content": "[d]"}]
-    assert list_["ref_logprobs"] == [-2.0, -1.0, 0.0, -3.0]
-    assert list_["sampled_ids"] == [None, [1, 2], [0, 2], [3, 2]]
+    assert list_.scores == [0.95, 0.9, 0.5, 0.1]
+    assert list_.completions[0] == [{"role": "assistant", "content": "[d]"}]
+    assert list_.ref_logprobs == [-2.0, -1.0, 0.0, -3.0]
+    assert list_.sampled_ids == [None, [1, 2], [0, 2], [3, 2]]
 
 
 def test_lists_have_enough_answers_some_range_and_not_too_many() -> None:
-    row = {"text_id": 1, "prompt": [], "prompt_ids": [], "candidates": FIVE}
-    assert list_row(row | {"candidates": FIVE[:1]}, Pairs()) == (None, "too_few_answers")
-    assert list_row(row, Pairs(list_least=5)) == (None, "too_few_answers")
-    assert list_row(row, Pairs(list_min_range=0.86)) == (None, "range_too_small")
+    text = ranked(*FIVE)
+    assert list_of(ranked(FIVE[0]), Pairs()) == (None, "too_few_answers")
+    assert list_of(text, Pairs(list_least=5)) == (None, "too_few_answers")
+    assert list_of(text, Pairs(list_min_range=0.86)) == (None, "range_too_small")
     equal = [candidate(0, "[a]", 0.5), candidate(1, "[b]", 0.5)]
-    assert list_row(row | {"candidates": equal}, Pairs()) == (None, "range_too_small")
+    assert list_of(ranked(*equal), Pairs()) == (None, "range_too_small")
     for most, scores in ((4, [0.95, 0.9, 0.5, 0.1]), (3, [0.95, 0.9, 0.1]), (2, [0.95, 0.1])):
-        list_, _ = list_row(row, Pairs(list_most=most))
-        assert list_ is not None and list_["scores"] == scores
+        list_, _ = list_of(text, Pairs(list_most=most))
+        assert list_ is not None and list_.scores == scores
 
 
 def test_a_long_tag_makes_an_answer_malformed_for_training_alone() -> None:
@@ -244,12 +242,11 @@ def test_a_long_tag_makes_an_answer_malformed_for_training_alone() -> None:
     assert judged(long, Pairs(max_tag_words=6)) == long
     pairs = Pairs(max_tag_words=5)
     candidates = [judged(one, pairs) for one in (short, long, unusable)]
-    assert (candidates[1]["format"], candidates[1]["score"]) == ("invalid", None)
-    assert long["format"] == "valid"
+    assert (candidates[1].format, candidates[1].score) == ("invalid", None)
+    assert long.format == "valid"
     found = match(1, candidates, pairs, 0)
     assert (samples_of(found.similarity), samples_of(found.format)) == ([], [(0, 1)])
-    row = {"text_id": 1, "prompt": [], "prompt_ids": [], "candidates": candidates}
-    assert list_row(row, pairs) == (None, "too_few_answers")
+    assert list_of(ranked(*candidates), pairs) == (None, "too_few_answers")
 
 
 def test_hash_depends_on_text_and_samples() -> None:

@@ -10,6 +10,7 @@ from benchmarks.family import kind_of
 from benchmarks.small_models import save_random_llama
 from semtag.configs.load import load_config
 from semtag.generation.decoding import Decoding
+from semtag.generation.records import SampledText
 from tests.conftest import ROOT, TINY
 from tests.test_sampler import Engine
 
@@ -49,8 +50,10 @@ def test_a_refused_text_costs_no_other(engine: Engine) -> None:
 def test_what_vllm_says_of_a_prompt_is_the_detail(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, ids: list[Any], said: str
 ) -> None:
-    async def given(row: dict[str, Any], decoding: Decoding, candidates: Any = engine.sampler._candidates) -> Any:
-        return await candidates(row | ({"sampled_prompt_ids": ids} if row["text_id"] == 3 else {}), decoding)
+    sample = engine.sampler._candidates
+
+    async def given(text: SampledText, own: list[int], decoding: Decoding) -> Any:
+        return await sample(text, ids if text.text_id == 3 else own, decoding)
 
     monkeypatch.setattr(engine.sampler, "_candidates", given)
     rows = engine([f"{TEXT} {number}" for number in range(64)])

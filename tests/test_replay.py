@@ -32,14 +32,14 @@ def config() -> Config:
 
 def test_strings_and_objects_become_candidates(config: Config) -> None:
     rows = read_candidates(["[a][b]", "Sure! [a]"], config)
-    assert [(row["sample"], row["format"], row["answer"]) for row in rows] == [
+    assert [(row.sample, row.format, row.answer) for row in rows] == [
         (0, "valid", "[a][b]"),
         (1, "repaired", "[a]"),
     ]
     late, early = {"completion": "[b", "sample": 1, "finish_reason": "length"}, {"completion": "[a]", "logprob": -1.5}
     first, second = read_candidates([late, early], config)
-    assert (first["completion"], first["logprob"], first["num_tokens"]) == ("[a]", -1.5, None)
-    assert (second["completion"], second["reason"]) == ("[b", "truncated")
+    assert (first.completion, first.logprob, first.num_tokens) == ("[a]", -1.5, None)
+    assert (second.completion, second.reason) == ("[b", "truncated")
 
 
 @pytest.mark.parametrize("given", [None, [], "[a]", [3], [{"text": "[a]"}], [{"completion": "[a]", "logprob": "x"}]])
@@ -68,10 +68,10 @@ BAD = [
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: repr(bad)[:40])
 def test_a_bad_candidate_costs_no_other(bad: Any, config: Config) -> None:
     rows = read_candidates([GOOD, bad, {"completion": GOOD, "sample": 2, "token_ids": [1, 2]}], config)
-    assert [row["answer"] for row in rows] == [GOOD, None, GOOD]
-    assert [row["sample"] for row in rows] == [0, 1, 2]
-    assert (rows[1]["format"], rows[1]["reason"], rows[1]["completion"]) == ("invalid", "empty", "")
-    table = pa.Table.from_pylist([{"candidates": rows}], pa.schema([SAMPLED.field("candidates")]))
+    assert [row.answer for row in rows] == [GOOD, None, GOOD]
+    assert [row.sample for row in rows] == [0, 1, 2]
+    assert (rows[1].format, rows[1].reason, rows[1].completion) == ("invalid", "empty", "")
+    table = pa.Table.from_pylist([{"candidates": [*map(vars, rows)]}], pa.schema([SAMPLED.field("candidates")]))
     assert table["candidates"][0][2]["token_ids"].as_py() == [1, 2]
     with pytest.raises(ValueError, match="column 'completions'"):
         read_candidates([bad, bad], config)
@@ -93,7 +93,7 @@ def test_any_list_of_candidates_goes_into_arrow_or_is_refused(candidates: Any) -
     except ValueError:
         return
     assert len(rows) == len(candidates)
-    pa.Table.from_pylist([{"candidates": rows}], pa.schema([SAMPLED.field("candidates")]))
+    pa.Table.from_pylist([{"candidates": [*map(vars, rows)]}], pa.schema([SAMPLED.field("candidates")]))
 
 
 def test_tokens_that_say_something_else_are_not_kept(tokenizer: Any, config: Config) -> None:
@@ -101,7 +101,7 @@ def test_tokens_that_say_something_else_are_not_kept(tokenizer: Any, config: Con
     known = {"token_ids": own, "logprob": -3.0, "completion": "[bridge]"}
     others = [known | {"token_ids": ids} for ids in ([5, 6, 7], [*own, 2**31 - 1], [])]
     kept = known_ids(tokenizer, read_candidates([known, {"completion": "[a]", "logprob": -1.0}, *others], config))
-    found = [(row["token_ids"], row["logprob"]) for row in kept]
+    found = [(row.token_ids, row.logprob) for row in kept]
     assert found == [(own, -3.0), (None, -1.0), *[(None, None)] * 3]
 
 
@@ -111,7 +111,7 @@ def test_a_row_per_candidate_is_said() -> None:
 
     texts = Texts(Data(path="a"), candidates="completions")
     rows = [row("t", "[a]"), row("t", "[b]", sample=1), row("t", "[a]", sample=2), row("u", "[a]")]
-    assert [texts.take(one).get("reason") for one in rows] == [None, "more_candidates", "duplicate", None]
+    assert [getattr(texts.take(one), "reason", None) for one in rows] == [None, "more_candidates", "duplicate", None]
     assert texts.dropped == {"more_candidates": 1, "duplicate": 1}
     with pytest.raises(UserError, match="more_candidates"):
         check_rejected({"more_candidates": 3}, 4, load_config(ROOT / "configs" / "demo.yaml"), Path("rejects"))
@@ -128,8 +128,8 @@ def test_a_template_that_refuses_a_text_costs_no_other(tmp_path: Path) -> None:
     meta = json.dumps({"completions": [GOOD]})
     rows = [{"text_id": i, "text": text, "meta": meta} for i, text in enumerate(["fine", "forbidden"])]
     first, second = asyncio.run(replay(pa.Table.from_pylist(rows))).to_pylist()
-    assert (first["reason"], first["candidates"][0]["answer"]) == (None, GOOD)
-    assert (second["reason"], second["candidates"]) == ("refused_by_template", [])
+    assert (first.reason, first["candidates"][0].answer) == (None, GOOD)
+    assert (second.reason, second["candidates"]) == ("refused_by_template", [])
 
 
 def test_an_older_run_is_ranked_anew_without_an_engine(finished_run: Path, tmp_path: Path) -> None:

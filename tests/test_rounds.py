@@ -1,6 +1,7 @@
 """Rounds: where each starts, which is the last, which delivers, and what their configuration says."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from semtag.configs.load import dump_config, load_config
 from semtag.configs.schema import Config
 from semtag.evaluation.validate import validate
 from semtag.generation.decoding import greedy
-from semtag.generation.records import SAMPLED, TEXT, candidate_row
+from semtag.generation.records import SAMPLED, TEXT, read_candidate
 from semtag.store.layout import Step
 from semtag.store.parquet import RowWriter
 from semtag.store.rounds import delivered_round, last_round, round_lines, start_of, trained_rounds
@@ -157,8 +158,8 @@ def answered(folder: Path, answers: dict[int, tuple[str, float] | None]) -> None
         for id_, answer in answers.items():
             candidates = []
             if answer:
-                candidate = candidate_row(config_of(folder).prompt, 0, answer[0], "stop", 3, None, -1.0)
-                candidates = [candidate | {"score": answer[1]}]
+                candidate = read_candidate(config_of(folder).prompt, 0, answer[0], "stop")
+                candidates = [vars(replace(candidate, score=answer[1]))]
             out.write({"text_id": id_, "text": f"text {id_}", "meta": "{}", "candidates": candidates})
 
 

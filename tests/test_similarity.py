@@ -1,7 +1,6 @@
 """Scoring maths, by hand and with the real embedding model."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +9,20 @@ import pytest
 from semtag.cluster.progress import Counts
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Scoring
-from semtag.generation.records import SAMPLED, sampled_counts
+from semtag.generation.parse import Format
+from semtag.generation.records import SAMPLED, Candidate, SampledText, sampled_counts
 from semtag.scoring.embedder import Embedder, Scorer
-from semtag.scoring.similarity import cosine, rank_candidates, score_rows, tag_string
+from semtag.scoring.similarity import cosine, rank_candidates, score_texts, tag_string
 from semtag.store.locations import local_folder
+
+
+def sampled(text: str, *candidates: Candidate) -> SampledText:
+    return SampledText(0, text, None, "{}", "plain", candidates=candidates)
+
+
+def tagged(text: str, *answers: list[str]) -> SampledText:
+    """A text with a candidate for each list of tags."""
+    return sampled(text, *(Candidate(sample, "", tags=tags) for sample, tags in enumerate(answers)))
 
 
 def test_cosine_by_hand() -> None:
@@ -25,17 +34,17 @@ def test_cosine_by_hand() -> None:
 
 
 def test_rank_puts_the_best_first_and_breaks_ties_by_sample() -> None:
-    candidates = [{"sample": s, "score": v} for s, v in [(3, 0.2), (2, None), (1, 0.9), (0, 0.2)]]
-    assert [(c["sample"], c["rank"]) for c in rank_candidates(candidates)] == [(1, 0), (0, 1), (3, 2), (2, None)]
+    candidates = [Candidate(s, "", score=v) for s, v in [(3, 0.2), (2, None), (1, 0.9), (0, 0.2)]]
+    assert [(c.sample, c.rank) for c in rank_candidates(candidates)] == [(1, 0), (0, 1), (3, 2), (2, None)]
 
 
 def test_what_a_batch_adds_to_the_progress() -> None:
-    def candidate(format_: str, tokens: int | None, score: float | None) -> dict[str, Any]:
-        return {"format": format_, "num_tokens": tokens, "score": score}
+    def candidate(format_: Format, tokens: int | None, score: float | None) -> Candidate:
+        return Candidate(0, "", num_tokens=tokens, format=format_, score=score)
 
     first = [candidate("valid", 7, 0.5), candidate("repaired", None, 0.25), candidate("invalid", 9, None)]
-    rows = [{"candidates": first}, {"candidates": [candidate("valid", 4, -0.5)]}, {"candidates": []}]
-    assert sampled_counts(rows) == Counts(texts=3, candidates=4, valid=2, tokens=20)
+    texts = [sampled("", *of_text) for of_text in (first, [candidate("valid", 4, -0.5)], [])]
+    assert sampled_counts(texts) == Counts(texts=3, candidates=4, valid=2, tokens=20)
 
 
 def test_each_distinct_string_is_embedded_once() -> None:
@@ -45,14 +54,11 @@ def test_each_distinct_string_is_embedded_once() -> None:
         calls.append(strings)
         return np.array([[len(string), 1.0] for string in strings])
 
-    def row(text: str, *answers: list[str]) -> dict[str, Any]:
-        return {"text": text, "candidates": [{"sample": i, "tags": tags} for i, tags in enumerate(answers)]}
-
-    rows = [row("t1", ["a"], ["b"], ["a"]), row("t2", ["a"], []), row("t3", [])]
-    scored = score_rows(rows, embed, embed)
+    texts = [tagged("t1", ["a"], ["b"], ["a"]), tagged("t2", ["a"], []), tagged("t3", [])]
+    scored = score_texts(texts, embed, embed)
     assert calls == [["t1", "t2"], ["a", "b"]]
-    assert [c["score"] is None for c in scored[1]["candidates"]] == [False, True]
-    assert scored[2]["candidates"][0]["rank"] is None
+    assert [c.score is None for c in scored[1].candidates] == [False, True]
+    assert scored[2].candidates[0].rank is None
 
 
 def test_last_digits_decide_nothing() -> None:
@@ -62,19 +68,19 @@ def test_last_digits_decide_nothing() -> None:
     def embed(strings: list[str]) -> np.ndarray:
         return np.array([[np.cos(angles[string]), np.sin(angles[string])] for string in strings])
 
-    tags = [["wi-fi"], ["wi - fi"], ["better"]]
-    row = {"text": "text", "candidates": [{"sample": i, "tags": own} for i, own in enumerate(tags)]}
-    ranked = score_rows([row], embed, embed)[0]["candidates"]
-    assert [one["sample"] for one in ranked] == [2, 0, 1]
-    assert ranked[1]["score"] == ranked[2]["score"] == pytest.approx(np.cos(1.0), abs=1e-6)
-    assert score_rows([row], embed, embed, 3)[0]["candidates"][0]["score"] == 0.622
+    text = tagged("text", ["wi-fi"], ["wi - fi"], ["better"])
+    ranked = score_texts([text], embed, embed)[0].candidates
+    assert [one.sample for one in ranked] == [2, 0, 1]
+    assert ranked[1].score == ranked[2].score == pytest.approx(np.cos(1.0), abs=1e-6)
+    assert score_texts([text], embed, embed, 3)[0].candidates[0].score == 0.622
 
 
 def test_nothing_to_score_calls_nothing() -> None:
     def never(strings: list[str]) -> np.ndarray:
         raise AssertionError(strings)
 
-    assert score_rows([{"text": "t", "candidates": []}], never, never) == [{"text": "t", "candidates": []}]
+    [scored] = score_texts([sampled("t")], never, never)
+    assert (scored.text, scored.candidates) == ("t", [])
 
 
 def test_what_has_no_finite_embedding_is_rejected_and_costs_no_other() -> None:
@@ -83,16 +89,12 @@ def test_what_has_no_finite_embedding_is_rejected_and_costs_no_other() -> None:
     def embed(strings: list[str]) -> np.ndarray:
         return np.array([vectors[string] for string in strings], dtype=np.float16)
 
-    def row(text: str, *tags: str) -> dict[str, Any]:
-        candidates = [{"sample": sample, "tags": [tag]} for sample, tag in enumerate(tags)]
-        return {"text": text, "candidates": candidates, "reason": None, "detail": None}
-
-    rows = [row("t1", "a", "c"), row("t1", "a", "b"), row("t2", "a"), row("t1", "c"), row("t2")]
-    scored = score_rows(rows, embed, embed)
-    assert [row["reason"] for row in scored] == [None, "not_a_number", "not_a_number", None, None]
-    assert [len(row["candidates"]) for row in scored] == [2, 0, 0, 1, 0]
-    assert "'b'" in scored[1]["detail"] and "'a'" in scored[2]["detail"]
-    assert [c["score"] for c in scored[0]["candidates"]] == pytest.approx([0.5**0.5, 0.0])
+    asked = [("t1", "a", "c"), ("t1", "a", "b"), ("t2", "a"), ("t1", "c"), ("t2",)]
+    scored = score_texts([tagged(text, *([tag] for tag in tags)) for text, *tags in asked], embed, embed)
+    assert [text.reason for text in scored] == [None, "not_a_number", "not_a_number", None, None]
+    assert [len(text.candidates) for text in scored] == [2, 0, 0, 1, 0]
+    assert "'b'" in str(scored[1].detail) and "'a'" in str(scored[2].detail)
+    assert [c.score for c in scored[0].candidates] == pytest.approx([0.5**0.5, 0.0])
 
 
 @pytest.fixture(scope="module")
@@ -102,28 +104,22 @@ def embedder() -> Embedder:
 
 def test_good_tags_beat_tags_of_another_text(embedder: Embedder) -> None:
     text = "The centrifugal governor of James Watt keeps a steam engine at a steady speed."
-    rows = [
-        {
-            "text": text,
-            "candidates": [{"sample": 0, "tags": ["bread", "oven"]}, {"sample": 1, "tags": ["steam engine"]}],
-        }
-    ]
-    best, worst = score_rows(rows, embedder.texts, embedder.tags)[0]["candidates"]
-    assert best["sample"] == 1
-    assert best["score"] > worst["score"] + 0.3
+    [ranked] = score_texts([tagged(text, ["bread", "oven"], ["steam engine"])], embedder.texts, embedder.tags)
+    best, worst = ranked.candidates
+    assert best.sample == 1
+    assert best.score is not None and worst.score is not None and best.score > worst.score + 0.3
 
 
 def test_a_model_that_overflows_at_a_word_costs_the_texts_with_that_word() -> None:
     embedder = Embedder(Scoring(model="all-MiniLM-L6-v2"))
     [word] = embedder.model.tokenizer("governor", add_special_tokens=False)["input_ids"]
     embedder.model[0].auto_model.embeddings.word_embeddings.weight.data[word] = np.inf
-    answers = [{"sample": 0, "tags": ["bread"]}, {"sample": 1, "tags": ["steam engine"]}]
-    texts = ["The governor of an engine.", "A steam engine.", "An oven."]
-    rows = [{"text": text, "candidates": answers} for text in texts]
-    rows.append({"text": texts[2], "candidates": [*answers, {"sample": 2, "tags": ["governor", "oven"]}]})
-    scored = score_rows(rows, embedder.texts, embedder.tags)
-    assert [row.get("reason") for row in scored] == ["not_a_number", None, None, "not_a_number"]
-    assert all(-1 <= c["score"] <= 1 for row in scored for c in row["candidates"])
+    answers = [["bread"], ["steam engine"]]
+    texts = [tagged(text, *answers) for text in ("The governor of an engine.", "A steam engine.", "An oven.")]
+    texts.append(tagged("An oven.", *answers, ["governor", "oven"]))
+    scored = score_texts(texts, embedder.texts, embedder.tags)
+    assert [text.reason for text in scored] == ["not_a_number", None, None, "not_a_number"]
+    assert all(c.score is not None and -1 <= c.score <= 1 for text in scored for c in text.candidates)
 
 
 def test_a_text_behind_the_window_is_counted(embedder: Embedder) -> None:

@@ -22,39 +22,41 @@ from semtag.cluster.progress import Counts
 from semtag.configs.data import Data
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
-from semtag.generation.records import SAMPLED, sampled_counts
+from semtag.generation.records import SAMPLED, Candidate, SampledText, sampled_counts
 from semtag.generation.vote import elect
 from semtag.store.parquet import RowWriter
 from semtag.store.run_dir import RunDir
 from semtag.tag_corpus import ROW, _joined
 from semtag.tag_files import WRITERS
-from semtag.tag_job import _config_of_model, _config_of_run
+from semtag.tag_job import tagger_config
 from tests.conftest import ROOT, TEXTS, semtag, tiny_model
 from tests.test_cli import fails
 
 WORDS = ["red", "Red", "blue", "green", "grey", "white"]
 
 
-def voters(*lists: list[str]) -> list[dict[str, Any]]:
-    return [{"sample": place, "tags": tags} for place, tags in enumerate(lists)]
+def voters(*lists: list[str]) -> list[Candidate]:
+    return [Candidate(place, "", tags=tags) for place, tags in enumerate(lists)]
 
 
 def test_votes_by_hand() -> None:
     won = elect(voters(["red", "blue"], ["Red", "green"], ["blue", "red"], [], ["grey"]))
-    assert (won["tags"], won["format"], won["answer"]) == (["red", "blue"], "valid", "[red][blue]")
-    assert elect(voters(["red", "blue"], ["Red"], ["blue"], ["red"]))["tags"] == ["red"]  # lengths 2, 1, 1, 1
+    assert (won.tags, won.format, won.answer) == (["red", "blue"], "valid", "[red][blue]")
+    assert elect(voters(["red", "blue"], ["Red"], ["blue"], ["red"])).tags == ["red"]  # lengths 2, 1, 1, 1
     won = elect(voters(["red", "blue"], ["Red", "green"], ["blue", "red"]))
-    assert won["tags"] == ["red", "blue"]
-    assert elect(voters(["a", "b"], ["c", "d"]))["tags"] == ["a", "c"]  # equal votes: further in front, then first
-    assert elect(voters(["b", "a"], ["a", "c"]))["tags"] == ["a", "b"]
-    assert elect(voters([], []))["format"] == "invalid"
-    assert sampled_counts([{"candidates": [won]}]) == Counts(texts=1, candidates=1, valid=1)  # no tokens of its own
+    assert won.tags == ["red", "blue"]
+    assert elect(voters(["a", "b"], ["c", "d"])).tags == ["a", "c"]  # equal votes: further in front, then first
+    assert elect(voters(["b", "a"], ["a", "c"])).tags == ["a", "b"]
+    assert elect(voters([], [])).format == "invalid"
+    assert sampled_counts([SampledText(1, "", None, "{}", "tag", candidates=[won])]) == Counts(
+        texts=1, candidates=1, valid=1
+    )  # no tokens of its own
 
 
 @example([["red"], ["blue"], ["blue", "red"]])  # most name red, and as many blue, which stands further in front
 @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=3, unique_by=str.casefold), max_size=6))
 def test_only_what_was_named_is_elected_and_nothing_twice(lists: list[list[str]]) -> None:
-    tags = elect(voters(*lists))["tags"]
+    tags = elect(voters(*lists)).tags
     assert set(tags) <= {tag for own in lists for tag in own}
     assert len({tag.casefold() for tag in tags}) == len(tags)
     assert bool(tags) == any(lists)
@@ -69,8 +71,8 @@ def test_the_name_of_the_data_is_no_yaml(name: str, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     run.create()
     run.start(load_config(ROOT / "configs" / "demo.yaml"))
-    assert _config_of_run(run, name, True, []).data == Data(path=name, held_out=0)
-    assert _config_of_model(tiny_model(), name, []).data == Data(path=name, held_out=0)
+    for tagger in (str(run.path), tiny_model()):
+        assert tagger_config(tagger, name, base=True).data == Data(path=name, held_out=0)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import datetime
 import decimal
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from semtag.cluster.stage_process import describe
 from semtag.configs.data import Data
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
-from semtag.generation.records import SAMPLED, candidate_row
+from semtag.generation.records import SAMPLED, read_candidate
 from semtag.store.locations import Place, write_json
 from semtag.store.parquet import RowWriter, count_rows, read_rows
 from semtag.store.run_dir import RunDir
 from semtag.tag_columns import keep_columns
 from semtag.tag_corpus import ROW
-from semtag.tag_job import _config_of_run, job_file, tag
+from semtag.tag_job import job_file, tag, tagger_config
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo.yaml"
@@ -44,12 +45,9 @@ def tagged(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *overrides: s
         with RowWriter(work.here / "answers.parquet", SAMPLED) as answers:
             for row in read_rows(texts):
                 said = f"[{row['text'].split()[-1]}]"
-                candidate = candidate_row(config.prompt, 0, said, "stop", 1, [1], -1.0)
-                answers.write(
-                    dict.fromkeys(SAMPLED.names)
-                    | row
-                    | {"cut": len(row["text"]) > 99, "candidates": [candidate | {"score": 0.5}]}
-                )
+                candidate = replace(read_candidate(config.prompt, 0, said, "stop"), score=0.5)
+                more = {"cut": len(row["text"]) > 99, "candidates": [vars(candidate)]}
+                answers.write(dict.fromkeys(SAMPLED.names) | row | more)
         return others[-1]([work.here / "answers.parquet"])
 
     monkeypatch.setattr(tag_texts, "check_model", lambda *_, **__: None)
@@ -210,7 +208,7 @@ def test_the_name_of_the_data_is_no_yaml(name: str, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     run.create()
     run.start(load_config(DEMO, [f"run.root={tmp_path}", "run.name=run"]))
-    assert _config_of_run(run, name, base=True, overrides=[]).data.path == name
+    assert tagger_config(str(run.path), name, base=True).data.path == name
 
 
 JSON = st.recursive(

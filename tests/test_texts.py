@@ -21,6 +21,7 @@ from semtag.configs.rounds import Rounds
 from semtag.configs.schema import Config
 from semtag.generation.files import locate
 from semtag.generation.readers import Row, read_rows
+from semtag.generation.records import Text
 from semtag.generation.texts import (
     HELD_OUT,
     VALIDATION,
@@ -135,9 +136,14 @@ def test_texts_that_look_the_same_are_one_and_keep_their_spelling() -> None:
     texts = Texts(Data(path="a"))
     rows = ["\u200b\u200d\ufeff", "A can\u200dal.", "A ca\u200bnal.", "A \u00ad canal.", "A lock."]
     records = [texts.take(Row("a", {"text": text})) for text in rows]
-    assert [record.get("reason") for record in records] == ["empty_text", None, "duplicate", "duplicate", None]
-    assert records[1]["text"] == "A can\u200dal."
-    assert records[1]["text_id"] == text_id("A canal.")
+    assert [getattr(record, "reason", None) for record in records] == [
+        "empty_text",
+        None,
+        "duplicate",
+        "duplicate",
+        None,
+    ]
+    assert records[1] == Text(text_id("A canal."), "A can\u200dal.", None, "{}")
 
 
 def test_text_id_is_fixed_for_ever() -> None:
@@ -168,7 +174,7 @@ def dealt(ids: np.ndarray, held_out: float = 0.25, **rounds: Any) -> np.ndarray:
     """The part of each text, by `rounds` and a share to hold out."""
     config = load_config(DEMO, ["rounds.validation=0.1", "data.held_out_by=text", f"data.held_out={held_out}"])
     config = config.model_copy(update={"rounds": config.rounds.model_copy(update=rounds)})
-    keys = [split_key({"text_id": id_, "article": None}, config) for id_ in ids.tolist()]
+    keys = [split_key(Text(id_, "", None, "{}"), config) for id_ in ids.tolist()]
     return assign(np.array(keys), ids, config)
 
 

@@ -14,6 +14,7 @@ from semtag.configs.schema import Config
 from semtag.generation.prompts import load_tokenizer
 from semtag.store.layout import Step
 from semtag.store.locations import is_hub_name, local_folder, uri, weights_hash
+from semtag.store.manifest import StepCounts
 from semtag.store.packaged import weights_of
 from semtag.store.rounds import start_of
 from semtag.store.run_dir import RunDir
@@ -23,7 +24,7 @@ from semtag.training.processes import launch
 ROWS_PER_PROCESS = 10_000  # some ten seconds of tokenising
 
 
-def train(run: RunDir, config: Config, progress: Progress, number: int) -> dict[str, Any]:
+def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepCounts:
     """Fine-tune a LoRA adapter on a round's pairs or lists, write it to model/ and what it makes of the weights to
     merged/; returns the final figures."""
     layout, base = run.layout.round(number), local_folder(start_of(run, config, number))

@@ -1,0 +1,109 @@
+"""The process of a `semtag.Tagger`: `python -m semtag.tagger_process`.
+
+It reads a line of JSON at a time: first how to tag, then texts. It writes the answers, a line for each. It ends, with
+its engine, when its input ends: when the Tagger is closed, and when the process of the Tagger is gone.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import threading
+from typing import Any, TextIO
+
+import yaml
+
+from semtag.cluster.progress import Counts
+from semtag.cluster.stage_process import set_environment
+from semtag.configs.errors import UserError
+from semtag.configs.load import validate
+from semtag.generation.decoding import tagging
+from semtag.generation.preflight import check_model
+from semtag.generation.reasons import RejectReason
+from semtag.generation.records import SampledText
+from semtag.generation.sampler import Sampler
+from semtag.generation.texts import normalise, problem_of, text_id
+from semtag.store.rounds import base_of
+
+Found = tuple[list[str], str, str | None]  # tags, format and reason
+
+
+class Uncounted:
+    """A tally that nobody looks at."""
+
+    def add(self, by: Counts, at_once: bool = False) -> None:
+        """Forget what was done."""
+
+
+async def serve(out: TextIO) -> None:
+    """Answer the requests on standard input until that ends."""
+    requests, task = asyncio.Queue[str](), asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=_read_requests, args=(loop, requests, task), daemon=True).start()
+    sampler, name = _start(json.loads(await requests.get()))
+    try:
+        _write(out, {"answers": []})
+        while True:
+            texts = json.loads(await requests.get())["texts"]
+            _write(out, {"answers": await _answer(sampler, name, texts)})
+    finally:
+        sampler.engine.shutdown()
+
+
+def _read_requests(loop: asyncio.AbstractEventLoop, requests: asyncio.Queue[str], task: asyncio.Task[Any]) -> None:
+    for line in sys.stdin:
+        loop.call_soon_threadsafe(requests.put_nowait, line)
+    loop.call_soon_threadsafe(task.cancel)
+
+
+def _start(asked: dict[str, Any]) -> tuple[Sampler, str]:
+    """The engine, and the name of the decoding."""
+    config = validate(yaml.safe_load(asked["config"]))
+    model, decoding = base_of(config), tagging(config, asked["votes"], asked["constrained"])
+    check_model(model, config, trained=False)
+    return Sampler(config, model, [decoding], Uncounted()), decoding.name
+
+
+async def _answer(sampler: Sampler, decoding: str, texts: list[object]) -> list[Found]:
+    """The answers to the texts in their order; texts that look the same are asked about once."""
+    asked, sources = dict[int, SampledText](), list[int | RejectReason]()
+    for text in texts:
+        if problem := problem_of(text):
+            sources.append(problem[0])
+            continue
+        shown = normalise(str(text))
+        sources.append(id_ := text_id(shown))
+        asked.setdefault(id_, SampledText(id_, shown, None, "{}", decoding))
+    found = {text.text_id: _found(text) for text in await sampler.sample([*asked.values()])}
+    return [([], "invalid", source) if isinstance(source, RejectReason) else found[source] for source in sources]
+
+
+def _found(text: SampledText) -> Found:
+    if text.reason:
+        return [], "invalid", RejectReason(text.reason)
+    [candidate] = text.candidates
+    return [*candidate.tags], candidate.format, candidate.reason
+
+
+def _write(out: TextIO, message: dict[str, Any]) -> None:
+    out.write(f"{json.dumps(message)}\n")
+    out.flush()
+
+
+def main() -> None:
+    """Serve, and say what the user can mend."""
+    set_environment()
+    # What libraries print must not come between the answers.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(serve(out))
+    except UserError as error:
+        _write(out, {"problem": error.what, "mend": error.mend})
+
+
+if __name__ == "__main__":
+    main()
