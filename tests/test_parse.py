@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from semtag.generation.parse import Parsed, answer_of, answer_pattern, parse, same_answer_key
+from semtag.generation.reasons import Defect, RejectReason
 
 WORDS = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8).map(
     lambda word: unicodedata.normalize("NFC", word)
@@ -241,3 +242,10 @@ def test_the_pattern_lets_valid_answers_through(tags: list[str]) -> None:
     assert re.fullmatch(answer_pattern(), answer_of(tags))
     assert re.fullmatch(answer_pattern(), " " + "".join(f"[ {tag} ] " for tag in tags).rstrip())
     assert not re.fullmatch(answer_pattern(len(tags)), answer_of([*tags, "more"]))
+
+
+@pytest.mark.parametrize("reasons", [RejectReason, Defect])
+def test_each_reason_is_a_plain_value_with_a_sentence(reasons: type[RejectReason] | type[Defect]) -> None:
+    for reason in reasons:
+        assert reason == reason.value == reason.name.lower() == f"{reason}" and reasons(reason.value) is reason
+        assert reason.sentence[0].isupper() and reason.sentence.endswith(".")

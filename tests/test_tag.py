@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from typing import Any
 
 import datasets
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from benchmarks.family import title_of
 from semtag.cluster.progress import Counts
 from semtag.configs.data import Data
 from semtag.configs.errors import UserError
@@ -29,6 +32,7 @@ from semtag.store.run_dir import RunDir
 from semtag.tag_corpus import ROW, _joined
 from semtag.tag_files import WRITERS
 from semtag.tag_job import tagger_config
+from semtag.tagger import COLUMNS, Tagger
 from tests.conftest import ROOT, TEXTS, semtag, tiny_model
 from tests.test_cli import fails
 
@@ -94,7 +98,7 @@ def tagged(out: Path) -> list[dict[str, Any]]:
 def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     finished_run: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    out, whole = tmp_path / "tags.jsonl", tmp_path / "whole.jsonl"
+    out = tmp_path / "tags.jsonl"
     options = ["--data", str(corpus), "--constrained", "data.column=body"]
     options += ["sampling.batch_size=10", "sampling.in_flight=1"]
     command = [sys.executable, "-m", "semtag", "tag", str(finished_run), *options, "--out", str(out)]
@@ -123,10 +127,60 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     rejects = tagged(tmp_path / "tags.jsonl.rejects.jsonl")
     assert [row["reason"] for row in rejects] == ["null_text", "empty_text", "too_long", "broken_line"]
     assert rejects[2]["row"]["number"] == -3
-    straight = semtag("tag", str(finished_run), *options, "--out", str(whole))
-    assert straight.returncode == 0, straight.stdout + straight.stderr
-    assert tagged(whole) == rows
+    check_tagger_agrees(finished_run, corpus, rows, tmp_path)
     assert "is there already" in fails("tag", str(finished_run), *options, "--out", str(out))
+
+
+# What the README's lines are followed by, within their `with`.
+MORE = """
+    import datasets, json
+    texts = json.load(open("texts.json"))
+    answers = [[[*one.tags], one.format, one.reason] for one in tagger(texts)]
+    dataset = tagger(datasets.Dataset.from_dict({"body": texts[:9]}), "body")
+    json.dump([answers, dataset.to_dict()], open("answers.json", "w"))
+"""
+
+
+def check_tagger_agrees(run: Path, corpus: Path, rows: list[dict[str, Any]], folder: Path) -> None:
+    """Run the README's lines of Python as a script without a guard; its answers must be those of `semtag tag`."""
+    [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = re.sub(r"semtag\.run\(.*\)(?=  #)", f"semtag.run({str(run / 'config.yaml')!r})", lines)
+    lines = lines.replace("Tagger(run)", "Tagger(run, constrained=True)")  # a random model is malformed without
+    (folder / "script.py").write_text(lines.rstrip() + MORE, encoding="utf-8")
+    given = [row["body"] for row in map(read_line, corpus.read_text(encoding="utf-8").splitlines()) if row]
+    (folder / "texts.json").write_text(json.dumps(given), encoding="utf-8")
+    command, path = [sys.executable, "script.py"], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=os.environ | path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All is done already" in done.stdout
+    answers, dataset = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    expected = iter([[row["tags"], row["tags_format"]] for row in rows])
+    odd = {40: "null_text", 41: "empty_text", 42: "too_long"}
+    for place, (tags, format_, reason) in enumerate(answers):
+        assert [tags, format_] == ([[], "invalid"] if place in odd else next(expected))
+        assert (reason is None) == (format_ == "valid") and (place not in odd or reason == odd[place])
+    assert next(expected, None) is None
+    assert dataset["body"] == given[:9]
+    assert [*zip(*(dataset[name] for name in COLUMNS), strict=True)] == [(*one,) for one in answers[:9]]
+    assert not [one for one in psutil.process_iter() if "semtag.tagger_process" in title_of(one)]
+
+
+def read_line(line: str) -> dict[str, Any] | None:
+    """A line of JSON, or None where it is broken."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return row
+
+
+def test_what_is_no_tagger_is_told_before_a_process_is_started(tmp_path: Path) -> None:
+    for model, how, said in (
+        (tmp_path, {}, "neither a run directory nor a model"),
+        (tmp_path / "none", {"votes": 0}, "votes is 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Tagger(model, **how)
 
 
 def test_votes_scores_and_files_that_others_read(corpus: Path, tmp_path: Path) -> None:
