@@ -1,7 +1,8 @@
-"""Metrics for Ray's dashboard and Prometheus, counted once a batch where every text comes out as one row.
+"""Metrics of texts, candidates, tokens and scores for Ray's dashboard and Prometheus.
 
-Ray puts `ray_` before each name and `_total` behind each counter: `ray_semtag_texts_total`. How many actors there are,
-and what GPUs do, Ray exports by itself.
+A scoring actor counts each batch once, at the end of the pipeline. Ray puts `ray_` before each name, and `_total`
+behind each counter. Example: `semtag_texts` becomes `ray_semtag_texts_total`. Ray itself exports the number of actors
+and the load of the GPUs.
 """
 
 from collections import Counter as Tallies
@@ -10,22 +11,22 @@ from typing import Any
 
 
 class BatchMetrics:
-    """The counters of one actor; made in the actor, as Ray's metrics belong to a process."""
+    """The metrics of one actor. The actor makes the object itself, because Ray's metrics belong to a process."""
 
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge
 
         self.texts = Counter("semtag_texts", "Texts that came out of the pipeline, rejects included.")
-        self.tokens = Counter("semtag_tokens", "Tokens of all candidates, with their end tokens.")
+        self.tokens = Counter("semtag_tokens", "Tokens of all candidates, end tokens included.")
         self.candidates = Counter("semtag_candidates", "Candidates by format.", ("format",))
-        self.rejects = Counter("semtag_rejects", "Texts that could not be used, by reason.", ("reason",))
-        self.mean_score = Gauge("semtag_mean_score", "Mean score over the candidates of the last batch that had any.")
+        self.rejects = Counter("semtag_rejects", "Rejected texts, by reason.", ("reason",))
+        self.mean_score = Gauge("semtag_mean_score", "Mean score of the candidates of the last batch that had scores.")
 
     def record(self, texts: Sequence[Any], scores: Sequence[float]) -> None:
-        """Count a batch of scored texts, records of generation/; `scores` are those of all candidates."""
+        """Count a batch of sampled texts. `scores` holds the scores of all their candidates."""
         candidates = [candidate for text in texts for candidate in text.candidates]
         tokens = sum(candidate.num_tokens or 0 for candidate in candidates)
-        # A counter takes no zero.
+        # Ray's counters refuse an increase of 0.
         if texts:
             self.texts.inc(len(texts))
         if tokens:

@@ -1,4 +1,4 @@
-"""Where a run's actors go, and whether the nodes there are can hold them. Pure: it starts and asks nothing."""
+"""The placement of a run's actors, and the check that the nodes have room for these actors. Does not call Ray."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,16 @@ from semtag.cluster.text_table import text_table
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config, Sampling, Scoring
 
-MANY = 10**9  # as good as no limit
-SHARE = 10_000  # Ray counts GPUs to the fourth decimal
+MANY = 10**9  # actors; stands for no limit
+SHARE = 10_000  # units of a GPU, because Ray counts GPUs to the fourth decimal
 
 
 @dataclass(frozen=True)
 class Need:
-    """A pool of actors of one kind; each takes one CPU and `gpus` GPUs: a share of one, or whole ones of one node."""
+    """A pool of `least` to `most` actors of one kind.
+
+    Each actor takes one CPU and `gpus` GPUs: a share of one GPU, or whole GPUs of one node.
+    """
 
     kind: str
     least: int
@@ -26,7 +29,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Node:
-    """What a node offers."""
+    """The CPUs and GPUs of a node, and the types of its GPUs in Ray's words."""
 
     cpus: int
     gpus: int = 0
@@ -34,7 +37,7 @@ class Node:
 
 
 def needs_of(config: Config) -> tuple[Need, Need]:
-    """The pools of ranking and of evaluation: sampling and scoring."""
+    """Return the pools of ranking and evaluation: sampling, then scoring."""
     return _need("sampling", config.sampling), _need("scoring", config.scoring)
 
 
@@ -43,30 +46,37 @@ def _need(name: str, kind: Sampling | Scoring) -> Need:
 
 
 def training_need(config: Config) -> Need:
-    """The processes of a training on Ray."""
+    """Return the pool of training processes, as training.launcher=ray starts them."""
     training = config.training
     return Need("training", training.workers, training.workers, training.gpus_per_worker, training.accelerator_type)
 
 
 def node_of(resources: dict[str, float]) -> Node:
-    """A node from its resources in Ray's words."""
+    """Make a node from Ray's resources.
+
+    Example: `{"CPU": 8.0, "GPU": 4.0, "accelerator_type:H100": 1.0}` becomes `Node(8, 4, frozenset({"H100"}))`.
+    """
     prefix = "accelerator_type:"
     kinds = frozenset(name.removeprefix(prefix) for name in resources if name.startswith(prefix))
     return Node(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), kinds)
 
 
 def check_fits(needs: tuple[Need, Need], nodes: Sequence[Node], where: str) -> None:
-    """Raises UserError when the nodes `where` cannot hold the least number of actors, which would wait for ever."""
+    """Check that the nodes have room for the least number of actors. `where` names the nodes in messages.
+
+    Raises UserError where the room is lacking, because Ray would hang.
+    """
+    # Check one actor of each kind, then the sums, then the packing of whole actors.
     for need in needs:
         _check_one_actor(need, nodes, where)
     for unit, wanted, found in (
         ("GPUs", sum(need.least * need.gpus for need in needs), sum(node.gpus for node in nodes)),
-        # Reading and writing are Ray tasks as well; without a CPU of their own they never start.
+        # Reading and writing are Ray tasks, which never start without a CPU of their own.
         ("CPUs", sum(need.least for need in needs) + 1, sum(node.cpus for node in nodes)),
     ):
         if wanted > found + 1 / SHARE:
             kinds = " and ".join(f"{need.least} {need.kind}" for need in needs)
-            work = ", with one for reading and writing," if unit == "CPUs" else ""
+            work = " and a task that reads and writes" if unit == "CPUs" else ""
             raise UserError(
                 f"{kinds} actors{work} take {wanted:g} {unit}, and {where} has {found}.",
                 f"Lower sampling.actors or scoring.actors, or add {'nodes' if unit == 'GPUs' else 'CPUs'}.",
@@ -77,14 +87,17 @@ def check_fits(needs: tuple[Need, Need], nodes: Sequence[Node], where: str) -> N
         held = f"{min(first.least, len(beside) - 1)} of {first.least} {first.kind} actors"
         rest = f" and {min(second.least, beside[min(first.least, len(beside) - 1)])} of {second.least} {second.kind}"
         raise UserError(
-            f"The nodes of {where} hold {held}{rest} actors: a share of a GPU must lie on one GPU, and all GPUs of an "
-            "actor on one node.",
+            f"The nodes of {where} have room for {held}{rest} actors. A share of a GPU must lie on one GPU, and all "
+            "GPUs of an actor on one node.",
             "Lower the number of actors or their gpus_per_actor, or add nodes.",
         )
 
 
 def check_training_fits(need: Need, nodes: Sequence[Node], where: str) -> None:
-    """Raises UserError when the nodes `where` cannot hold all processes of a training, which would wait for ever."""
+    """Check that the nodes have room for all processes of a training at once. `where` names the nodes in messages.
+
+    Raises UserError where the room is lacking, because Ray would hang.
+    """
     suited = [node for node in nodes if _suits(node, need)]
     held = sum(min(node.cpus, node.gpus // int(need.gpus) if need.gpus else node.cpus) for node in suited)
     if held < need.least:
@@ -99,6 +112,7 @@ def check_training_fits(need: Need, nodes: Sequence[Node], where: str) -> None:
 def _check_one_actor(need: Need, nodes: Sequence[Node], where: str) -> None:
     if not need.gpus:
         return
+    # There must be a GPU, then a GPU of the right type, then a node with enough of these GPUs.
     if not any(node.gpus for node in nodes):
         raise UserError(
             f"A {need.kind} actor takes {need.gpus:g} GPU{'s' * (need.gpus > 1)}, and {where} has none.",
@@ -108,8 +122,8 @@ def _check_one_actor(need: Need, nodes: Sequence[Node], where: str) -> None:
     if not suited:
         there = ", ".join(_accelerators(nodes)) or "none with a name"
         raise UserError(
-            f"No node of {where} has an accelerator of type {need.accelerator}; there are: {there}.",
-            f"Check {need.kind}.accelerator_type.",
+            f"No node of {where} has an accelerator of type {need.accelerator}. Types of its nodes: {there}.",
+            f"Set {need.kind}.accelerator_type to a type of these nodes, or to null for any type.",
         )
     widest = max(node.gpus for node in suited)
     if need.gpus > widest:
@@ -128,14 +142,16 @@ def _accelerators(nodes: Sequence[Node]) -> list[str]:
 
 
 def _most_beside(first: Need, second: Need, nodes: Sequence[Node]) -> list[int]:
-    """At place s, the most actors of `second` that the nodes hold beside s of `first`; as long as `first` fits.
+    """Return result[s], the largest number of `second` actors that fit when s `first` actors are placed.
 
-    `second` takes one GPU or a share of one. Exact: each node's own list is merged with the others'.
+    The result ends where no more `first` actors fit, and may end at `first.least`. An actor of `second` takes one GPU
+    at most. The result is exact, because the lists of all nodes are merged over every split of s.
     """
     return reduce(lambda left, right: _merge(left, right, first.least), (_on_node(first, second, n) for n in nodes))
 
 
 def _on_node(first: Need, second: Need, node: Node) -> list[int]:
+    """Return the list of `_most_beside` for one node."""
     each, other = round(first.gpus * SHARE), round(second.gpus * SHARE)
     beside: list[int]
     if each == 0:
@@ -159,6 +175,7 @@ def _fit(room: int, each: int) -> int:
 
 
 def _merge(left: list[int], right: list[int], most: int) -> list[int]:
+    """Merge the lists of two groups of nodes, up to s = `most`. Example: `[1, 0]` and `[2, 1]` become `[3, 2, 1]`."""
     merged = [0] * min(len(left) + len(right) - 1, most + 1)
     for s, here in enumerate(left):
         for t, there in enumerate(right[: max(0, len(merged) - s)]):
@@ -167,7 +184,7 @@ def _merge(left: list[int], right: list[int], most: int) -> list[int]:
 
 
 def table(needs: Sequence[Need]) -> list[str]:
-    """The placement as lines: a header, a line a kind, and the sums."""
+    """Format the placement as lines: a header, a rule, a line for each pool, and the sums."""
     rows = [("", "actors", "CPUs each", "GPUs each", "accelerator")]
     for need in needs:
         accelerator = need.accelerator or ("any" if need.gpus else "-")
@@ -178,12 +195,12 @@ def table(needs: Sequence[Need]) -> list[str]:
 
 
 def span(least: float, most: float) -> str:
-    """`3` or `3..5`."""
+    """Format a range: `3` if both ends are equal, `3..5` if not."""
     return f"{least:g}" if least == most else f"{least:g}..{most:g}"
 
 
 def offer(nodes: Sequence[Node]) -> str:
-    """What the nodes offer, in words."""
+    """Describe the nodes in words. Example: `2 nodes, 10 CPUs, 4 GPUs (H100)`."""
     kinds = ", ".join(_accelerators(nodes))
     named = f" ({kinds})" if kinds else ""
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)

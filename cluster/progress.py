@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, a line every half minute in a log."""
+"""Progress of long work: a live bar on a terminal, or a line every half minute in a log."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ LINE_EVERY_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Counts:
-    """What sampling and scoring have done: `valid` of the candidates, `tokens` sampled, and the sum of all scores."""
+    """Counts of sampling and scoring: texts, candidates, valid and scored candidates, tokens, and the sum of scores."""
 
     texts: int = 0
     candidates: int = 0
@@ -34,17 +34,17 @@ class Counts:
 
 
 class Adds(Protocol):
-    """What workers tell their counts to: a tally of the whole job, or nobody."""
+    """The receiver of the workers' counts: a tally of the whole job, or an object that ignores counts."""
 
     def add(self, by: Counts, at_once: bool = False) -> None:
-        """Add counts."""
+        """Add counts: `at_once`, or later together with other counts."""
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Counts units of one stage and shows count, rate and time left.
+    """The progress display of one stage: count, rate and time left.
 
-    `total` may stay None while it is unknown. `note` is shown behind the figures. With a `price` of a node's hour,
-    the cost since the first call of `show` is shown as well.
+    `total` is None while the total is unknown. `note` is shown behind the figures. With a `price` of a node's hour, the
+    display has the cost since the first call of `show`.
     """
 
     def __init__(
@@ -67,7 +67,10 @@ class Progress(AbstractContextManager["Progress"]):
         self._start = self._last_shown = clock()
 
     def begin(self, total: int, before: int = 0, unit: str | None = None) -> None:
-        """Count anew, towards `total`, from the `before` that an earlier attempt has done; in another unit if given."""
+        """Start to count again, towards `total`, from the `before` units that an earlier attempt has done.
+
+        The rate leaves these units out. `unit` replaces the unit's name if given.
+        """
         self.unit = unit or self.unit
         self.total, self.count, self._before, self.note = total, before, before, ""
         self._start = self._clock()
@@ -77,14 +80,14 @@ class Progress(AbstractContextManager["Progress"]):
         self.set(self.count + by, note)
 
     def set(self, count: int, note: str = "") -> None:
-        """Set the count; show it if it is time to."""
+        """Set the count, and show the progress if the last display is old enough."""
         self.count = count
         self.note = note or self.note
         if self._clock() - self._last_shown >= (0.2 if self._live else LINE_EVERY_SECONDS):
             self._show()
 
     def show(self, done: Counts, nodes: int) -> None:
-        """Set the count from what is done, with its figures as the note, while `nodes` nodes are paid for."""
+        """Set the count and the note from `done`, and add the cost of `nodes` nodes since the last call."""
         now = self._clock()
         since, self._cost_until = now if self._cost_until is None else self._cost_until, now
         self.cost += nodes * (now - since) / 3600 * (self.price or 0)
@@ -92,7 +95,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _figures(self, done: Counts, seconds: float) -> str:
         figures = []
-        if done.tokens:  # candidates from a file may come without
+        if done.tokens:  # replayed candidates may have no tokens
             figures.append(f"{done.tokens / seconds:,.0f} tokens/s")
         if done.candidates:
             figures.append(f"{done.valid / done.candidates:.1%} valid")
@@ -103,12 +106,12 @@ class Progress(AbstractContextManager["Progress"]):
         return ", ".join(figures)
 
     def say(self, message: str) -> None:
-        """Print a line of its own."""
+        """Print the message on a line of its own, behind the label."""
         self._clear()
         print(f"{self.label:>9}  {message}", file=self._stream, flush=True)
 
     def line(self) -> str:
-        """Count, rate and time left as one line."""
+        """Format the progress as a line. Example: `50 of 1,000 texts, 1.7/s, 9:30 left, note`."""
         seconds = max(self._clock() - self._start, 1e-9)
         rate = (self.count - self._before) / seconds
         of = f" of {self.total:,}" if self.total else ""

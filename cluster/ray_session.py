@@ -1,4 +1,4 @@
-"""Starting and ending Ray, on loopback unless a cluster is named."""
+"""The start and the end of Ray: a private Ray on loopback, or a connection to the cluster at cluster.address."""
 
 import contextlib
 import os
@@ -18,29 +18,29 @@ from semtag.store.background import repeating
 from semtag.store.locations import socket_folder
 from semtag.store.process_cleanup import RAY, end_as_well, end_with_this
 
-# Ray replaces a node address of 127.0.0.1 by the machine's own and then listens on every interface, unless it is told
-# (by a switch named for other systems, read when Ray is imported) that it will never be part of a cluster.
+# By default Ray replaces the address 127.0.0.1 by the machine's own, and then listens on every interface. The first
+# switch, named for other systems, tells Ray that it never joins a cluster. Ray reads the switch when it is imported.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1"}
-SILENCE = 30.0  # seconds that an answer of the cluster is waited for, where only progress hangs on it
-GROWN_NODES = 100  # of a group without a limit, when asking whether a growing cluster can hold a run
+SILENCE = 30.0  # seconds to wait for the sum of counts, which only the progress display needs
+GROWN_NODES = 100  # nodes that the check of room assumes for an autoscaling group without a limit
 
 
 @contextlib.contextmanager
 def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[None]:
-    """Ray for the length of the block: a private one on 127.0.0.1, or the cluster at `cluster.address`.
+    """Start or join Ray for the length of the block: a private Ray on 127.0.0.1, or the cluster at cluster.address.
 
-    Without `actors` the block runs something else, and a private Ray has as many CPUs as the machine, or `cpus` if that
-    is more. Raises UserError when there is no such cluster or it cannot hold the actors.
+    With `actors`, checks that the nodes have room for sampling and scoring. Without `actors`, a private Ray has the
+    machine's CPUs, or `cpus` if larger. Raises UserError when the cluster does not answer or lacks room.
     """
     with contextlib.ExitStack() as stack:
-        folder = ""  # around that of a private Ray, which opens its own to all users of the machine
+        folder = ""  # parent of a private Ray's folder, because Ray opens its folder to all users of the machine
         if config.cluster.address == "local":
             scratch = tempfile.TemporaryDirectory(prefix="semtag-", dir=socket_folder(), ignore_cleanup_errors=True)
             folder = stack.enter_context(scratch)
         watch = stack.enter_context(end_with_this([], folder))
         _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus), folder)
-        # Two agents of a private Ray outlive a killed process by a minute: they wait for a server that is gone as well,
-        # and their titles hide what environment they began with.
+        # Two agents of a private Ray outlive a killed process by a minute, because they wait for a server that is gone.
+        # Their titles hide the environment by which the watch finds processes, so the watch gets their ids.
         started = psutil.Process().children(recursive=True)
         end_as_well(watch, (process for process in started if process.pid != watch.pid))
         import ray.data
@@ -57,7 +57,10 @@ def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[
 
 
 def nodes_to_use(config: Config) -> list[Node]:
-    """The nodes that a run would use: this machine as a local Ray would see it, or those of the cluster, asked."""
+    """Return the nodes that a run would use: this machine as a private Ray would see it, or the cluster's nodes.
+
+    Joins the cluster to ask for its nodes. Raises UserError when the cluster does not answer.
+    """
     if config.cluster.address == "local":
         gpus, kind = _own_gpus() if any(need.gpus for need in needs_of(config)) else (0, None)
         return [Node(_local_cpus(config), gpus, frozenset({kind} if kind else ()))]
@@ -66,7 +69,7 @@ def nodes_to_use(config: Config) -> list[Node]:
 
 
 def place(config: Config) -> str:
-    """Where the run takes place, for messages."""
+    """Name the machines of the run for messages: `this machine`, or the cluster with its address."""
     address = config.cluster.address
     return "this machine" if address == "local" else f"the cluster at cluster.address={address}"
 
@@ -76,13 +79,14 @@ def _start(config: Config, local_cpus: int, folder: str) -> None:
     if address.startswith(("local", "127.")):
         os.environ |= LOOPBACK
     if address == "local":
-        # Ray starts its workers with a niceness of 15, so that engines come after its own housekeeping.
+        # By default Ray's workers have a niceness of 15, so engines would get CPUs after Ray's own processes.
         os.environ.setdefault("RAY_worker_niceness", "0")
         store = int(config.cluster.object_store_gb * 2**30)
         options = {"num_cpus": local_cpus, "object_store_memory": store, "_temp_dir": f"{folder}/r"}
         os.environ[RAY] = folder
     else:
         _check_answers(address)
+    # Import Ray after its environment is set.
     import ray
     from ray.exceptions import AuthenticationError
 
@@ -90,20 +94,20 @@ def _start(config: Config, local_cpus: int, folder: str) -> None:
         ray.init(address=address, include_dashboard=False, logging_level="warning", **options)
     except (ConnectionError, AuthenticationError) as error:
         raise UserError(
-            f"No Ray cluster lets us in at {address}: {error}",
-            "Check cluster.address; a cluster with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH here.",
+            f"Cannot connect to a Ray cluster at {address}: {error}",
+            "Check cluster.address. For a cluster with a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH.",
         ) from None
     finally:
-        os.environ.pop(RAY, None)  # what this process starts by itself is not Ray's
+        os.environ.pop(RAY, None)  # a process that Semtag starts later is not Ray's
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself would wait for ever for a cluster that does not answer."""
+    """Check that a server answers at the address, because Ray would hang. Raises UserError if none does."""
     if "://" in address:
         raise UserError(
-            f"cluster.address={address} is no address of a cluster's head.",
-            "Write HOST:PORT (6379), on one of its nodes, or auto there; `semtag submit` sends a job from elsewhere.",
+            f"cluster.address={address} is not the address of a cluster's head node.",
+            "Write HOST:PORT (the port is 6379) or auto, on a node of the cluster. Elsewhere use `semtag submit`.",
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -115,12 +119,15 @@ def _check_answers(address: str) -> None:
 
 
 def _local_cpus(config: Config) -> int:
-    """Logical CPUs of a private Ray, more than the machine has: actors wait for each other more than they compute."""
+    """Return the logical CPUs of a private Ray: cluster.cpus, or enough for all actors and 4 tasks.
+
+    The number may exceed the machine's CPUs, because actors wait for each other more than they compute.
+    """
     return config.cluster.cpus or max(os.cpu_count() or 1, sum(need.most for need in needs_of(config)) + 4)
 
 
 def _own_gpus() -> tuple[int, str | None]:
-    """Number and kind of this machine's GPUs, as Ray counts them when it starts."""
+    """Return the number and the type of this machine's visible GPUs, as Ray finds both when it starts."""
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     gpus = get_accelerator_manager_for_resource("GPU")
@@ -129,22 +136,22 @@ def _own_gpus() -> tuple[int, str | None]:
 
 
 def nodes_there() -> list[Node]:
-    """The living nodes of the Ray that is joined, and where it grows by itself those that it may add."""
+    """Return the live nodes of the connected cluster, and the nodes that its autoscaler may still add."""
     import ray
     from ray._private.state import state
 
     nodes = [node_of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     growth = state.get_cluster_config()
     for group in growth.node_group_configs if growth else ():
-        # A negative count is no limit. Nodes of a group that live already count twice: better than to refuse a run
-        # that would find its place.
+        # A negative count means no limit. Live nodes of a group count twice, because the opposite error would refuse a
+        # run that has room.
         count = group.max_count if group.max_count >= 0 else GROWN_NODES
         nodes += [node_of(dict(group.resources))] * count
     return nodes
 
 
 class Tally:
-    """What workers have done, summed in an actor, which the driver shows as progress."""
+    """The sum of the workers' counts, held by a Ray actor and shown by the driver as progress."""
 
     def __init__(self, texts: int = 0) -> None:
         import ray
@@ -163,21 +170,21 @@ class Tally:
         self._kept, self._sent = Counts(), 0.0
 
     def add(self, by: Counts, at_once: bool = False) -> None:
-        """Add without waiting; called in workers. What comes within a second is sent together, unless `at_once`."""
+        """Add counts from a worker, without waiting. Counts of one second are sent together, unless `at_once`."""
         self._kept += by
         if at_once or time.monotonic() - self._sent > 1.0:
             self.actor.add.remote(self._kept)
             self._kept, self._sent = Counts(), time.monotonic()
 
     def total(self) -> Counts:
-        """The sum as it is now. Raises ray.exceptions.GetTimeoutError when the cluster says nothing for long."""
+        """Return the current sum. Raises ray.exceptions.GetTimeoutError after SILENCE seconds without an answer."""
         import ray
 
         return ray.get(self.actor.total.remote(), timeout=SILENCE)
 
     @contextlib.contextmanager
     def shown(self, progress: Progress) -> Iterator[None]:
-        """Show the sum on `progress` while the block runs, and once more at its end; a silent cluster ends no block."""
+        """Show the sum each second of the block, and at the block's end. A silent cluster does not end the block."""
         import ray
 
         def show() -> None:

@@ -1,15 +1,18 @@
-"""Do all nodes of a cluster see the run's folder? A disk of one machine alone would fail far from the cause."""
+"""The check that all nodes of a cluster see the run's folder.
+
+Without the check, a folder on one machine's disk would lead to a later error that hides the cause.
+"""
 
 import uuid
 from pathlib import Path
 
 from semtag.configs.errors import UserError
 
-PATIENCE = 120.0  # seconds for all nodes to answer; one that is slow is not called blind
+PATIENCE = 120.0  # seconds for all nodes to answer; the check ignores a node that is slower
 
 
 def check_shared(folder: Path) -> None:
-    """Raises UserError when a node of the Ray cluster that runs work does not see what is written into the folder."""
+    """Check that each node of the Ray cluster with CPUs sees a new file in the folder. Raises UserError if not."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -22,6 +25,7 @@ def check_shared(folder: Path) -> None:
         return
     sign, look = folder.resolve() / f".seen-{uuid.uuid4().hex}", ray.remote(num_cpus=0)(sees)
     sign.touch()
+    # Ask each node for the file, by a task that is bound to the node.
     try:
         asked = {}
         for node, address in nodes.items():
@@ -34,12 +38,12 @@ def check_shared(folder: Path) -> None:
 
 
 def sees(file: str) -> bool:
-    """Whether this node has the file."""
+    """Return whether this node sees the file."""
     return Path(file).exists()
 
 
 def check_seen(seen: dict[str, bool], folder: Path) -> None:
-    """Raises UserError naming the nodes, by address, that do not see the folder."""
+    """Check that all nodes see the folder: address -> seen. Raises UserError with the addresses that do not."""
     if blind := sorted(address for address, there in seen.items() if not there):
         raise UserError(
             f"The nodes {', '.join(blind)} do not see {folder}, which lies on a disk of this machine.",

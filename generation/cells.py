@@ -1,4 +1,4 @@
-"""What a cell of any type becomes: a Python value, and JSON or text that every later step can write."""
+"""Conversion of cells of any type: to Python values, and to JSON or text that every later step can write."""
 
 import json
 import math
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DEEPEST = 50  # levels of nesting that are kept of a value that Python cannot write whole
-LONGEST = 2000  # bytes that are spelled out; longer ones are a sound or a picture
-DIGITS = 4300  # that Python turns into a number; more would take time that grows with their square
+DEEPEST = 50  # levels of nesting that are kept of a value that json.dumps refuses
+LONGEST = 2000  # bytes that are written; a longer value is a sound or a picture
+DIGITS = 4300  # of an integer; Python refuses to parse more, because the time grows with their square
 
 
 def as_json(value: Any) -> str:
-    """Write JSON in ASCII, the same on every run.
+    """Write a value as JSON in ASCII, the same on every run.
 
-    What JSON cannot hold is text: dates, decimals, bytes. Numbers that are none are null, and long bytes are only
-    counted: `b"\\x89PNG"` -> `"\\x89PNG"`, NaN -> null.
+    Dates, decimals and bytes become text, because JSON has no such types. Long bytes are only counted. NaN and
+    infinities become null. Example: `b"\\x89PNG"` becomes `"\\\\x89PNG"`.
     """
     try:
         return json.dumps(value, allow_nan=False, default=_as_text)
@@ -26,19 +26,19 @@ def as_json(value: Any) -> str:
 
 
 def as_article(value: Any) -> str | None:
-    """Name an article by a cell; None where the cell names none."""
+    """Return a cell as the name of an article; None for null, NaN and an empty string."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     return encodable(as_json(value) if isinstance(value, dict | list) else str(value))
 
 
 def encodable(text: str) -> str:
-    """Spell out what is no UTF-8: `caf\\udce9` -> `caf\\\\udce9`."""
+    """Write surrogates, which UTF-8 cannot hold, as escapes: `caf\\udce9` becomes `caf\\\\udce9`."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def load_json(text: str) -> Any:
-    """Read JSON; a whole number too long for Python is text. Raises JSONDecodeError or RecursionError."""
+    """Parse JSON; an integer with too many digits becomes text. Raises JSONDecodeError or RecursionError."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -48,9 +48,10 @@ def load_json(text: str) -> Any:
 
 
 def rows_of(table: "pa.Table", features: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a table. `features` are those of the `datasets` library: they name the numbers of class labels.
+    """Yield the rows of a table. `features`, as the `datasets` library has them, name the class labels.
 
-    Text that is no UTF-8 comes with surrogates, as Python reads such files. What Python cannot hold comes as text.
+    Text that is not UTF-8 comes with surrogates, as Python reads such files. A value that Python cannot hold becomes
+    text.
     """
     columns = [
         _values(column, features.get(name)) for name, column in zip(table.column_names, table.columns, strict=True)
@@ -60,7 +61,7 @@ def rows_of(table: "pa.Table", features: dict[str, Any]) -> Iterator[dict[str, A
 
 
 def named(value: Any, feature: Any) -> Any:
-    """Give a class label, or each in a list, its name: 1 -> `sports`."""
+    """Replace a class label, or each in a list, by its name: 1 becomes `sports`. Keep other values."""
     if isinstance(value, list):
         inner = getattr(feature, "feature", None)
         return value if inner is None else [named(part, inner) for part in value]
@@ -71,13 +72,13 @@ def named(value: Any, feature: Any) -> Any:
 def _values(column: "pa.ChunkedArray", feature: Any) -> list[Any]:
     try:
         values = column.to_pylist()
-    except Exception:  # Arrow raises many kinds, for one cell of all
+    except Exception:  # one bad cell fails the whole column, with errors of many kinds
         values = [_value(cell) for cell in column]
     return [named(value, feature) for value in values] if feature is not None else values
 
 
 def _value(cell: "pa.Scalar") -> Any:
-    """One cell, part by part where it is nested."""
+    """Convert one cell, part by part where the cell is nested."""
     import pyarrow as pa
 
     try:
@@ -104,7 +105,7 @@ def _as_text(value: Any) -> str:
 
 
 def _plain(value: Any, levels: int) -> Any:
-    """The value in what JSON has, down to so many levels."""
+    """Return a value without NaN and infinities, and with at most `levels` levels of nesting."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if not isinstance(value, dict | list | tuple):

@@ -1,4 +1,4 @@
-"""How a model is asked: the one record that says it, handed from whoever asks to the sampler."""
+"""The `Decoding` record: how a model is asked. A caller builds it from the config and hands it to the sampler."""
 
 import json
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from semtag.configs.schema import Config, Example, Prompt
 from semtag.generation.parse import answer_pattern, parse
 from semtag.store.locations import place_at
 
-ShownExamples = tuple[tuple[str, str], ...]  # texts with their answers
+ShownExamples = tuple[tuple[str, str], ...]  # (text, answer) tuples
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a model is asked for each text that names it.
+    """The way in which a model is asked about each text that names this decoding.
 
-    With a temperature of 0 it answers greedily, once. `pattern` is a regular expression that completions keep within.
-    With `vote` the samples become one answer, of the tags that most of them name. `examples` are shown as turns before
-    the text. `allowed_tokens` are the only tokens that may be drawn. With `replay` nobody is asked: the data has the
+    At temperature 0 the model answers greedily, once. `pattern` is a regular expression that each completion must
+    match. `vote` turns the samples into one answer, of the tags with the most votes. `examples` are shown as turns
+    before the text. Only `allowed_tokens` may be sampled. With `replay` no model is asked, because the data holds the
     candidates.
     """
 
@@ -36,7 +36,7 @@ class Decoding:
 
 
 def candidates(config: Config, first_round: bool) -> Decoding:
-    """How the candidates of a round are drawn: as `sampling` says, in the first round after the prompt's examples."""
+    """Build the decoding of a round's candidates from `sampling`. Only the first round shows the prompt's examples."""
     sampling = config.sampling
     drawn = sampled(
         config,
@@ -49,7 +49,7 @@ def candidates(config: Config, first_round: bool) -> Decoding:
 
 
 def greedy(config: Config, name: str, constrained: bool = False, examples: ShownExamples = ()) -> Decoding:
-    """The likeliest token each time. This is how a tagger is asked, unless told otherwise."""
+    """Build a decoding that takes the likeliest token each time, which is the default of a tagger."""
     return Decoding(name, config.sampling.max_tokens, pattern=_pattern(config, constrained), examples=examples)
 
 
@@ -61,7 +61,7 @@ def sampled(
     vote: bool = False,
     examples: ShownExamples = (),
 ) -> Decoding:
-    """Samples at the temperature of `sampling`."""
+    """Build a decoding that samples with the temperature, top_p and top_k of `sampling`."""
     sampling = config.sampling
     return Decoding(
         name,
@@ -77,7 +77,7 @@ def sampled(
 
 
 def tagging(config: Config, votes: int = 1, constrained: bool = False) -> Decoding:
-    """How a tagger is asked: greedily, or for the tags that most of several samples name."""
+    """Build the decoding of a tagger: greedy for one vote, else a vote over `votes` samples."""
     if votes > 1:
         return sampled(config, "tag", votes, constrained, vote=True)
     return greedy(config, "tag", constrained)
@@ -88,9 +88,9 @@ def _pattern(config: Config, constrained: bool) -> str | None:
 
 
 def read_examples(prompt: Prompt) -> ShownExamples:
-    """The prompt's examples, from the config or from the file that it names.
+    """Return the prompt's examples, from the config or from the file that the config names.
 
-    Raises UserError where the file cannot be read, or an answer is not valid.
+    Raises UserError where the file cannot be read, or where an answer is malformed.
     """
     given = prompt.examples if isinstance(prompt.examples, list) else _from_file(prompt.examples)
     for example in given:
@@ -112,5 +112,5 @@ def _from_file(name: str) -> Sequence[Example]:
         said = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise UserError(
             f"Cannot read the examples in {file}: {said}.",
-            'Name JSON lines of {"text": ..., "answer": ...} in prompt.examples.',
+            'Set prompt.examples to a file with an object {"text": ..., "answer": ...} on each line.',
         ) from None

@@ -1,4 +1,4 @@
-"""Lines of a CSV -> its rows. A row that is broken costs no other, and none is cut or run together."""
+"""Rows of a CSV from its lines. A broken row damages no other row, and no row is cut or merged with another."""
 
 import csv
 from collections import deque
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 DELIMITERS = (",", ";", "\t", "|")
-LONGEST_ROW = 2**24  # characters: an unclosed quote must not take the rest of a large file into memory
+LONGEST_ROW = 2**24  # characters, because an unclosed quote must not read the rest of a large file into memory
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of a row, and the number of its first line, from 1; or that line, and why it begins no row."""
+    """A row: its cells, and the number of its first line, from 1. A broken row has that `line` and a `problem`."""
 
     number: int
     cells: list[str] = field(default_factory=list)
@@ -21,7 +21,10 @@ class Cells:
 
 
 def delimited(text: TextIO, delimiter: str) -> Iterator[Cells]:
-    """Read rows, the header first; blank lines are none. After a broken row it goes on with the line that follows."""
+    """Yield the rows, the header first, without blank lines.
+
+    After a broken row, reading continues at the second line of that row.
+    """
     csv.field_size_limit(LONGEST_ROW)
     lines = _Lines(text)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -39,7 +42,7 @@ def delimited(text: TextIO, delimiter: str) -> Iterator[Cells]:
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file; those of a row but its first can be given back."""
+    """The lines of a file. All lines of a row but its first can be given back, to be read again."""
 
     def __init__(self, text: TextIO) -> None:
         self.number = 1  # of the first line of the row
@@ -49,7 +52,7 @@ class _Lines(Iterator[str]):
         self._size = 0
 
     def begin_row(self) -> None:
-        """Let the next line be the first of a row."""
+        """Start a row at the next line."""
         self.number += len(self._row)
         self._row, self._size = [], 0
 
@@ -62,7 +65,7 @@ class _Lines(Iterator[str]):
         return line
 
     def give_back(self) -> str:
-        """Read all lines of the row but its first once more; returns the first."""
+        """Give back all lines of the row but its first; return the first."""
         first, *others = self._row
         self._given_back.extendleft(reversed(others))
         self._row = [first]

@@ -1,7 +1,7 @@
-"""A sampler whose engine may die: a text that kills engines ends in the rejects and costs no other.
+"""A sampler whose engine may die: a text that kills engines is rejected, and no other text is lost.
 
-Engines also die of what is no text's fault: of a bad GPU, of a node that goes away. So a text is rejected after several
-deaths alone, in engines that did another text well before, and where there are two places, at two of them.
+Engines also die of other causes, such as a bad GPU or a lost node. So a text is rejected only after several engines
+died with it: in a batch, in a small group, and alone. In a group and alone, a new engine first samples a harmless text.
 """
 
 import asyncio
@@ -22,65 +22,65 @@ from semtag.generation.reasons import RejectReason
 from semtag.generation.records import SampledText, from_table, to_table
 from semtag.generation.sampler import POLL_SECONDS, Sampler
 
-GROUP = 8  # texts that share an engine after they were in one that died
-MOST_DEATHS = 3  # in a batch, in a group, and alone
-DEATHS_IN_A_ROW = 12  # at a slot, with no text finished there in between
+GROUP = 8  # texts that share an engine after each of them was in an engine that died
+MOST_DEATHS = 3  # engines that died with a text: in a batch, in a group, and alone
+DEATHS_IN_A_ROW = 12  # engines that died at a slot, with no text finished there in between
 
 
 class Slot(NamedTuple):
-    """Where an engine runs: the id of a node, and in words which of its GPUs the engine has."""
+    """The place of an engine: the id of its node, and a name such as `node 10.0.0.1, GPU 0`."""
 
     node: str
     name: str
 
 
 class Suspects:
-    """Counts, for each text, the engines that it entered and never left: it was there when they died."""
+    """A record of the engines that each text entered and did not leave, because the engines died."""
 
     def __init__(self, living: Callable[[], Container[str]]) -> None:
-        self.living = living  # the ids of the nodes that are alive
+        self.living = living  # gives the ids of the nodes that are alive
         self.entered: defaultdict[str, list[Slot]] = defaultdict(list)
         self.slots: set[Slot] = set()
         self.deaths: Counter[Slot] = Counter()
         self.good: SampledText | None = None
 
     def enter(self, keys: list[str], slot: Slot) -> None:
-        """Count texts as being in the engine at a slot."""
+        """Record that texts are in the engine at a slot."""
         self.slots.add(slot)
         for key in keys:
             self.entered[key].append(slot)
 
     def leave(self, keys: list[str], slot: Slot, good: SampledText | None = None) -> None:
-        """Forget texts that the engine at a slot survived, and the deaths there; `good` is a text that it did well."""
+        """Forget texts that the engine at a slot survived, and the slot's deaths. `good` is a text that was sampled."""
         self.deaths[slot] = 0
         self.good = good or self.good
         for key in keys:
             self.entered.pop(key, None)
 
     def met(self, keys: list[str]) -> list[list[Slot]]:
-        """For each text, where engines died with it in them; an engine whose node went away died of that."""
+        """Return, for each text, the slots whose engines died with it. Engines on nodes that are gone do not count."""
         if not any(key in self.entered for key in keys):
             return [[] for _ in keys]
         living = self.living()
         return [[slot for slot in self.entered.get(key, ()) if slot.node in living] for key in keys]
 
     def count_slots(self) -> int:
-        """At how many slots of living nodes texts were in an engine."""
+        """Count the slots, on nodes that are alive, whose engines had texts."""
         living = self.living()
         return sum(slot.node in living for slot in self.slots)
 
     def known_good(self) -> SampledText | None:
-        """A text that an engine did well, if there is one."""
+        """Return a text that an engine sampled, if any."""
         return self.good
 
     def death(self, slot: Slot) -> int:
-        """Count a death; returns how many there were at this slot with no text done there in between."""
+        """Count a death; return the number of deaths at this slot with no text finished there in between."""
         self.deaths[slot] += 1
         return self.deaths[slot]
 
 
 def shared_suspects() -> Any:
-    """Suspects as an actor that outlives the engines, for all sampling actors of a pipeline."""
+    """Start `Suspects` as an actor that outlives the engines, for all sampling actors of a pipeline."""
     import ray
 
     return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Suspects).remote(_living_nodes)
@@ -93,7 +93,7 @@ def _living_nodes() -> set[str]:
 
 
 def _slot_here() -> Slot:
-    """The slot of the Ray actor that asks."""
+    """Return the slot of the Ray actor that runs this code."""
     import ray
 
     gpus = ", ".join(map(str, ray.get_gpu_ids()))
@@ -102,12 +102,12 @@ def _slot_here() -> Slot:
 
 
 class GuardedSampler(Sampler):
-    """The Ray Data actor class of the pipeline: ends with its engine, is started anew by Ray, and tries again.
+    """Ray Data actor class of the pipeline. The actor ends with its engine, and Ray restarts the actor.
 
-    Texts that were in an engine when it died come in small groups the next time, then alone, with nothing else in the
-    engine; one that was there each time is rejected as `kills_engine`. Unless this is the `last` pass over the texts,
-    one that met all its deaths at one slot of several has no row, so that the next pass tries it again. Raises
-    UserError when engines die at one slot again and again.
+    Texts of an engine that died are sampled in small groups the next time, then alone. A text that MOST_DEATHS engines
+    died with is rejected as `kills_engine`. Before the `last` pass over the texts, a text whose engines all died at one
+    of several slots gets no row, so that the next pass samples the text again. Raises UserError after DEATHS_IN_A_ROW
+    deaths at one slot with no text finished in between.
     """
 
     def __init__(
@@ -134,9 +134,9 @@ class GuardedSampler(Sampler):
         self._dying = self._proven = False
 
     def _end_of_start(self, error: Exception) -> None:
-        """Raise what ended the start; but end the process where engines have started before, for Ray to try again.
+        """Raise the error of the start, or end the process where engines have run before, so that Ray tries again.
 
-        Ray starts no actor again whose start raised an error, and fails the batches that it had.
+        Ray does not restart an actor whose start raised an error, and fails the actor's batches.
         """
         import ray
 
@@ -144,7 +144,7 @@ class GuardedSampler(Sampler):
             raise error
         if ray.get(self.suspects.death.remote(self.slot)) >= DEATHS_IN_A_ROW:
             raise self._given_up() from error
-        logging.getLogger(__name__).error("The engine did not start again.", exc_info=error)
+        logging.getLogger(__name__).error("The engine did not start. Ray restarts the actor.", exc_info=error)
         os._exit(1)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -153,7 +153,7 @@ class GuardedSampler(Sampler):
         deaths = list(map(len, met))
         together, groups, found = groups_of(texts, deaths)
         if min(deaths, default=0) > 1:
-            await asyncio.sleep(POLL_SECONDS)  # batches with less suspicious texts come first: one of them may do well
+            await asyncio.sleep(POLL_SECONDS)  # let less suspicious texts go first, because one may prove harmless
         done = await self._given_up_on(found, [slots for slots in met if len(slots) >= MOST_DEATHS])
         if together:
             async with self._room:
@@ -165,7 +165,7 @@ class GuardedSampler(Sampler):
         return to_table(done)
 
     async def _given_up_on(self, texts: list[SampledText], met: list[list[Slot]]) -> list[SampledText]:
-        """The texts as rejects, less those to try at another slot."""
+        """Return the texts as rejects, without the texts to try at another slot."""
         one_is_all = self.last or not texts or await self.suspects.count_slots.remote() == 1
         return [
             text.rejected(RejectReason.KILLS_ENGINE, _died_with(slots))
@@ -174,7 +174,7 @@ class GuardedSampler(Sampler):
         ]
 
     async def _prove(self) -> None:
-        """Have a new engine do a text that did no harm before, so that what dies at once is no suspect's fault."""
+        """Let a new engine sample a harmless text, so that no suspect is blamed for an engine that dies at once."""
         if not self._proven and (good := await self.suspects.known_good.remote()):
             await self._guarded([good], count=False)
 
@@ -182,7 +182,7 @@ class GuardedSampler(Sampler):
         from vllm.v1.engine.exceptions import EngineDeadError
 
         keys = [*map(_key, texts)]
-        await self.suspects.enter.remote(keys, self.slot)  # waited for, because the engine may die the next moment
+        await self.suspects.enter.remote(keys, self.slot)  # awaited, because the engine may die the next moment
         try:
             done = await (self.sample(texts) if count else self._watched(asyncio.gather(*map(self._sample, texts))))
         except EngineDeadError as error:
@@ -194,7 +194,7 @@ class GuardedSampler(Sampler):
         return done
 
     async def _end(self, error: Exception) -> None:
-        """End this process, for Ray to start another; only the first of the calls in flight counts the death."""
+        """End this process, so that Ray starts another. Only the first of the calls in flight counts the death."""
         if self._dying:
             await asyncio.Event().wait()
         self._dying = True
@@ -205,12 +205,13 @@ class GuardedSampler(Sampler):
     def _given_up(self) -> UserError:
         return UserError(
             f"The engine on {self.slot.name} died {DEATHS_IN_A_ROW} times in a row and finished no text in between.",
-            "The log of the stage has its last words; often the memory is short (sampling.gpu_memory, "
-            "sampling.cpu_cache_gb), the model is of a kind that vLLM does not serve here, or that GPU is broken.",
+            "See the engine's last lines in the log of the stage. Common causes: too little memory (set "
+            "sampling.gpu_memory or sampling.cpu_cache_gb), a model that vLLM does not serve here, a broken GPU.",
         )
 
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
+        # Take all places of the semaphore, so that no other call is in the engine.
         async with self._turn:
             for _ in range(self._calls):
                 await self._room.acquire()
@@ -226,13 +227,16 @@ def _key(text: SampledText) -> str:
 
 
 def _died_with(slots: list[Slot]) -> str:
-    return f"{len(slots)} engines died with it, on {'; '.join(sorted({slot.name for slot in slots}))}"
+    return f"{len(slots)} engines died with this text, on {'; '.join(sorted({slot.name for slot in slots}))}"
 
 
 def groups_of(
     texts: list[SampledText], deaths: list[int]
 ) -> tuple[list[SampledText], list[list[SampledText]], list[SampledText]]:
-    """Texts that go together, groups that go one after the other, and texts that are given up."""
+    """Sort texts by deaths: texts to sample together, groups to sample one after the other, and texts to reject.
+
+    Example: texts a to e with deaths `[0, 1, 1, 2, 3]` become `[a]`, `[[b, c], [d]]` and `[e]`.
+    """
     counted = list(zip(texts, deaths, strict=True))
     together = [text for text, met in counted if met == 0]
     once = [text for text, met in counted if met == 1]

@@ -1,4 +1,4 @@
-"""Which files `data.path` means, which format they have, and how they are opened: folders, patterns, compression."""
+"""The files that `data.path` names, their format, and how to open them: folders, patterns, compression."""
 
 import codecs
 import io
@@ -21,14 +21,14 @@ ENDINGS = {
     ".txt": "text",
 }
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-HIDDEN = (".", "_")  # names that begin so are other programs' own, such as _SUCCESS
-WILD = "*?["
-LIKE = {"jsonl": ".json", "squad": ".json"}  # endings that a format has besides its own
+HIDDEN = (".", "_")  # first characters of files that belong to other programs, such as _SUCCESS
+WILD = "*?["  # characters that make a path a pattern
+LIKE = {"jsonl": ".json", "squad": ".json"}  # the ending to read where no file has an ending of the format
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of texts. `name` is its path within the folder or pattern that names it."""
+    """A file of texts. `name` is the path below the folder, or below the part of a pattern without wildcards."""
 
     place: Place
     name: str
@@ -36,7 +36,7 @@ class File:
 
 @dataclass(frozen=True)
 class Located:
-    """What a path means: files of one format, or a dataset on disk or of the hub. `skipped` are files not read."""
+    """The meaning of a path: files of one format, or a dataset on a disk or a hub. `skipped` names files not read."""
 
     format: str
     files: list[File] = field(default_factory=list)
@@ -44,9 +44,10 @@ class Located:
 
 
 def locate(path: str, format_: str = "auto") -> Located:
-    """Find what `path` means: a file, a folder with its subfolders, a pattern such as `texts/*.jsonl`, or a dataset.
+    """Find a file, a folder with its subfolders, a pattern such as `texts/*.jsonl`, or a dataset by its path.
 
-    A format other than `auto` is taken at its word. Raises UserError where nothing is found, or not one format.
+    A format other than `auto` is trusted. Raises UserError where no file is found, or where the files have no known
+    format or several formats.
     """
     place = place_at(path)
     if format_ == "hub":
@@ -65,13 +66,13 @@ def locate(path: str, format_: str = "auto") -> Located:
 
 
 def ending(name: str) -> str:
-    """The ending that tells the format: `A.JSONL.gz` -> `.jsonl`."""
+    """Return the ending that tells the format: `A.JSONL.gz` becomes `.jsonl`."""
     path = PurePosixPath(name.lower())
     return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix
 
 
 def opened(file: File) -> BinaryIO:
-    """Open a file for reading; what is compressed comes as it was before."""
+    """Open a file for reading; a file with an ending of COMPRESSED is decompressed."""
     compression = "infer" if file.place.suffix.lower() in COMPRESSED else None
     if compression:
         _know_zstd()
@@ -85,13 +86,13 @@ def opened(file: File) -> BinaryIO:
 
 
 def opened_text(file: File, encoding: str, newline: str | None = None) -> TextIO:
-    """The same as text, without a byte-order mark. Bytes that are none of the encoding come as surrogates."""
+    """Open a file as text, without a byte-order mark. Bytes that the encoding lacks become surrogates."""
     name = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
     return io.TextIOWrapper(opened(file), name, "surrogateescape", newline)
 
 
 def _know_zstd() -> None:
-    """Have fsspec read zstd by Arrow, which is there already."""
+    """Let fsspec read zstd through Arrow, because Arrow is installed anyway."""
     import fsspec.compression
     import pyarrow as pa
 
@@ -106,11 +107,11 @@ def _is_dataset(folder: Place) -> bool:
 
 
 def _below(folder: Place) -> Iterator[File]:
-    """All files of a folder and of its subfolders, also where those are links, without hidden subfolders."""
+    """Yield all files of a folder and its subfolders. Links are followed, hidden subfolders are left out."""
     if not isinstance(folder, Path):
         root = folder.path.rstrip("/")
         names = [path.removeprefix(f"{root}/") for path in folder.fs.find(root)]
-        # Arrow's client marks a folder by an empty object of its name.
+        # Arrow's client marks a folder by an empty object whose name ends in a slash.
         shown = (name for name in names if not (_in_hidden_folder(name) or name.endswith("/")))
         yield from (File(folder / name, name) for name in shown)
         return
@@ -138,17 +139,19 @@ def _is_hidden(file: File) -> bool:
 
 
 def _cannot_list(error: OSError) -> None:
-    raise UserError(f"Cannot read the folder {error.filename}: {error.strerror}.", "Check data.path and its rights.")
+    raise UserError(
+        f"Cannot read the folder {error.filename}: {error.strerror}.", "Check data.path and the folder's permissions."
+    )
 
 
 def _matching(pattern: Place) -> list[File]:
-    """The files that a pattern names, and those of the folders that it names, each once."""
+    """Return the files that a pattern matches, and the files in folders that it matches, each once."""
     wild = next(part for part in reversed([pattern, *pattern.parents]) if _is_wild(part.name))
     head, files = wild.parent, dict[str, File]()
     try:
         matches = sorted(head.glob(pattern.relative_to(head).as_posix()), key=str)
     except ValueError as error:
-        raise UserError(f"{pattern} is no pattern: {error}.", "Check data.path.") from None
+        raise UserError(f"{pattern} is not a valid pattern: {error}.", "Correct data.path.") from None
     for found in matches:
         for place in [file.place for file in _below(found)] if found.is_dir() else [found]:
             name = place.relative_to(head).as_posix()
@@ -158,10 +161,10 @@ def _matching(pattern: Place) -> list[File]:
 
 
 def _of_one_format(path: str, files: list[File], format_: str) -> Located:
-    """The files of the format: those of its endings, where none has one those of `LIKE`, and else all.
+    """Return the files with an ending of the format, else the files with its ending in `LIKE`, else all files.
 
-    Hidden ones are never read, and named among the skipped ones where their ending is known.
-    Raises UserError when there is none, or when they have several formats and none was named.
+    Hidden files are never read. A hidden file with a known ending is among the skipped files. Raises UserError when
+    no file is found, or when `format_` is auto and the files do not have one known format.
     """
     files.sort(key=lambda file: file.name)
     hidden = [file.name for file in files if _is_hidden(file) and ending(file.name) in ENDINGS]
@@ -172,7 +175,7 @@ def _of_one_format(path: str, files: list[File], format_: str) -> Located:
     formats = {ENDINGS[one] for one in endings if one in ENDINGS}
     if format_ == "auto" and len(formats) != 1:
         held = f"files of several formats: {', '.join(sorted(formats))}" if formats else "no file of a known format"
-        raise UserError(f"{path} holds {held}, such as {files[0].name}.", "Set data.format.")
+        raise UserError(f"{path} holds {held}. The first file is {files[0].name}.", "Set data.format.")
     wanted = formats.pop() if format_ == "auto" else format_
     own = {one for one in endings if ENDINGS.get(one) == wanted} or endings & {LIKE.get(wanted)} or endings
     taken = [file for file in files if ending(file.name) in own]
@@ -184,5 +187,5 @@ def _format_of(file: File, format_: str) -> str:
         return format_
     if ending(file.name) not in ENDINGS:
         known = f"{', '.join(ENDINGS)}, each also with {', '.join(COMPRESSED)}"
-        raise UserError(f"Cannot tell the format of {file.place}.", f"Set data.format; known endings: {known}.")
+        raise UserError(f"Cannot tell the format of {file.place}.", f"Set data.format. Known endings: {known}.")
     return ENDINGS[ending(file.name)]

@@ -1,4 +1,4 @@
-"""Completion -> tags. What is valid, what can be repaired, what cannot, and why."""
+"""The parser of completions into tags: valid, repaired or invalid, with the reason."""
 
 import re
 import unicodedata
@@ -8,34 +8,36 @@ from typing import Literal
 
 from semtag.generation.reasons import Defect
 
-Format = Literal["valid", "repaired", "invalid"]
+Format = Literal["valid", "repaired", "invalid"]  # a repaired or invalid completion is malformed
 
 # Stop tokens that APIs and raw decodings leave at the end of a completion.
 STOP_TOKENS: tuple[str, ...] = ("</s>", "<|im_end|>", "<|eot_id|>", "<|eot|>", "<|end|>", "<|endoftext|>")
 STOP_TOKENS += ("<|end_of_text|>", "<|return|>", "<end_of_turn>")
 
-# Thoughts before the answer. Their end is missing where there is no answer, their start where the template wrote it.
+# Thoughts before the answer. A completion without an answer lacks their end. Where the chat template wrote their start,
+# the completion lacks the start.
 _THOUGHTS = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z)|(?:(?!<think>).)*?</think>)", re.DOTALL)
-# Marks of chat templates and control characters are no part of any tag.
+# Marks of chat templates and control characters belong to no tag.
 MARKS = r"<[|\uff5c][^<>\[\]\s]*[|\uff5c]>|</?(?:s|think)>|<</?SYS>>|<(?:start|end)_of_turn>"
 _MARKER = re.compile(MARKS + r"|[\0-\x08\x0e-\x1f\x7f-\x9f]")
+# Placeholders, and tokens of chat templates that stand in brackets, such as [INST].
 _NO_TAG = re.compile(r"(?i:tag ?\d+)|/?(?:INST|SYSTEM_PROMPT|THINK|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)")
-# Chinese and fullwidth brackets, and the backslash that Markdown and LaTeX put before one.
+# Chinese and fullwidth brackets, and the backslash that Markdown and LaTeX put before a bracket.
 _PLAIN_BRACKETS = str.maketrans("\u3010\u3011\uff3b\uff3d", "[][]", "\\")
 _PIECE = re.compile(r'\s*"[^"]*"|[^,;|\uff0c\u3001\uff1b\uff5c]+')
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
 _WELL_BRACKETED = re.compile(r"(?:\s*\[[^\[\]]*\])+\s*")
 _TAG = re.compile(r"\[([^\[\]]*)\]")
-# A tag whose closing bracket is missing ends where the next one opens, or at the end of its line.
+# A tag without its closing bracket ends at the next opening bracket, or at the end of its line.
 _TAG_OR_OPEN_TAG = re.compile(r"\[([^\[\]\n]*)(?:\]|(?=\[)|(?=\n)|$)")
 
 
-LONGEST_WORD = 30  # characters, in the pattern
+LONGEST_WORD = 30  # characters of a word in the pattern for constrained decoding
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """`answer` is None exactly when `format` is invalid; `reason` exactly when it is valid."""
+    """The tags of a completion. `answer` is None for the format `invalid` only, `reason` for `valid` only."""
 
     tags: tuple[str, ...]
     format: Format
@@ -44,13 +46,14 @@ class Parsed:
 
 
 def parse(completion: str, max_tags: int = 3, max_tag_words: int = 6, truncated: bool = False) -> Parsed:
-    """Read the tags out of a completion.
+    """Parse a completion into tags, in NFC and without format characters.
 
-    Valid: one to `max_tags` bracketed tags and nothing else but leading thoughts, white space and stop tokens; each tag
-    has a letter or digit and at most `max_tag_words` words; no tag twice (case and white space aside); no bracket with
-    all tags, such as `[a, b]`, and no placeholder, such as `[tag1]`. Tags are in NFC and without format characters.
-    Anything else is malformed, for the first reason that applies in the order of `Defect`, and repaired if any
-    usable tag is left. `truncated` says that generation stopped at its token limit, so the last tag may be a stump.
+    A valid completion has one to `max_tags` bracketed tags, and beside them only leading thoughts, white space and stop
+    tokens. Each tag has a letter or digit and at most `max_tag_words` words. No tag occurs twice (case and white space
+    aside) or is a placeholder, such as `[tag1]`. No bracket holds all tags, such as `[a, b]`. Any other completion is
+    malformed. `reason` is the first defect that `_defect` finds. The completion is repaired if a usable tag is left.
+    `truncated` says that generation stopped at its token limit, so the last tag may be cut off.
+    Example: `Tags: [a][b]` becomes the tags a and b, repaired, with the reason `extra_text`.
     """
     body = _strip_stop_tokens(_THOUGHTS.sub("", visible(completion)))
     plain = _MARKER.sub(" ", body.translate(_PLAIN_BRACKETS))
@@ -58,7 +61,7 @@ def parse(completion: str, max_tags: int = 3, max_tag_words: int = 6, truncated:
     reason = _defect(body, plain, tags, max_tags, max_tag_words, truncated)
     if reason is None:
         return Parsed(tuple(tags), "valid", None, answer_of(tags))
-    # In a truncated completion only closed tags can be trusted to be whole.
+    # In a truncated completion, a tag without its closing bracket may be cut off.
     found = tags if truncated else [_squeeze(tag) for tag in _TAG_OR_OPEN_TAG.findall(plain)]
     tags = _salvage(found, max_tags, max_tag_words)
     if not tags:
@@ -67,17 +70,17 @@ def parse(completion: str, max_tags: int = 3, max_tag_words: int = 6, truncated:
 
 
 def answer_of(tags: Sequence[str]) -> str:
-    """The canonical answer, `[tag1][tag2]`."""
+    """Join tags to a canonical answer: a and b become `[a][b]`."""
     return "".join(f"[{tag}]" for tag in tags)
 
 
 def answer_pattern(max_tags: int = 3, max_tag_words: int = 6) -> str:
-    """A regular expression of the valid answers, for decoding within it.
+    """Return a regular expression of the valid answers, for constrained decoding.
 
-    It says nothing of repeated tags, and takes words without a letter: what matches it is valid, `repeated`, `empty` or
-    `placeholder`. It leaves out what separates tags within one bracket, and words of more than LONGEST_WORD characters,
-    which only a model that is lost writes. Single spaces stand wherever the parser squeezes them, since some tokenizers
-    have no bracket without one.
+    A match is valid, `repeated`, `empty` or `placeholder`, because the expression cannot rule out these defects. The
+    expression excludes characters that separate tags within a bracket. It excludes words of more than LONGEST_WORD
+    characters, because only degenerate output has such words. A single space may stand wherever the parser removes it,
+    because some tokenizers have no bracket without a space.
     """
     word = rf"[^\[\]\u3010\u3011\uff3b\uff3d\\<,;|\"\uff0c\u3001\uff1b\uff5c\s\x00-\x1f\x7f-\xa0]{{1,{LONGEST_WORD}}}"
     tag = rf"\[ ?{word}( {word}){{0,{max_tag_words - 1}}} ?\]"
@@ -85,13 +88,14 @@ def answer_pattern(max_tags: int = 3, max_tag_words: int = 6) -> str:
 
 
 def same_answer_key(tags: Sequence[str]) -> tuple[str, ...]:
-    """Two answers are equal when these are: same tags in the same order, case and white space aside."""
+    """Return a key that answers share if their tags are the same in the same order, case and white space aside."""
     return tuple(_squeeze(_squeeze(tag).casefold()) for tag in tags)
 
 
 def _defect(
     body: str, plain: str, tags: list[str], max_tags: int, max_tag_words: int, truncated: bool
 ) -> Defect | None:
+    # Look at the whole completion.
     if truncated:
         return Defect.TRUNCATED
     if not any(map(_has_word, tags or [plain])):
@@ -100,6 +104,7 @@ def _defect(
         return Defect.UNBALANCED
     if plain != body or not _WELL_BRACKETED.fullmatch(plain):
         return Defect.EXTRA_TEXT
+    # Look at the tags.
     if not all(map(_has_word, tags)):
         return Defect.EMPTY
     if max_tags > 1 and len(tags) == 1 and _pieces(tags[0]) != tags:
@@ -116,7 +121,7 @@ def _defect(
 
 
 def _salvage(found: list[str], max_tags: int, max_tag_words: int) -> list[str]:
-    """The usable tags; a tag that is alone comes apart at its separators."""
+    """Return the usable tags. A tag that is alone is split at its separators: `a, b` becomes a and b."""
     kept = _usable(found, max_tag_words)
     while max_tags > 1 and len(alone := kept or found) == 1 and (found := _pieces(alone[0])) != alone:
         kept = _usable(found, max_tag_words)
@@ -132,7 +137,7 @@ def _usable(tags: Iterable[str], max_tag_words: int) -> list[str]:
 
 
 def _pieces(tag: str) -> list[str]:
-    """What separators part, without quotes: `"a", "b, c"` -> a and b, c."""
+    """Split a tag at its separators and remove quotes: `"a", "b, c"` becomes `a` and `b, c`."""
     pieces = map(str.strip, _PIECE.findall(tag))
     return [_squeeze(piece[1:-1] if piece[:1] + piece[-1:] in _QUOTES else piece) for piece in pieces]
 
@@ -146,7 +151,7 @@ def _strip_stop_tokens(completion: str) -> str:
 
 
 def _balanced(body: str) -> bool:
-    """Brackets open and close in turn and never nest."""
+    """Check that brackets open and close in turn and never nest."""
     brackets = re.sub(r"[^\[\]]", "", body)
     return brackets == "[]" * (len(brackets) // 2)
 
@@ -160,7 +165,7 @@ def _squeeze(tag: str) -> str:
 
 
 def visible(text: str) -> str:
-    """The text in NFC, without the characters that show nothing (category Cf)."""
+    """Return the text in NFC, without invisible characters (Unicode category Cf)."""
     if text.isascii():
         return text
     hidden = {character for character in set(text) if unicodedata.category(character) == "Cf"}

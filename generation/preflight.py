@@ -1,4 +1,4 @@
-"""What can be refused before anything is sampled: a model and its chat template that no run could use."""
+"""Checks before sampling, which refuse a model or a chat template that no run could use."""
 
 import re
 from typing import Any
@@ -10,10 +10,10 @@ from semtag.store.locations import local_folder
 
 
 def check_model(model: str, config: Config, served: bool = True, trained: bool = True) -> Any:
-    """The tokenizer of a model that is to be `served` by an engine, and `trained` from its own answers, or only one.
+    """Check a model that an engine serves (`served`), or that is trained (`trained`), and return its tokenizer.
 
-    Raises UserError when there is none, when a text could hold tokens that the model has not, when the model reads less
-    than the configured window, or when the chat template ends no answer.
+    Raises UserError when the model has no tokenizer, or when a text could hold tokens that the model lacks. Raises
+    UserError when the configured window is longer than the model's, or when the chat template ends no answer.
     """
     tokenizer = load_tokenizer(model, config.model)
     if served:
@@ -26,31 +26,35 @@ def check_model(model: str, config: Config, served: bool = True, trained: bool =
 
 
 def _check_vocabulary(tokenizer: Any, model: str, size: int) -> None:
-    """An engine dies of a token beyond its model. Control tokens may lie there, because no text can spell them."""
+    """Check that the model knows each token that a text can hold, because an unknown token kills the engine.
+
+    Control tokens may be unknown, because no text can spell them.
+    """
     control = set(spellings_of(tokenizer))
     beyond = [token for token, id_ in tokenizer.get_vocab().items() if id_ >= size and token not in control]
     if beyond:
         raise UserError(
-            f"The tokenizer of {model} has {len(tokenizer):,} tokens, its model {size:,}: {sorted(beyond)[:3]} and "
-            "others that a text may hold are unknown to the model.",
-            "Take a model.base whose tokenizer is its own, or resize its embeddings.",
+            f"The tokenizer of {model} has {len(tokenizer):,} tokens, but the model knows {size:,}. A text may hold "
+            f"tokens that the model does not know, such as {', '.join(sorted(beyond)[:3])}.",
+            "Set model.base to a model with its own tokenizer, or resize the embeddings of the model.",
         )
 
 
 def _check_end(tokenizer: Any, model: str) -> None:
-    """A model that is trained on answers without an end learns to go on for ever."""
+    """Check that the chat template ends an answer, because a model trained without an end never stops."""
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
     _, answer, behind = rendered(tokenizer, messages).rpartition(PROBE)
     ends = _end_tokens(tokenizer, model)
     if not answer or not any(end in behind for end in ends):
         raise UserError(
-            f"The chat template of {model} ends no answer: behind one it writes {behind!r}, without any of {ends}.",
+            f"The chat template of {model} ends no answer: after an answer the template writes {behind!r}, without any "
+            f"of {ends}.",
             "Set model.chat_template to a template that ends the assistant's turns.",
         )
 
 
 def _end_tokens(tokenizer: Any, model: str) -> list[str]:
-    """The end token, and those at which the model is told to stop: some end their turns by another one."""
+    """Return the end token, and the stop tokens of the generation config, because some models end turns with these."""
     from transformers import GenerationConfig
 
     try:
@@ -62,7 +66,7 @@ def _end_tokens(tokenizer: Any, model: str) -> list[str]:
 
 
 def _text_config(model: str) -> Any:
-    """The part of the model's own config that is about text. Raises UserError when there is no model."""
+    """Return the part for text of the model's own config. Raises UserError when there is no model."""
     from transformers import AutoConfig
 
     try:
@@ -72,7 +76,7 @@ def _text_config(model: str) -> Any:
 
 
 def check_base(model: str, config: Config, first: int = 1) -> None:
-    """Raises UserError where a round from the `first` on asks for a window or for layers that the model lacks."""
+    """Check that the model has the window and the layers of each round from `first` on. Raises UserError otherwise."""
     rounds = [config.of_round(number) for number in range(first, config.rounds.count + 1)]
     windows = {one.sampling.max_model_len for one in rounds if one.sampling.max_model_len}
     targets = [one.training.lora.target_modules for one in rounds if one.training.lora.target_modules != "all-linear"]
@@ -89,7 +93,7 @@ def check_base(model: str, config: Config, first: int = 1) -> None:
 
 def _check_window(model: str, known: Any, window: int | None) -> None:
     longest = getattr(known, "max_position_embeddings", None)
-    # Where positions are scaled, the window is another one than that, and the engine's to tell.
+    # With scaled positions the real window differs from `longest`, so vLLM checks the window.
     if longest and window and window > longest and "factor" not in str(getattr(known, "rope_parameters", None)):
         raise UserError(
             f"sampling.max_model_len {window} is more than {model} can read: {longest} tokens.",
@@ -98,9 +102,9 @@ def _check_window(model: str, known: Any, window: int | None) -> None:
 
 
 def _layers(folder: str) -> dict[str, bool]:
-    """The model's layers by name, with their weights left where they are, and whether each may get an adapter.
+    """Return the model's layers by name, and whether each may get an adapter. No weights are loaded.
 
-    The layers that know the vocabulary get none: the loss reads the weights of the last one without its adapter.
+    Embeddings and the output layer get no adapter, because the loss reads the weights of the output layer alone.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -115,7 +119,7 @@ def _layers(folder: str) -> dict[str, bool]:
 
 
 def _check_targets(model: str, layers: dict[str, bool], targets: str | list[str]) -> None:
-    """As PEFT reads them: a regular expression of whole names, or a list of last parts of names."""
+    """Check targets as PEFT reads them: a regular expression of whole names, or a list of last parts of names."""
     patterns = [targets] if isinstance(targets, str) else [rf"(.*\.)?{re.escape(target)}" for target in targets]
     for pattern, target in zip(patterns, [targets] if isinstance(targets, str) else targets, strict=True):
         found = [name for name in layers if re.fullmatch(pattern, name)]

@@ -1,4 +1,4 @@
-"""Text -> chat messages, always rendered by a chat template, never by string glue."""
+"""Chat messages for a text, which only a chat template renders."""
 
 import logging
 import re
@@ -9,13 +9,13 @@ from typing import Any
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Model, Prompt
 from semtag.generation.parse import MARKS
+from semtag.generation.records import Message
 from semtag.store.hub import mend_of
 from semtag.store.locations import local_folder
 
-Message = dict[str, str]
-PROBE = "an-answer"  # stands for any answer, where it is asked what a template writes around one
+PROBE = "an-answer"  # stands for an answer, to see what a template writes around an answer
 
-# For checkpoints that carry no chat template: contents in turn, the answer closed by the end token.
+# For models without a chat template: the contents in turn, with the end token after the answer.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\n\n' }}{% endif %}{% endfor %}"
@@ -23,9 +23,9 @@ PLAIN_TEMPLATE = (
 
 
 def load_tokenizer(path: str | Path, model: Model) -> Any:
-    """The tokenizer at `path`, with the chat template that the whole run uses.
+    """Load the tokenizer at `path`, with the chat template of the run.
 
-    Raises UserError when there is no tokenizer there or the configured template cannot be read.
+    Raises UserError when `path` has no tokenizer, or when the configured template cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -37,29 +37,29 @@ def load_tokenizer(path: str | Path, model: Model) -> Any:
     if model.chat_template:
         tokenizer.chat_template = _read_template(Path(model.chat_template))
     elif not tokenizer.chat_template:
-        logging.getLogger(__name__).warning("%s has no chat template; messages are joined by blank lines.", path)
+        logging.getLogger(__name__).warning("%s has no chat template, so Semtag joins messages by blank lines.", path)
         tokenizer.chat_template = PLAIN_TEMPLATE
     return tokenizer
 
 
 def takes_system_role(tokenizer: Any) -> bool:
-    """Whether the chat template renders a system message instead of refusing or dropping it."""
+    """Check whether the chat template renders a system message, and does not refuse or drop the message."""
     probe = "a-system-message"
     return probe in rendered(tokenizer, [{"role": "system", "content": probe}, {"role": "user", "content": "?"}])
 
 
 def rendered(tokenizer: Any, messages: list[Message], **how: Any) -> str:
-    """What the chat template makes of the messages; nothing where it refuses them."""
+    """Render messages by the chat template; return an empty string where the template refuses the messages."""
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
-    except Exception:  # templates raise errors of their own choosing (jinja2.TemplateError, ValueError, ...)
+    except Exception:  # templates raise errors of any kind (jinja2.TemplateError, ValueError, ...)
         return ""
 
 
 def spellings_of(tokenizer: Any) -> list[str]:
-    """What a text must not spell, the longest first: the control tokens, and what the chat template writes as a token.
+    """List strings that a text must not spell, the longest first: control tokens, and tokens that the template writes.
 
-    Words and white space are left out, which some tokenizers have among their added tokens.
+    Words and white space are left out, because some tokenizers have them among their added tokens.
     """
     asked, answered = {"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}
     written = rendered(tokenizer, [asked, answered, asked], add_generation_prompt=True)
@@ -70,9 +70,9 @@ def spellings_of(tokenizer: Any) -> list[str]:
 
 
 def broken(text: str, spellings: Sequence[str]) -> str:
-    """The text with a blank behind the first character of each of the `spellings` and of all marks of templates.
+    """Put a space after the first character of each of the `spellings`, and of each mark of chat templates.
 
-    So it opens no turn of its own: `ships</s><|user|>` -> `ships< /s>< |user|>`.
+    So the text opens no turn of its own: `ships</s><|user|>` becomes `ships< /s>< |user|>`.
     """
     pattern = re.compile("|".join([*map(re.escape, spellings), MARKS]))
     while (apart := pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)) != text:
@@ -81,28 +81,28 @@ def broken(text: str, spellings: Sequence[str]) -> str:
 
 
 class Chat:
-    """Asks about texts, by a model's own chat template."""
+    """The prompts about texts, in a model's own chat template."""
 
     def __init__(self, tokenizer: Any, prompt: Prompt) -> None:
         self.tokenizer, self.prompt = tokenizer, prompt
         self.system_role, self.spellings = takes_system_role(tokenizer), spellings_of(tokenizer)
 
     def messages(self, text: str, examples: Sequence[tuple[str, str]] = ()) -> list[Message]:
-        """The messages that ask about a text, after the examples."""
+        """Build the messages that ask about a text, after the examples."""
         shown = [(broken(one, self.spellings), answer) for one, answer in examples]
         return build_messages(broken(text, self.spellings), self.prompt, self.system_role, shown)
 
     def ids(self, messages: list[Message]) -> list[int]:
-        """Token ids of the rendered messages, with the opening of the assistant's turn."""
+        """Return the token ids of the rendered messages, with the opening of the assistant's turn."""
         return prompt_ids(self.tokenizer, messages)
 
 
 def build_messages(
     text: str, prompt: Prompt, system_role: bool, examples: Sequence[tuple[str, str]] = ()
 ) -> list[Message]:
-    """Build the messages of the configured prompt; the system text is merged where the template has no such role.
+    """Build the messages of the configured prompt. Without a system role, the system text begins the first turn.
 
-    Each of the `examples`, a text and its answer, goes before the text as a turn of its own.
+    Each of the `examples`, a text and its answer, becomes a user turn and an assistant turn before the text.
     """
     turns: list[Message] = []
     for shown, answer in examples:
@@ -122,7 +122,7 @@ def _asked(text: str, prompt: Prompt) -> Message:
 
 
 def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
-    """Token ids of the rendered messages, with the opening of the assistant's turn."""
+    """Return the token ids of the rendered messages, with the opening of the assistant's turn."""
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
@@ -131,5 +131,5 @@ def _read_template(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"Cannot read the chat template {path}: {error.strerror}", "Check model.chat_template."
+            f"Cannot read the chat template {path}: {error.strerror}.", "Check model.chat_template."
         ) from None

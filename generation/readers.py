@@ -1,4 +1,4 @@
-"""Every format that texts come in, read as a stream of rows."""
+"""Readers of files and datasets in every format, each a stream of rows."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One input row as read. `problem` says why it could not be read, if so, with its `detail`."""
+    """An input row. For a row that cannot be read, `problem` is the reason, with its `detail`."""
 
     source: str
     values: dict[str, Any] = field(default_factory=dict)
@@ -35,9 +35,9 @@ class Row:
 
 
 def read_rows(data: Data, say: Say = lambda _: None) -> Iterator[Row]:
-    """Stream the first `data.limit` rows of `data.path` in order, or all of them; `say` is told what is not read.
+    """Yield the first `data.limit` rows of `data.path`, in order, or all rows. `say` is told which files are not read.
 
-    Raises UserError when a source as a whole cannot be read.
+    Raises UserError when a whole source cannot be read.
     """
     yield from itertools.islice(_all_rows(data, say), data.limit)
 
@@ -48,8 +48,8 @@ def _all_rows(data: Data, say: Say) -> Iterator[Row]:
             located = locate(path, data.format)
             if located.skipped:
                 say(
-                    f"{path}: {len(located.skipped):,} files are hidden or no {located.format} and not read, such as "
-                    f"{located.skipped[0]}"
+                    f"{path}: {len(located.skipped):,} files are hidden or not {located.format} and are not read, "
+                    f"such as {located.skipped[0]}"
                 )
             if located.format in ("hub", "disk"):
                 yield from _read_dataset(path, data, located.format)
@@ -61,13 +61,15 @@ def _rows_of_file(file: File, data: Data, read: "Reader") -> Iterator[Row]:
     try:
         yield from read(file, data)
     except UnicodeError as error:
-        raise UserError(f"{file.place} is not in {data.encoding}: {_reason(error)}.", "Set data.encoding.") from None
+        raise UserError(
+            f"{file.place} is not in {data.encoding}: {_reason(error)}.", "Set data.encoding to the file's encoding."
+        ) from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"Cannot read {file.place}: {_reason(error)}.", "Check data.path and the file.") from None
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what it says, without its full stop."""
+    """Return the first line of an error's message, without its full stop."""
     said = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return said.splitlines()[0].rstrip(". ")
 
@@ -80,7 +82,7 @@ def _read_jsonl(file: File, data: Data) -> Iterator[Row]:
 
 
 def _row_of_line(source: str, line: str) -> Row:
-    # Files with byte-order marks were put together.
+    # Files with byte-order marks may be concatenated, so any line may begin with a mark.
     line = line.removeprefix("\ufeff").rstrip("\r\n")
     try:
         line.encode()
@@ -103,7 +105,7 @@ def _shown(line: str) -> str:
 
 
 def _read_json(file: File, data: Data) -> Iterator[Row]:
-    """Read a .json file as what its content shows: JSON lines, an array of rows, SQuAD's nesting, or one row."""
+    """Read a .json file by its content: JSON lines, an array of rows, SQuAD's nesting, or one row."""
     with opened_text(file, data.encoding) as text:
         first = next((line for line in text if line.strip()), "")
     try:
@@ -128,7 +130,7 @@ def _load_whole(file: File, data: Data) -> Any:
         except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(
                 f"{file.place} is not JSON: {_reason(error)}.",
-                "Mend the file, or set data.format=jsonl where each line is a row of its own.",
+                "Fix the file, or set data.format=jsonl if each line is a row.",
             ) from None
 
 
@@ -137,7 +139,7 @@ def _read_parquet(file: File, data: Data) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     try:
-        # pre_buffer would keep all that was read until the end.
+        # pre_buffer would keep all row groups in memory until the file is closed.
         with opened(file) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
             schema = parquet.schema_arrow
             check_columns(data.column, schema.names, file.place)
@@ -148,7 +150,7 @@ def _read_parquet(file: File, data: Data) -> Iterator[Row]:
                 yield Row(f"{file.name}:{number}", values)
     except pa.ArrowException as error:
         raise UserError(
-            f"{file.place} is not a Parquet file that can be read: {_reason(error)}.", "Check the file and data.format."
+            f"{file.place} is not a valid Parquet file: {_reason(error)}.", "Check the file and data.format."
         ) from None
 
 
@@ -168,9 +170,10 @@ def _read_csv(file: File, data: Data) -> Iterator[Row]:
 
 
 def _header(file: File, data: Data) -> tuple[str, list[str]]:
-    """The delimiter and the columns. Where none is set, the first delimiter that gives the text's column is taken.
+    """Return the delimiter and the columns. An unset delimiter is the first that yields the text's column.
 
-    An empty file has no columns. Raises UserError for a header that is of no use.
+    An empty file has no columns. Raises UserError for a header in another encoding, without the text's column, or with
+    a column twice.
     """
     own = data.delimiter or ("\t" if ending(file.name) == ".tsv" else ",")
     headers = dict[str, list[str]]()
@@ -179,6 +182,7 @@ def _header(file: File, data: Data) -> tuple[str, list[str]]:
             first = next(delimited(text, delimiter), None)
         if first is None:
             return delimiter, []
+        # A byte that the encoding lacks is a surrogate here: 0xF6 is U+DCF6.
         if odd := re.search("[\udc80-\udcff]", "".join(first.cells)):
             byte = f"byte 0x{ord(odd[0]) - 0xDC00:02x} in its header"
             raise UserError(f"{file.place} is not in {data.encoding}: {byte}.", "Set data.encoding, such as cp1252.")
@@ -191,7 +195,7 @@ def _header(file: File, data: Data) -> tuple[str, list[str]]:
 
 
 def _read_text(file: File, data: Data) -> Iterator[Row]:
-    """A paragraph each; blank lines part them."""
+    """Yield a row for each paragraph. Blank lines separate paragraphs."""
     paragraph: list[str] = []
     with opened_text(file, data.encoding) as lines:
         for number, line in enumerate(itertools.chain(lines, [""]), 1):
@@ -206,12 +210,12 @@ def _read_squad(file: File, data: Data) -> Iterator[Row]:
     whole = _load_whole(file, data)
     articles = whole.get("data") if isinstance(whole, dict) else None
     if not isinstance(articles, list):
-        raise UserError(f"{file.place} is not SQuAD JSON: it has no list of articles as 'data'.", "Set data.format.")
+        raise UserError(f"{file.place} is not SQuAD JSON: its key 'data' has no list of articles.", "Set data.format.")
     yield from _rows_of_squad(file, articles, data)
 
 
 def _rows_of_squad(file: File, articles: list[Any], data: Data) -> Iterator[Row]:
-    """SQuAD's own nesting: articles of paragraphs, each with the questions that it answers."""
+    """Yield a row for each paragraph of SQuAD's articles, with the questions that the paragraph answers."""
     for place, article in enumerate(articles):
         if not (isinstance(article, dict) and isinstance(article.get("paragraphs"), list)):
             yield Row(f"{file.name}:{place}", {"article": article}, RejectReason.BROKEN_LINE, "not a SQuAD article")
@@ -227,7 +231,7 @@ def _rows_of_squad(file: File, articles: list[Any], data: Data) -> Iterator[Row]
 
 
 def _answered(paragraph: dict[str, Any]) -> list[str]:
-    """The questions that a SQuAD paragraph answers; version 2 has others beside them."""
+    """Return the questions that a SQuAD paragraph answers. Version 2 also has questions without an answer."""
     qas = paragraph.get("qas")
     listed = qas if isinstance(qas, list) else []
     asked = [qa for qa in listed if isinstance(qa, dict) and not qa.get("is_impossible")]
@@ -235,7 +239,7 @@ def _answered(paragraph: dict[str, Any]) -> list[str]:
 
 
 def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
-    """A dataset on disk or of the hub. Its columns come as Arrow has them, so none is decoded."""
+    """Yield the rows of a dataset on a disk or a hub. No column is decoded, because columns come as Arrow has them."""
     try:
         dataset = load_dataset(path, data, format_)
         if features := dict(dataset.features or {}):
@@ -244,22 +248,22 @@ def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
             yield Row(f"{path}:{number}", values)
     except UserError:
         raise
-    except Exception as error:  # the hub client raises many kinds; all mean that the source cannot be read
+    except Exception as error:  # of many kinds in the hub client, each of which means that the source cannot be read
         raise UserError(
             f"Cannot read the dataset {path} ({type(error).__name__}: {_reason(error)}).",
-            mend_of(error, "Check data.path, data.subset and data.split, and the network; a file needs its ending."),
+            mend_of(error, "Check data.path, data.subset, data.split and the network. A file's path needs its ending."),
         ) from None
 
 
 def check_columns(column: str, columns: list[str], source: Place | str, more: str = "") -> None:
-    """Raises UserError when `column` is not among `columns`, or when one of them is there twice."""
+    """Check that `column` is among `columns`, and that no column occurs twice. Raises UserError otherwise."""
     if column not in columns:
         raise UserError(
             f"{source} has no column '{column}'; it has: {', '.join(columns) or 'none'}.",
-            f"Set data.column to the one that holds the text.{more}",
+            f"Set data.column to the column that holds the text.{more}",
         )
     if twice := [name for name, times in Counter(columns).items() if name and times > 1]:
-        raise UserError(f"{source} has the column '{twice[0]}' twice.", "Rename one of them.")
+        raise UserError(f"{source} has the column '{twice[0]}' twice.", "Rename one of the two columns.")
 
 
 Reader = Callable[[File, Data], Iterator[Row]]

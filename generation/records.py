@@ -1,4 +1,4 @@
-"""What this folder writes: records, each with the Arrow schema of its columns. Scoring adds its own."""
+"""Records that this room writes, each with the Arrow schema of its columns. Scoring has records of its own."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ from semtag.configs.schema import Prompt
 from semtag.generation.parse import Format, parse
 from semtag.generation.reasons import Defect, RejectReason
 
-Message = dict[str, str]  # `role` and `content`, as chat templates take it
+Message = dict[str, str]  # `role` and `content`, as chat templates take them
 
 
 @dataclass(frozen=True)
 class Text:
     """A distinct text of the data. `meta` holds the row's other columns, as JSON."""
 
-    text_id: int  # content hash of what the text shows
+    text_id: int  # hash of the text's visible characters
     text: str
     article: str | None
     meta: str
@@ -29,13 +29,13 @@ TEXT = pa.schema([("text_id", pa.int64()), ("text", pa.string()), ("article", pa
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that was not used, and why. `row` is the row as JSON; `repeats` is the text that it says again, if any."""
+    """A rejected row. `row` is the row as JSON. `repeats` is the text_id of an earlier row, if both have one text."""
 
     stage: str
     reason: RejectReason
     detail: str | None
     row: str
-    repeats: int | None = None  # not written
+    repeats: int | None = None  # no column of REJECT
 
 
 REJECT = pa.schema([("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("row", pa.string())])
@@ -48,8 +48,8 @@ class Candidate:
     sample: int
     completion: str
     finish_reason: str | None = None
-    num_tokens: int | None = None  # with the end token
-    token_ids: Sequence[int] | None = None  # as sampled, the end token included; null where they are not known
+    num_tokens: int | None = None  # the end token included
+    token_ids: Sequence[int] | None = None  # as sampled, the end token included; null if unknown
     logprob: float | None = None  # summed over the tokens, at temperature 1
     tags: Sequence[str] = ()
     format: Format = "invalid"
@@ -79,9 +79,9 @@ CANDIDATE = pa.struct(
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 PROMPT = (
-    pa.field("prompt", MESSAGES),  # the plain prompt: what the tagger is asked and trained by
-    pa.field("prompt_ids", pa.list_(pa.int32())),  # its tokens
-    pa.field("sampled_prompt_ids", pa.list_(pa.int32())),  # those of the prompt that the candidates were drawn after
+    pa.field("prompt", MESSAGES),  # the plain prompt, without examples, for tagging and training
+    pa.field("prompt_ids", pa.list_(pa.int32())),  # tokens of the plain prompt
+    pa.field("sampled_prompt_ids", pa.list_(pa.int32())),  # tokens of the prompt for sampling, which may have examples
 )
 
 
@@ -89,8 +89,8 @@ PROMPT = (
 class SampledText:
     """A text on its way through the pipeline.
 
-    `reason` is set when it cannot be used. Such a text stays in the pipeline, so that every text that came in comes out
-    as one row. `cut` says whether the scoring model reads only the text's beginning; null until scored.
+    `reason` is set when the text is rejected. A rejected text stays in the pipeline, so that each text that enters
+    leaves as one row. `cut` says whether the scoring model reads only the text's beginning, and is null until scored.
     """
 
     text_id: int
@@ -107,11 +107,11 @@ class SampledText:
     detail: str | None = None
 
     def rejected(self, reason: RejectReason, detail: str) -> "SampledText":
-        """The same text, not to be used."""
+        """Return the same text as rejected, without candidates."""
         return replace(self, candidates=(), reason=reason, detail=detail)
 
     def unanswered(self) -> "SampledText":
-        """The same text, as it was before it was sampled."""
+        """Return the same text as before sampling."""
         return SampledText(self.text_id, self.text, self.article, self.meta, self.decoding)
 
 
@@ -129,7 +129,7 @@ SAMPLED = pa.schema(
 
 
 def read_candidate(prompt: Prompt, sample: int, completion: str, finish_reason: str | None, **known: Any) -> Candidate:
-    """Parse a completion into a candidate that is not scored yet; `known` are its other fields."""
+    """Parse a completion into a candidate that is not scored yet; `known` are the candidate's other fields."""
     parsed = parse(completion, prompt.max_tags, prompt.max_tag_words, finish_reason == "length")
     return Candidate(
         sample,
@@ -144,28 +144,28 @@ def read_candidate(prompt: Prompt, sample: int, completion: str, finish_reason: 
 
 
 def candidates_of(row: dict[str, Any]) -> list[Candidate]:
-    """The candidates of a row as Arrow gives it."""
+    """Return the candidates of a row that Arrow gives as a dict."""
     return [Candidate(**candidate) for candidate in row.get("candidates") or ()]
 
 
 def to_table(texts: Iterable[SampledText]) -> pa.Table:
-    """Records -> a table of schema SAMPLED."""
+    """Convert records into a table of schema SAMPLED."""
     rows = [vars(text) | {"candidates": [*map(vars, text.candidates)]} for text in texts]
     return pa.Table.from_pylist(rows, SAMPLED)
 
 
 def from_table(table: pa.Table) -> list[SampledText]:
-    """A table of schema SAMPLED, or of its columns before sampling, -> records."""
+    """Convert a table of schema SAMPLED, or of its columns before sampling, into records."""
     return [sampled_text(row) for row in table.to_pylist()]
 
 
 def sampled_text(row: dict[str, Any]) -> SampledText:
-    """A row of such a table -> a record."""
+    """Convert a row of a table of schema SAMPLED into a record."""
     return SampledText(**row | {"candidates": candidates_of(row)})
 
 
 def sampled_counts(texts: Sequence[SampledText]) -> Counts:
-    """What sampled texts add to the progress, apart from their scores."""
+    """Count what sampled texts add to the progress, without their scores."""
     candidates = [candidate for text in texts for candidate in text.candidates]
     return Counts(
         texts=len(texts),

@@ -1,4 +1,4 @@
-"""Candidates from a column of the data in place of an engine: from an API, or from an older run."""
+"""Replay: candidates of an API or of an older run, from a column of the data, in place of an engine."""
 
 import json
 from dataclasses import replace
@@ -14,15 +14,15 @@ from semtag.generation.prompts import Chat, load_tokenizer
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import Candidate, SampledText, from_table, read_candidate, sampled_counts, to_table
 
-LONGEST = 2**20  # characters of a completion
+LONGEST = 2**20  # characters; a longer completion cannot be read
 
 
 class Replay:
-    """Ray Data actor class with the Sampler's inputs and outputs, but for the engine.
+    """Ray Data actor class with the inputs and outputs of `Sampler`, but without an engine.
 
-    The column `sampling.candidates` holds a list of completions for each text: strings, or objects with `completion`
-    and, where known, `finish_reason`, `num_tokens`, `token_ids` and `logprob`, as the candidates of a ranked list have
-    them.
+    The column `sampling.candidates` holds a list of completions for each text. A completion is a string, or an object
+    with `completion` and, where known, `finish_reason`, `num_tokens`, `token_ids` and `logprob`. The candidates of a
+    ranked list have the same fields.
     """
 
     def __init__(self, config: Config, model: str, tally: Adds) -> None:
@@ -41,7 +41,7 @@ class Replay:
         try:
             messages = self.chat.messages(text.text)
             ids = self.chat.ids(messages)
-        except Exception as error:  # templates and tokenizers raise errors of their own choosing
+        except Exception as error:  # templates and tokenizers raise errors of any kind
             return text.rejected(RejectReason.REFUSED_BY_TEMPLATE, f"{type(error).__name__}: {error}")
         text = replace(text, prompt=messages, prompt_ids=ids, sampled_prompt_ids=ids)
         try:
@@ -50,11 +50,11 @@ class Replay:
             return text.rejected(RejectReason.NO_CANDIDATES, str(error))
 
 
-Whole = Annotated[int, Field(ge=0, lt=2**31)]  # what a column of 32 bits holds
+Whole = Annotated[int, Field(ge=0, lt=2**31)]  # the range of an int32 column
 
 
 class Given(BaseModel):
-    """A candidate as the data has it; what else it holds is made anew."""
+    """The fields of a candidate that are taken from the data. All other fields are computed again."""
 
     completion: Annotated[str, Field(max_length=LONGEST)]
     sample: int = 0
@@ -72,19 +72,20 @@ class Given(BaseModel):
     @classmethod
     def _is_utf8(cls, text: str | None) -> str | None:
         if text is not None:
-            text.encode()  # a lone surrogate is a ValueError
+            text.encode()  # raises ValueError for a lone surrogate
         return text
 
 
 def read_candidates(given: Any, config: Config) -> list[Candidate]:
-    """Candidates, numbered in the order of their `sample` where they have one, else of the list.
+    """Read candidates and number them from 0, in the order of `sample`, else of the list.
 
-    One that cannot be read costs no other: it counts as an empty completion, behind the one before it. Raises
-    ValueError for what is no list, or where none can be read.
+    A candidate that cannot be read becomes an empty completion after the candidate before it. Raises ValueError for
+    a value that is not a list, or for a list without a candidate that can be read.
     """
     where = f"column '{config.sampling.candidates}'"
     if not isinstance(given, list) or not given:
-        raise ValueError(f"{where}: a list of completions is wanted")
+        raise ValueError(f"{where}: the value is not a list of completions, or the list is empty")
+    # Read each candidate; give an unreadable candidate the place of the candidate before it.
     found, wrong = list[Given](), list[str]()
     for place, one in enumerate(given):
         try:
@@ -95,6 +96,7 @@ def read_candidates(given: Any, config: Config) -> list[Candidate]:
             found.append(Given(completion="", sample=found[-1].sample if found else 0))
     if len(wrong) == len(given):
         raise ValueError(f"{where}: {wrong[0]}")
+    # Parse the completions, in the order of `sample`.
     return [
         read_candidate(config.prompt, number, **one.model_dump(exclude={"sample"}))
         for number, one in enumerate(sorted(found, key=attrgetter("sample")))
@@ -102,9 +104,9 @@ def read_candidates(given: Any, config: Config) -> list[Candidate]:
 
 
 def known_ids(tokenizer: Any, candidates: list[Candidate]) -> list[Candidate]:
-    """The candidates, with tokens and log-probability null where the tokens say something else than the completion.
+    """Set tokens and log-probability to null where the tokens do not decode to the completion.
 
-    So say those of another tokenizer. From here on tokens that are there are trusted.
+    Such tokens are of another tokenizer. All later steps trust the tokens that are left.
     """
     size, given = len(tokenizer), [one.token_ids or [] for one in candidates]
     own = [ids if max(ids, default=0) < size else [] for ids in given]

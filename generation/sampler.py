@@ -1,4 +1,4 @@
-"""The vLLM actor: texts in, K candidates each out, several batches in flight."""
+"""The vLLM actor, which samples K candidates for each text, with several batches in flight."""
 
 import asyncio
 import logging
@@ -22,14 +22,14 @@ from semtag.store.hashing import hash64
 from semtag.store.locations import local_folder, socket_folder
 from semtag.store.process_cleanup import end_with_this
 
-POLL_SECONDS = 0.5  # between looks at whether the engine lives
+POLL_SECONDS = 0.5  # between checks whether the engine is alive
 
 
 def seed_of(run_seed: int, text_id: int) -> int:
-    """Seed of a text's request, in [0, 2^62); vLLM gives sample i the seed + i.
+    """Return the seed of a text's request, in [0, 2^62). vLLM gives sample i the seed + i.
 
-    It depends on the run's seed and the text alone. So a text draws the same candidates in any batch, where vLLM's sums
-    do not hang on it: on CPUs in float32, and on GPUs with VLLM_BATCH_INVARIANT=1 in the environment of every node.
+    The seed depends only on the run's seed and the text. So a text draws the same candidates in any batch, if vLLM's
+    sums do not depend on the batch: on CPUs in float32, and on GPUs with VLLM_BATCH_INVARIANT=1 on every node.
     """
     return hash64("sample", run_seed, text_id) & (2**62 - 1)
 
@@ -38,8 +38,8 @@ class Sampler:
     """Ray Data actor class around vLLM's asynchronous engine.
 
     `__call__` takes and returns a table of schema SAMPLED. A text's `decoding` names one of the `decodings`. A text
-    that cannot be sampled comes back with its `reason`, never without its batch. `engine` goes over the configured
-    arguments of vLLM's engine.
+    that cannot be sampled comes back with its `reason`, and the rest of its batch is sampled. `engine` overrides the
+    configured arguments of vLLM's engine.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Sampler:
         self.config, self.decodings = config, {decoding.name: decoding for decoding in decodings}
         self.chat = Chat(load_tokenizer(model, config.model), config.prompt)
         arguments = engine_arguments(config, model) | (engine or {})
-        # vLLM sets batch sizes by who asks: a pile of prompts gets 256 sequences or more, a bare engine 128.
+        # The usage context sets vLLM's batch size: LLM_CLASS gets 256 sequences or more, a bare engine 128.
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
         self._watch = end_with_this(psutil.Process().children(recursive=True))
         self.context = self.engine.model_config.max_model_len
@@ -69,30 +69,32 @@ class Sampler:
         return to_table(await self.sample(from_table(batch)))
 
     async def sample(self, texts: list[SampledText]) -> list[SampledText]:
-        """The texts with their candidates, in the same order. Raises EngineDeadError as `_watched` does."""
+        """Return the texts with their candidates, in the same order. Raises EngineDeadError as `_watched` does."""
         done = await self._watched(asyncio.gather(*(self._counted(text) for text in texts)))
         self.tally.add(Counts(), at_once=True)
         return list(done)
 
     async def _watched(self, work: Awaitable[list[SampledText]]) -> list[SampledText]:
-        """What comes of the work. Raises EngineDeadError when the engine is dead, or has done no text for too long."""
+        """Wait for the work and return its result. Raises EngineDeadError when the engine is dead or hangs."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         work, began = asyncio.ensure_future(work), time.monotonic()
-        # A request on its way to an engine that dies at that moment waits for ever, and so does the first one of an
-        # engine that was dead before. So the end of the requests alone tells too little.
+        # A request hangs if the engine dies while the request is on its way, or died before the first request. So
+        # Semtag also checks the engine.
         while not work.done() and not self.engine.errored:
             await asyncio.wait([work], timeout=POLL_SECONDS)
             idle = time.monotonic() - max(began, self._last_done)
             if not work.done() and idle > self.config.sampling.hang_minutes * 60:
-                logging.getLogger(__name__).error("The engine hangs: no text done in %.0f s.", idle)
+                logging.getLogger(__name__).error(
+                    "The engine hangs: no text finished in %.0f s (see sampling.hang_minutes).", idle
+                )
                 break
         if not work.done():
             raise EngineDeadError()
         return await work
 
     async def _counted(self, text: SampledText) -> SampledText:
-        # One by one, so that progress moves while the first batches are in flight.
+        # Count texts one by one, so that progress moves while the first batches are in flight.
         done = await self._sample(text)
         self._last_done = time.monotonic()
         self.tally.add(sampled_counts([done]))
@@ -103,17 +105,19 @@ class Sampler:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         decoding = self.decodings[text.decoding]
-        # A huge text is refused before it is tokenised, which would keep all others waiting.
+        # Reject a huge text before it is tokenised, because its tokenisation would delay all other texts.
         most = self.context * self.longest_token
         if len(text.text) > most:
             return text.rejected(RejectReason.TOO_LONG, f"{len(text.text)} characters, room for {most} at most")
+        # Render the prompt, which must leave room for the answer.
         try:
             text, ids = self._with_prompt(text, decoding)
-        except Exception as error:  # templates and tokenizers raise errors of their own choosing
+        except Exception as error:  # templates and tokenizers raise errors of any kind
             return _refused(text, error)
         room = self.context - decoding.max_tokens
         if len(ids) > room:
             return text.rejected(RejectReason.TOO_LONG, f"prompt of {len(ids)} tokens, room for {room}")
+        # Sample, unless the engine refuses the prompt.
         try:
             candidates = await self._candidates(text, ids, decoding)
         except (VLLMClientError, EngineGenerateError) as error:
@@ -123,7 +127,7 @@ class Sampler:
         return replace(text, candidates=[elect(candidates)] if decoding.vote else candidates)
 
     def _with_prompt(self, text: SampledText, decoding: Decoding) -> tuple[SampledText, list[int]]:
-        """The text with its plain prompt, and the tokens of the prompt to sample after, which may have examples."""
+        """Return the text with its plain prompt, and the tokens of the prompt for sampling, which may have examples."""
         messages = self.chat.messages(text.text)
         ids = sampled_ids = self.chat.ids(messages)
         if decoding.examples:
@@ -156,13 +160,13 @@ class Sampler:
 
 
 def _refused(text: SampledText, error: Exception) -> SampledText:
-    """A text that has no candidates; vLLM wraps what it did not expect in an error that says nothing."""
+    """Reject a text with the cause of an error, because vLLM wraps unexpected errors in an error that says nothing."""
     cause = error.__cause__ or error
     return text.rejected(RejectReason.REFUSED_BY_ENGINE, f"{type(cause).__name__}: {cause}")
 
 
 def sampling_parameters(decoding: Decoding, seed: int) -> Any:
-    """vLLM SamplingParams of one request; log-probabilities are vLLM's raw ones, at temperature 1."""
+    """Build vLLM's SamplingParams of a request. Log-probabilities are vLLM's raw ones, at temperature 1."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -181,13 +185,13 @@ def sampling_parameters(decoding: Decoding, seed: int) -> Any:
 
 
 def engine_environment(config: Config) -> dict[str, str]:
-    """Variables that vLLM reads as its engine starts."""
-    # An engine never spans nodes, so its parts have no need to listen beyond loopback, on a cluster either.
+    """Return the environment variables that vLLM reads when its engine starts."""
+    # An engine never spans nodes, so its parts listen on loopback only, even on a cluster.
     variables = {"VLLM_HOST_IP": os.environ.get("VLLM_HOST_IP", "127.0.0.1")}
     variables["VLLM_RPC_BASE_PATH"] = os.environ.get("VLLM_RPC_BASE_PATH", socket_folder())
     if config.sampling.gpus_per_actor == 0:
-        # The model runs in the engine's process, on all cores: one that waits for another process spins, and vLLM keeps
-        # a core free for it, which of two cores is half of the speed.
+        # The model runs in this process, on all cores. A process that waits for a separate engine process spins, and
+        # vLLM keeps a core free for the waiting process. With two cores, the free core is half of the speed.
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": str(config.sampling.cpu_cache_gb),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -197,7 +201,7 @@ def engine_environment(config: Config) -> dict[str, str]:
 
 
 def engine_arguments(config: Config, model: str) -> dict[str, Any]:
-    """Arguments of vLLM's engine for a model."""
+    """Build the arguments of vLLM's engine for a model."""
     sampling = config.sampling
     arguments: dict[str, Any] = {
         "model": model,
@@ -205,19 +209,19 @@ def engine_arguments(config: Config, model: str) -> dict[str, Any]:
         "max_model_len": sampling.max_model_len,
         "tensor_parallel_size": sampling.tensor_parallel,
         "seed": config.run.seed,
-        "enable_prefix_caching": True,  # of the prompt's system message and its examples
+        "enable_prefix_caching": True,  # all prompts share the system message and the examples
         "disable_log_stats": True,
         "trust_remote_code": False,
         "load_format": "safetensors",
     }
     if sampling.tensor_parallel > 1:
-        # All GPUs of the engine are the actor's own; Ray's executor would ask the cluster for as many again.
+        # The actor holds all GPUs of the engine. vLLM's Ray executor would request as many GPUs again.
         arguments["distributed_executor_backend"] = "mp"
     if sampling.gpus_per_actor > 0:
         arguments["gpu_memory_utilization"] = sampling.gpu_memory
     else:
-        # Chunked prefill on a CPU refuses a request's own seed; max_num_seqs bounds the batch instead.
-        # Prefix caching keeps whole blocks, and each sample reads what is left of its prompt again. A block has 128
-        # tokens on a CPU unless it is told otherwise, and 32 at least.
+        # Chunked prefill on a CPU refuses a request's own seed, so max_num_seqs bounds the batch.
+        # Prefix caching keeps full blocks only, and each sample computes the rest of its prompt again. So a block has
+        # the fewest tokens that a CPU allows, 32 instead of 128.
         arguments |= {"enable_chunked_prefill": False, "enforce_eager": True, "block_size": 32}
     return arguments

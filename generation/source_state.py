@@ -1,4 +1,4 @@
-"""What the data was when a run read it, so that other data under the same path is noticed."""
+"""The state of the data when a run read it, so that Semtag notices other data under the same path."""
 
 import hashlib
 import json
@@ -13,21 +13,25 @@ from semtag.store.locations import naming_store, place_at
 from semtag.store.run_dir import RunDir
 
 State = dict[str, dict[str, Any]]
-MARKS = ("ETag", "etag", "md5Hash", "LastModified", "updated", "mtime", "created")  # the best first
+# Keys of an object's content hash or time in the listings of object stores, the best first.
+MARKS = ("ETag", "etag", "md5Hash", "LastModified", "updated", "mtime", "created")
 
 
 def source_state(data: Data) -> State:
-    """The state of each file that is read, by its path; nothing for a dataset of a hub.
+    """Return the state of each file to read, by its path; empty for a dataset of a hub.
 
-    On a disk it is size, time of change and a hash of the content, because copies of one file differ in their time. In
-    an object store it is size and the store's own mark of the content.
+    On a disk the state is size, time of change and a hash of the content, because copies of a file differ in time. In
+    an object store the state is size and the object store's own mark of the content.
     """
     states = _states(data)
     return {name: state | ({"hash": _hash(name)} if "modified" in state else {}) for name, state in states.items()}
 
 
 def check_source(run: RunDir, data: Data, mend: str) -> None:
-    """Raises UserError where the data is no more what the run read. All of it may be gone: it was read."""
+    """Check that the data is what the run read. Raises UserError where a file is new, gone or changed.
+
+    No error is raised if all files are gone, because the run has read them.
+    """
     file = run.layout.source_state
     if not file.exists():
         return
@@ -37,13 +41,13 @@ def check_source(run: RunDir, data: Data, mend: str) -> None:
     if changed:
         more = f" and {len(changed) - 3:,} more" if len(changed) > 3 else ""
         raise UserError(
-            f"{data.where} is no more what {run.path} read: {', '.join(changed[:3])}{more}.",
+            f"{data.where} is not the data that {run.path} read: {', '.join(changed[:3])}{more}.",
             f"Put the old data back, or {mend}.",
         )
 
 
 def _change(file: str, before: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
-    """What became of a file, in words; nothing where it is the same."""
+    """Say what became of a file, such as `is gone`; empty where the file is the same."""
     if before is None:
         return "is new"
     if now is None:
@@ -55,7 +59,7 @@ def _change(file: str, before: dict[str, Any] | None, now: dict[str, Any] | None
 
 
 def _states(data: Data) -> State:
-    """The states without hashes; nothing where there is nothing."""
+    """Return the states without hashes; empty where no file is found."""
     states: State = {}
     for path in data.paths:
         with naming_store(place_at(path)):
@@ -78,7 +82,7 @@ def _states_below(path: str, format_: str) -> State:
         stats = {str(file): file.stat() for file in files}
         return {name: {"size": stat.st_size, "modified": stat.st_mtime_ns} for name, stat in stats.items()}
     below = os.path.commonpath([file.path for file in files if not isinstance(file, Path)]) if files else place.path
-    listed = place.fs.find(below, detail=True)  # in place of a question for each file
+    listed = place.fs.find(below, detail=True)  # one request in place of one for each file
     return {str(file): _in_store(listed[file.path]) for file in files if not isinstance(file, Path)}
 
 

@@ -1,4 +1,4 @@
-"""Input rows -> distinct normalised texts, split into train and held-out; what cannot be used goes to the rejects."""
+"""The texts step: input rows become distinct normalised texts, split into train and held-out, or rejects."""
 
 import contextlib
 import re
@@ -28,27 +28,30 @@ from semtag.store.manifest import StepCounts
 from semtag.store.parquet import RowWriter, TableWriter, read_tables
 from semtag.store.run_dir import RunDir, check_rejected
 
-FIRST_ROWS = 100  # when all of them lack the text's column, those that follow will lack it as well
+FIRST_ROWS = 100  # reading stops if all of these rows lack the text's column
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def normalise(text: str) -> str:
-    """Unicode NFC, control characters and runs of white space as one space, trimmed. Idempotent."""
+    """Normalise to NFC, with control characters and runs of white space as one space, trimmed. Idempotent.
+
+    Example: ` a\\t\\tb` becomes `a b`.
+    """
     return " ".join(unicodedata.normalize("NFC", _CONTROL.sub(" ", text)).split())
 
 
 def shown(text: str) -> str:
-    """What a text shows, normalised. The text itself keeps the characters that show nothing: some scripts need them."""
+    """Return a text's visible characters, normalised. The text keeps hidden ones, because some scripts need them."""
     return normalise(visible(text))
 
 
 def text_id(text: str) -> int:
-    """Signed 64-bit BLAKE2b hash of what a text shows, so that texts that look the same are one."""
+    """Hash a text's visible characters (BLAKE2b, signed 64 bits), so that texts that look the same have one id."""
     return hash64(shown(text))
 
 
 def problem_of(text: object) -> tuple[RejectReason, str] | None:
-    """Why a value cannot be used as a text, with the details; None where it can.
+    """Return the reason why a value cannot be used as a text, with details; None for a usable text.
 
     Example: `problem_of(3)` is `(RejectReason.NOT_TEXT, "a int")`.
     """
@@ -64,20 +67,20 @@ def problem_of(text: object) -> tuple[RejectReason, str] | None:
 
 
 class Texts:
-    """Turns rows into texts and rejects, and counts what became of them."""
+    """A converter of rows into texts and rejects, which counts both."""
 
     def __init__(self, data: Data, candidates: str | None = None) -> None:
         self.data = data
-        self.candidates = candidates  # the column that replay reads them from
+        self.candidates = candidates  # the column with the candidates for replay
         self.seen, self.seen_candidates = IdSet(), IdSet()
         self.rows = 0
         self.dropped: Counter[str] = Counter()
-        self.without_article = 0  # texts that name none
-        self._columns: list[str] | None = None  # of the first row without the text's
-        self._beside: list[str] = []  # columns of the first text
+        self.without_article = 0  # texts that name no article
+        self._columns: list[str] | None = None  # of the first row that lacks the text's column
+        self._beside: list[str] = []  # other columns of the first text
 
     def take(self, row: Row) -> Text | Reject:
-        """The row's text, or why it is not used; a row that says a text again is a reject that names that text."""
+        """Return the row's text, or a reject. The reject of a row that repeats a text names that text."""
         self.rows += 1
         column = self.data.column
         if problem := self._problem(row):
@@ -88,7 +91,7 @@ class Texts:
         new = bool(self.candidates) and self.seen_candidates.add(hash64(id_, given))
         if not self.seen.add(id_):
             if new:
-                detail = f"other candidates of text_id {id_}: a text's candidates stand in one row"
+                detail = f"other candidates of text_id {id_}: put all candidates of a text in one row"
                 return self._reject(row, RejectReason.MORE_CANDIDATES, detail, id_)
             return self._reject(row, RejectReason.DUPLICATE, f"same text as text_id {id_}", id_)
         meta = {key: value for key, value in row.values.items() if key != column}
@@ -102,25 +105,26 @@ class Texts:
         return self.data.article_column or "title"
 
     def check_articles(self) -> None:
-        """Raises UserError when texts are held out by their article and none names one."""
+        """Check that a text names its article, where texts are held out by article. Raises UserError otherwise."""
         kept = self.rows - self.dropped.total()
         by_article = self.data.held_out_by == "article" and self.data.held_out > 0
         if by_article and kept and self.without_article == kept:
             raise UserError(
-                f"No text of {self.data.where} names its article in a column '{self._article_column}'; beside the "
-                f"text there is: {', '.join(self._beside) or 'none'}.",
-                "Set data.article_column to the one that names it, or data.held_out_by=text.",
+                f"No text of {self.data.where} names its article in a column '{self._article_column}'. The other "
+                f"columns are: {', '.join(self._beside) or 'none'}.",
+                "Set data.article_column to the column that names the article, or set data.held_out_by=text.",
             )
 
     def check(self) -> None:
-        """Raises UserError when no row had a text."""
+        """Check that a row has a usable text. Raises UserError otherwise."""
         if self.rows > self.dropped.total():
             return
         if self._columns is not None:
             check_columns(self.data.column, self._columns, self.data.where)
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()))
         raise UserError(
-            f"No usable text in {self.data.where}: {self.rows} rows read, dropped: {dict(self.dropped)}.",
-            "Check data.path (of tag: --data) and data.column.",
+            f"No usable text in {self.data.where}: {self.rows:,} rows read, dropped: {dropped or 'none'}.",
+            "Check data.path (for `semtag tag`: --data) and data.column.",
         )
 
     def _problem(self, row: Row) -> tuple[RejectReason, str] | None:
@@ -132,7 +136,7 @@ class Texts:
         return problem_of(row.values[column])
 
     def _reject(self, row: Row, reason: RejectReason, detail: str, repeats: int | None = None) -> Reject:
-        self.dropped[reason] += 1
+        self.dropped[reason.value] += 1
         if reason == RejectReason.MISSING_COLUMN:
             self._columns = self._columns or list(row.values)
             if self.dropped[reason] == self.rows == FIRST_ROWS:
@@ -142,7 +146,7 @@ class Texts:
 
 
 def preview(data: Data) -> str:
-    """Count the texts of a local source; a hub dataset is only named, so that no network is needed."""
+    """Describe a local source by its counts of texts. A hub dataset is only named, so that no network is needed."""
     if hub := [path for path in data.paths if locate(path, data.format).format == "hub"]:
         return f"{', '.join(hub)}, split {data.split}, from the Hugging Face hub (read when the run starts)"
     texts, said = Texts(data), list[str]()
@@ -158,16 +162,17 @@ def preview(data: Data) -> str:
 
 
 def split_key(text: Text, config: Config) -> int:
-    """Signed 64-bit hash of what is held out whole: the text, or its article where it names one."""
+    """Return the signed 64-bit split key: a hash of the text, or of its article, if any, with held_out_by=article."""
     by_article = config.data.held_out_by == "article"
     seed = config.run.seed if config.data.split_seed is None else config.data.split_seed
     return hash64("held_out", seed, (by_article and text.article) or text.text_id)
 
 
 def hold_out(keys: np.ndarray, fraction: float) -> np.ndarray:
-    """The keys to hold out, sorted, of the texts' split keys [N] int64.
+    """Return the keys to hold out, sorted, out of the texts' split keys [N] int64.
 
-    Articles are taken whole, in order of their hash, while they bring the share of texts closer to `fraction`.
+    Articles are tried in the order of their hash. An article is held out whole if it brings the share of texts closer
+    to `fraction`. Example: the keys `[1, 1, 2, 3]` with fraction 0.5 become `[1]`.
     """
     articles, sizes = np.unique(keys, return_counts=True)
     target, count, chosen = fraction * len(keys), 0, np.zeros(len(articles), dtype=bool)
@@ -179,11 +184,12 @@ def hold_out(keys: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def prepare(run: RunDir, config: Config, progress: Progress) -> StepCounts:
-    """Read, clean, split and write the texts; returns the counts."""
+    """Read, clean, split and write the texts; return the counts."""
     replayed = config.sampling.candidates if config.sampling.engine == "replay" else None
     texts, keys, ids, layout = Texts(config.data, replayed), array("q"), array("q"), run.layout
     with run.writing(layout.texts) as folder, run.writing(layout.rejects) as rejects:
         write_json(folder / layout.source_state.name, source_state(config.data))
+        # Write all texts to one file first, because the split depends on the keys of all texts.
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
             for row in read_rows(config.data, progress.say):
                 record = texts.take(row)
@@ -202,41 +208,44 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> StepCounts:
     check_rejected(dropped, texts.rows, config, layout.rejects)
     run.record(Step("texts"), "rows", texts.rows, sum(counts.values()), dropped)
     if config.data.held_out_by == "article" and texts.without_article:
-        counts["without_article"] = texts.without_article  # each of these is held out or trained on by itself
+        counts["without_article"] = texts.without_article  # texts that are split by their own hash
     return {"rows": texts.rows, **counts, "dropped": dropped}
 
 
-HELD_OUT, VALIDATION = -1, 0  # parts of the texts; those from 1 are the rounds'
+HELD_OUT, VALIDATION = -1, 0  # parts of the texts; a part from 1 is the round that trains on the texts
 
 
 def assign(keys: np.ndarray, ids: np.ndarray, config: Config) -> np.ndarray:
-    """The part of each text, int64 [N], from its split key and its id: HELD_OUT, VALIDATION, or the round it trains.
+    """Return the part of each text, int64 [N], from its split key and its id: HELD_OUT, VALIDATION or a round.
 
-    Train texts are dealt in the order of a hash: first the validation share, then one to each round in turn.
+    With `rounds.texts=reuse` all rounds train on part 1.
     """
     held_out, rounds = config.data.held_out, config.rounds
     if config.data.held_out_by == "article":
         out = np.isin(keys, hold_out(keys, held_out))
     else:
         out = (keys.astype(np.float64) + 2**63) / 2**64 < held_out
+    # Take the validation share of the train texts, in the order of a hash.
     train = np.flatnonzero(~out)
     hashes = np.fromiter((hash64("round", config.run.seed, id_) for id_ in ids[train].tolist()), np.int64, len(train))
     dealt = train[np.argsort(hashes, kind="stable")]
     validation = min(int(rounds.validation * len(dealt)), rounds.max_validation)
     parts = np.full(len(keys), HELD_OUT, dtype=np.int64)
     parts[dealt[:validation]] = VALIDATION
+    # Deal the rest to the rounds, one text to each in turn.
     places = np.arange(len(dealt) - validation)
     parts[dealt[validation:]] = 1 + (places % rounds.count if rounds.texts == "split" else 0 * places)
     return parts
 
 
 def _split(folder: Path, layout: RunLayout, parts: np.ndarray, config: Config) -> dict[str, int]:
-    """Part all.parquet into the files of the layout; returns how many texts each got."""
+    """Split all.parquet into a file for each part; return the number of train, validation and held-out texts."""
     rounds = range(1, 1 + (config.rounds.count if config.rounds.texts == "split" else 1))
     files = {number: layout.train_texts(number, reuse=False).name for number in rounds}
     files |= {HELD_OUT: layout.held_out.name, VALIDATION: layout.validation_texts.name}
     with contextlib.ExitStack() as stack:
         writers = {part: stack.enter_context(TableWriter(folder / name, TEXT)) for part, name in files.items()}
+        # Send the rows of each table to their parts; `start` is the place of the table's first row.
         start = 0
         for table in read_tables(folder / "all.parquet"):
             of_table = parts[start : start + len(table)]
@@ -244,6 +253,7 @@ def _split(folder: Path, layout: RunLayout, parts: np.ndarray, config: Config) -
                 writer.write(table.filter(of_table == part))
             start += len(table)
     (folder / "all.parquet").unlink()
+    # Refuse a split that leaves a round without texts.
     empty = [number for number in rounds if not (parts == number).any()]
     if empty:
         raise UserError(

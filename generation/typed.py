@@ -1,4 +1,4 @@
-"""Sources that have types: Parquet, and datasets on disk or of the hub, as rows and as Arrow tables."""
+"""Typed sources: Parquet files, and datasets on a disk or a hub, as rows and as Arrow tables."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +12,11 @@ from semtag.generation.cells import named, rows_of
 from semtag.generation.files import File, locate, opened
 from semtag.store.parquet import ROWS_PER_GROUP
 
-ROWS_AT_ONCE = 256  # of a dataset; its other columns may hold sounds and pictures
+ROWS_AT_ONCE = 256  # rows of a dataset; few, because other columns may hold sounds and pictures
 
 
 def load_dataset(path: str, data: Data, format_: str) -> Any:
-    """Load a dataset of the hub, as a stream, or from a disk. Raises what the `datasets` library raises."""
+    """Load a dataset from a hub, as a stream, or from a disk. Raises any error of the `datasets` library."""
     import datasets
 
     if format_ == "hub":
@@ -26,19 +26,19 @@ def load_dataset(path: str, data: Data, format_: str) -> Any:
 
 
 def features_of(schema: pa.Schema) -> dict[str, Any]:
-    """What the `datasets` library noted of the columns when it wrote the file."""
+    """Return the types of columns that the `datasets` library noted in a file; empty where it noted none."""
     if b"huggingface" not in (schema.metadata or {}):
         return {}
     import datasets
 
     try:
         return dict(datasets.Features.from_arrow_schema(schema))
-    except Exception:  # of another version of the library, or damaged: the columns are read as Arrow has them
+    except Exception:  # notes of another version, or damaged notes: the columns keep Arrow's types
         return {}
 
 
 def rows_of_dataset(dataset: Any, features: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset, of which no column is decoded."""
+    """Yield the rows of a dataset, without decoding sounds or pictures."""
     if not _has_tables(dataset):
         for values in dataset.decode(False) if features else dataset:
             yield {name: named(value, features.get(name)) for name, value in values.items()}
@@ -48,9 +48,9 @@ def rows_of_dataset(dataset: Any, features: dict[str, Any]) -> Iterator[dict[str
 
 
 def typed_tables(data: Data) -> Iterator[pa.Table] | None:
-    """The rows that `read_rows` reads, in their order; None where they have no types, or no common ones.
+    """Return the rows that `read_rows` yields, in the same order, as tables; None where they share no types.
 
-    No value passes through Python, so none changes. Class labels are their names.
+    No value changes, because no value passes through Python. Class labels become their names.
     """
     sources = [(path, locate(path, data.format)) for path in data.paths]
     if {located.format for _, located in sources} == {"parquet"}:
@@ -66,7 +66,7 @@ def typed_tables(data: Data) -> Iterator[pa.Table] | None:
 
 
 def _has_tables(dataset: Any) -> bool:
-    """Whether all rows have one schema. Those of a stream that Python makes have none in common."""
+    """Check whether all rows share a schema. The rows of a stream that Python code makes do not."""
     return not hasattr(dataset, "_ex_iterable") or bool(getattr(dataset._ex_iterable, "iter_arrow", None))
 
 
@@ -93,19 +93,19 @@ def _tables(files: list[File]) -> Iterator[pa.Table]:
 
 
 def _named(table: pa.Table, features: dict[str, Any]) -> pa.Table:
-    """The table with names in place of class labels, which are numbers, and without what noted these names."""
+    """Replace class labels, which are numbers, by their names, and drop the metadata that lists the names."""
     for name, feature in features.items():
         if names := getattr(feature, "names", None):
             place, numbers = table.column_names.index(name), table[name]
             inside = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(names)))
             labels = pa.chunked_array([pa.array(names).take(pc.if_else(inside, numbers, None).combine_chunks())])
             above = pc.if_else(pc.greater_equal(numbers, len(names)), numbers.cast(pa.string()), labels)
-            table = table.set_column(place, name, above)  # -1 is no label
+            table = table.set_column(place, name, above)  # -1 means no label, and becomes null
     return table.replace_schema_metadata()
 
 
 def _first(tables: Iterator[pa.Table], rows: int | None) -> Iterator[pa.Table]:
-    """The first rows, or all for None."""
+    """Yield the first `rows` rows of the tables, or all rows for None."""
     for table in tables:
         if rows is not None:
             table, rows = table[:rows], max(0, rows - len(table))

@@ -1,4 +1,4 @@
-"""One answer out of several samples of a text: the tags that most of them name."""
+"""The vote: one answer from several samples of a text, with the tags that most samples name."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,12 @@ from semtag.generation.records import Candidate
 
 
 def elect(candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate of the tags that most candidates name.
+    """Return a candidate with the tags that most candidates name.
 
-    As many tags win as candidates have in the median, the lower one of two; candidates without tags do not vote. Equal
-    votes go to the tag that stands further in front, then to the one that was sampled first. Case and white space make
-    no other tag; a tag is spelt as it was first. Invalid where no candidate has tags.
+    The number of tags is the lower median over the candidates. Candidates without tags do not vote. A tie goes
+    to the tag with the lower mean place, then to the tag that was sampled first. Tags that differ only in case or white
+    space are one tag, in its first spelling. The result is invalid where no candidate has tags.
+    Example: `[a][b]`, `[a][c]` and `[b]` become `[a][b]`.
     """
     voters = [candidate.tags for candidate in sorted(candidates, key=lambda c: c.sample) if candidate.tags]
     places: dict[str, list[int]] = {}
@@ -21,6 +22,7 @@ def elect(candidates: Sequence[Candidate]) -> Candidate:
         for place, (key, tag) in enumerate(zip(same_answer_key(tags), tags, strict=True)):
             places.setdefault(key, []).append(place)
             spelling.setdefault(key, tag)
+    # Order the tags by votes, then by mean place.
     order = sorted(places, key=lambda key: (-len(places[key]), sum(places[key]) / len(places[key])))
     lengths = sorted(map(len, voters))
     won = [spelling[key] for key in order[: lengths[(len(lengths) - 1) // 2]]] if voters else []

@@ -1,4 +1,4 @@
-"""The pairs stage: passes over ranked/ that are shared out by Ray Data; what is global goes through counts alone."""
+"""The pairs stage: Ray Data maps ranked/ to pairs/ and lists/; caps over all texts need only counts and hashes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,13 +33,16 @@ from semtag.store.manifest import StepCounts
 from semtag.store.parquet import count_rows, count_values, read_tables
 from semtag.store.run_dir import RunDir
 
-BATCH = 1024
-# A file's metadata grows with its row groups, and the driver reads that of all files.
+BATCH = 1024  # rows per call of a mapped function
+# Large, because a file's metadata grows with its row groups and the driver reads the metadata of all files.
 ROWS_PER_GROUP = 16384
 
 
 def build(run: RunDir, config: Config, progress: Progress, number: int) -> StepCounts:
-    """Ranked lists -> pairs/ and lists/ of a round; returns the counts. Raises UserError when there are none."""
+    """Build pairs/ and lists/ of a round from its ranked lists; return the counts.
+
+    Raises UserError if there is none of the `training.rows`.
+    """
     layout, step = run.layout.round(number), Step("pairs", number)
     texts = count_rows(layout.ranked)
     progress.begin(texts)
@@ -49,18 +52,21 @@ def build(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
         run.sharing(layout.lists) as lists,
         ray_session(config, actors=False),
     ):
+        # Match the candidates within each text.
         tally = Tally()
         with tally.shown(progress):
             _map(layout.ranked, None, lambda batch: match_rows(batch, config, tally), matched)
+        # Apply the caps over all texts.
         counts, dropped, unlisted = _count(matched, config.pairs)
         kept = quotas(counts, texts, config.pairs)
         thresholds = cap_thresholds(lambda: _groups_and_hashes(matched), kept)
         _map(matched, ["pairs", "groups", "hashes"], lambda batch: kept_pairs(batch, thresholds), pairs)
         _map(matched, ["list"], kept_lists, lists)
+    # Record pairs and lists in the ledger.
     made, listed, similarity = count_rows(layout.pairs), count_rows(layout.lists), int(kept[1:].sum())
     over = Counter(over_margin_bin=int(counts[1:].sum()) - similarity, over_format_share=int((counts - kept)[FORMAT]))
     met = int(counts.sum()) + dropped.total()
-    dropped += over  # which leaves out what is 0
+    dropped += over  # `+=` leaves out zeros
     run.record(step, "pairs", met, made, dict(dropped))
     run.record(step, "lists", texts, listed, dict(unlisted))
     if not (listed if config.training.rows == "lists" else made):
@@ -75,16 +81,16 @@ def build(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
 
 
 def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
-    """Rows of schema RANKED -> rows of schema MATCHED."""
+    """Make rows of schema MATCHED from rows of schema RANKED, and count the texts."""
     rows = [matched(ranked_text(row), config).as_row() for row in batch.to_pylist()]
     tally.add(Counts(texts=len(rows)), at_once=True)
     return pa.Table.from_pylist(rows, MATCHED)
 
 
 def matched(text: RankedText, config: Config) -> Matched:
-    """What a ranked text yields."""
+    """Return the pairs and the list of a ranked text, before the caps over all texts."""
     candidates = [judged(candidate, config.pairs) for candidate in text.candidates]
-    # Training asks by the plain prompt and without a grammar, where these candidates have other log-probabilities.
+    # Training uses the plain prompt without a grammar, where these candidates have other log-probabilities.
     if config.sampling.constrained or text.prompt_ids != text.sampled_prompt_ids:
         candidates = [replace(candidate, logprob=None) for candidate in candidates]
     text = replace(text, candidates=candidates)
@@ -103,18 +109,18 @@ def matched(text: RankedText, config: Config) -> Matched:
 
 
 def kept_pairs(batch: pa.Table, thresholds: pa.Array) -> pa.Table:
-    """Rows of schema MATCHED -> PAIR: the pairs whose hash is not over the threshold of their group."""
+    """Select the pairs of rows of schema MATCHED by the threshold of their group's hashes, as schema PAIR."""
     pairs, groups, hashes = (_flat(batch[name]) for name in ("pairs", "groups", "hashes"))
-    return _as_table(pairs.filter(pc.less_equal(hashes, thresholds.take(groups))), PAIR)  # null filters out
+    return _as_table(pairs.filter(pc.less_equal(hashes, thresholds.take(groups))), PAIR)  # a null drops
 
 
 def kept_lists(batch: pa.Table) -> pa.Table:
-    """Rows of schema MATCHED -> LIST, without the nulls."""
+    """Select the lists from rows of schema MATCHED, as schema LIST, without nulls."""
     return _as_table(pc.drop_null(batch["list"].combine_chunks()), LIST)
 
 
 def _map(source: Place, columns: list[str] | None, function: Callable[[pa.Table], pa.Table], out: Place) -> None:
-    """Read, map and write in tasks on all nodes, a part of the rows at a time."""
+    """Read `source`, map batches of rows, and write `out`, in tasks on all nodes."""
     import ray.data
 
     rows = ray.data.read_parquet(uri(source), columns=columns)
@@ -124,7 +130,7 @@ def _map(source: Place, columns: list[str] | None, function: Callable[[pa.Table]
 
 
 def _count(matched: Place, pairs: Pairs) -> tuple[np.ndarray, Counter[str], Counter[str]]:
-    """Numbers of pairs of each group [G], and the reasons of the dropped matches and of the dropped lists."""
+    """Count the pairs of each group [G], and by reason the dropped matches and the dropped lists."""
     counts = np.zeros(groups_of(pairs), dtype=np.int64)
     dropped, unlisted = Counter[str](), Counter[str]()
     for table in read_tables(matched, ["groups", "dropped", "list_dropped"]):
@@ -151,11 +157,10 @@ def _nothing(kind: str, dropped: Counter[str], unlisted: Counter[str], ranked: d
     reasons = unlisted if kind == "lists" else dropped
     why = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in reasons.items())
     return UserError(
-        f"There is nothing to train on: no {kind} could be made ({why or 'no candidates met'}). "
+        f"There is nothing to train on: Semtag could make no {kind} ({why or 'no candidates to compare'}). "
         f"Candidates by format: {ranked.get('formats', 'unknown')}.",
-        "A pair needs a valid answer and a worse one. Show examples (prompt.examples), keep to the grammar "
-        "(sampling.constrained), draw more samples (sampling.samples), lower pairs.min_margin, or raise "
-        "pairs.format_share if only format pairs were dropped.",
+        "A pair needs a valid answer and a worse answer. Add prompt.examples, set sampling.constrained=true, raise "
+        "sampling.samples, lower pairs.min_margin, or raise pairs.format_share if only format pairs were dropped.",
     )
 
 

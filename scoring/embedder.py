@@ -18,8 +18,8 @@ from semtag.store.locations import local_folder
 if TYPE_CHECKING:
     from semtag.cluster.ray_session import Tally
 
-CACHED_TAG_STRINGS = 50_000
-OWN_TOKENS = 4  # that a model puts around a text, at most
+CACHED_TAG_STRINGS = 50_000  # 77 MB for embeddings of 384 floats
+OWN_TOKENS = 4  # most special tokens that a model adds to a text
 
 
 class Embedder:
@@ -32,10 +32,10 @@ class Embedder:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        # Off in the stages, for processes that fork. This one does not, and tokenising is half of a small model's work.
+        # Stages turn this off because they fork. This actor does not, and tokenising is half of a small model's work.
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
         if scoring.gpus_per_actor == 0:
-            # Ray gives an actor of one CPU one thread; scoring works in bursts while sampling waits, so take all.
+            # Ray gives this actor one thread. Take all cores, because scoring runs in bursts while sampling waits.
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.scoring = scoring
         try:
@@ -48,17 +48,17 @@ class Embedder:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"Cannot load the embedding model {scoring.model}: {str(error).splitlines()[0]}",
-                "Check scoring.model; all-MiniLM-L6-v2 needs no network, because it comes with both extras.",
+                "Check scoring.model. all-MiniLM-L6-v2 needs no network, because the extras cpu and gpu install it.",
             ) from None
-        # Generic tag strings come up for text after text; an embedding of 384 floats takes 1.5 KB.
+        # Tag string -> embedding, because many texts share generic tags.
         self._cache: dict[str, np.ndarray] = {}
 
     def texts(self, texts: list[str]) -> np.ndarray:
-        """Embeddings [N, D] of distinct texts."""
+        """Embed distinct texts; shape [N, D]."""
         return self._encode(texts, self.scoring.text_prefix)
 
     def tags(self, strings: list[str]) -> np.ndarray:
-        """Embeddings [N, D] of distinct tag strings, remembered from batch to batch."""
+        """Embed distinct tag strings, with a cache across batches; shape [N, D]."""
         new = [string for string in strings if string not in self._cache]
         if new:
             if len(self._cache) + len(new) > CACHED_TAG_STRINGS:
@@ -67,13 +67,13 @@ class Embedder:
         return np.stack([self._cache[string] for string in strings])
 
     def cut(self, texts: list[str]) -> list[bool]:
-        """Whether each text is longer than the model reads; it embeds the beginning of such a one, without a word."""
+        """Check which texts exceed the model's window. The model silently embeds only the beginning of these texts."""
         window, tokenizer = self.model.max_seq_length, self.model.tokenizer
         cut = [False] * len(texts)
-        if not window or not callable(tokenizer):  # models of words alone have no window
+        if not window or not callable(tokenizer):  # word-embedding models have no window
             return cut
         prefixed = [self.scoring.text_prefix + text for text in texts]
-        # A token is a byte at least, and a handful are the model's own.
+        # Tokenise only texts that can be too long: a token has at least one byte.
         places = [place for place, text in enumerate(prefixed) if len(text.encode()) > window - OWN_TOKENS]
         if places:
             found = tokenizer([prefixed[place] for place in places], truncation=False, verbose=False)["input_ids"]
@@ -94,7 +94,7 @@ class Embedder:
 class Scorer:
     """Ray Data actor class around the embedder; `__call__` takes and returns a table of schema SAMPLED.
 
-    Without `scoring` it only counts what comes by. Texts are counted where their candidates are made.
+    If `scoring` is None, rows pass through unscored and are only counted. The sampler counts the texts.
     """
 
     def __init__(self, scoring: Scoring | None, tally: "Tally") -> None:
@@ -105,7 +105,7 @@ class Scorer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         texts = from_table(batch)
         if self.embedder:
-            cut = iter(self.embedder.cut([text.text for text in texts if text.candidates]))  # a reject may be huge
+            cut = iter(self.embedder.cut([text.text for text in texts if text.candidates]))  # rejects may be huge
             texts = [replace(text, cut=next(cut)) if text.candidates else text for text in texts]
             texts = score_texts(texts, self.embedder.texts, self.embedder.tags, DIGITS[self.embedder.scoring.dtype])
         candidates = [candidate for text in texts for candidate in text.candidates]

@@ -1,4 +1,4 @@
-"""Ranked lists -> preference pairs and lists. What a pair is, which ones are kept, and why the others are not."""
+"""Rules from ranked lists to preference pairs and lists: which candidates form a pair, and which pairs are kept."""
 
 import itertools
 import math
@@ -18,13 +18,13 @@ from semtag.scoring.records import Pair, RankedList, RankedText
 from semtag.store.hashing import hash64
 
 FORMAT = 0  # the group of all format pairs; similarity pairs have the groups from 1
-TOP_BITS = 12  # of a hash, by which hashes are counted
+TOP_BITS = 12  # upper bits of a hash, by which `cap_thresholds` counts hashes
 Match = tuple[Candidate, Candidate]  # chosen, rejected
 
 
 @dataclass
 class Matches:
-    """What one ranked list yields: pairs of both kinds, and a count by reason of the matches that made none."""
+    """Pairs of both kinds from one ranked list, and a count by reason of the matches that made no pair."""
 
     similarity: list[Match] = field(default_factory=list)
     format: list[Match] = field(default_factory=list)
@@ -32,11 +32,11 @@ class Matches:
 
 
 def match(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed: int) -> Matches:
-    """The matches of one text under the configured strategy, before the caps over all texts.
+    """Match the candidates of one text by the configured strategy, before the caps over all texts.
 
-    A pair is a preference: never two equal answers, never a tie or a gap under `min_margin`; chosen scores higher
-    (kind similarity, both valid) or is the valid one (kind format). Repaired answers are never trained on as pairs:
-    the model did not write them.
+    A pair never has two equal answers, a tie, or a score gap under `min_margin`. In a similarity pair both completions
+    are valid and the chosen one scores higher. In a format pair only the chosen completion is valid. A pair holds
+    completions as sampled and never a repaired answer, because the model did not write the repaired answer.
     """
     found = Matches()
     for left, right in _meetings(text_id, candidates, pairs, seed):
@@ -53,10 +53,10 @@ def match(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed: int
 
 
 def judged(candidate: Candidate, pairs: Pairs) -> Candidate:
-    """The candidate as training sees it: without a score, and invalid, if a tag is longer than `max_tag_words`.
+    """Return the candidate as training sees it: invalid and without a score if a tag is longer than `max_tag_words`.
 
-    Cosine similarity grows with the length of an answer, so a tagger that learns the best answers comes ever closer to
-    the limit of words that its form allows, and crosses it on texts of another kind.
+    A tagger that learns the best answers writes ever longer tags, because cosine similarity grows with an answer's
+    length. On texts of another kind its tags then exceed the word limit of a valid answer.
     """
     longest = max((len(tag.split()) for tag in candidate.tags), default=0)
     short = pairs.max_tag_words is None or longest <= pairs.max_tag_words
@@ -64,14 +64,14 @@ def judged(candidate: Candidate, pairs: Pairs) -> Candidate:
 
 
 def pair_hash(seed: int, text_id: int, match_: Match) -> int:
-    """Decides which pairs stay where only some may: a hash of the run's seed, the text and the two samples."""
+    """Hash the run's seed, the text and the two samples; a cap keeps the pairs with the smallest hashes."""
     return hash64("pair", seed, text_id, match_[0].sample, match_[1].sample)
 
 
 def group_of(margin: float | None, pairs: Pairs) -> int:
-    """The group of pairs that a cap holds for: FORMAT where there is no margin, else the bin of the score gap, from 1.
+    """Return the group in which a cap counts a pair: FORMAT without a margin, else the bin of the score gap, from 1.
 
-    Only the strategy `margin_bins` has more than one.
+    Only the strategy `margin_bins` has more than one bin. Example: with `margin_bin` 0.1, margin 0.25 is in group 3.
     """
     if margin is None:
         return FORMAT
@@ -79,12 +79,15 @@ def group_of(margin: float | None, pairs: Pairs) -> int:
 
 
 def groups_of(pairs: Pairs) -> int:
-    """The number of groups that there can be: scores are cosines, so gaps are 2 at most."""
+    """Return the number of possible groups. A score gap is at most 2, because scores are cosines."""
     return 1 + group_of(2.0, pairs)
 
 
 def quotas(counts: np.ndarray, texts: int, pairs: Pairs) -> np.ndarray:
-    """How many pairs of each group stay, int64 [G], of the `counts` [G] that there are."""
+    """Return how many of the `counts` [G] pairs of each group stay, int64 [G].
+
+    Under `margin_bins` similarity pairs are spread evenly over the bins, with at most one pair per text on average.
+    """
     kept = counts.copy()
     if pairs.strategy == "margin_bins":
         kept[1:] = np.minimum(counts[1:], even_cap(counts[1:], texts))
@@ -93,15 +96,18 @@ def quotas(counts: np.ndarray, texts: int, pairs: Pairs) -> np.ndarray:
 
 
 def even_cap(counts: np.ndarray, total: int) -> int:
-    """The most pairs c of each bin so that sum_b min(counts_b, c) <= total; at least 1, so that no bin goes empty."""
+    """Return the largest cap c with sum_b min(counts_b, c) <= total; at least 1, so that no bin becomes empty.
+
+    Example: counts [5, 1, 3] and total 6 give the cap 2.
+    """
     caps = range(1, int(counts.max(initial=0)) + 1)
     return max(1, bisect_right(caps, total, key=lambda cap: int(np.minimum(counts, cap).sum())))
 
 
 def format_quota(similarity: int, share: float) -> int:
-    """The most format pairs F for S similarity pairs so that F / (S + F) <= share."""
+    """Return the largest number F of format pairs for S similarity pairs with F / (S + F) <= share."""
     quota = int(share * similarity / (1 - share))
-    # The division can round to either side of a whole number; the cap is exact.
+    # Correct the quota, because the division can round to either side of a whole number.
     while (quota + 1) <= share * (similarity + quota + 1):
         quota += 1
     while quota > share * (similarity + quota):
@@ -110,23 +116,26 @@ def format_quota(similarity: int, share: float) -> int:
 
 
 def cap_thresholds(chunks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], most: np.ndarray) -> pa.Array:
-    """For each group the largest of its hashes that is still among its `most` smallest, int64 [G]; null: none may stay.
+    """Return for each group the largest hash that may stay, int64 [G]; null if no pair may stay.
 
-    `chunks` is called twice for groups and hashes, integer arrays [N]: to count the hashes by their upper bits, and to
-    look closely at those bits in which a group's `most` [G] end. So memory does not grow with the number of hashes.
+    A group keeps its `most` [G] smallest hashes. `chunks` is called twice and yields groups and hashes, integer arrays
+    [N]. The two passes hold only about one hash in 4096 in memory, because hashes are spread evenly.
     """
+    # Count the hashes of each group by their upper bits.
     counts = np.zeros((len(most), 2**TOP_BITS), dtype=np.int64)
     for groups, hashes in chunks():
         np.add.at(counts, (groups, _top(hashes)), 1)
+    # Find the upper bits of the last hash that may stay.
     until = np.pad(counts.cumsum(axis=1), ((0, 0), (1, 0)))
     most = np.minimum(most, until[:, -1])
     last = (until[:, 1:] < most[:, None]).sum(axis=1)
+    # Collect the hashes with these bits, and take the last one that may stay.
     close: dict[int, list[int]] = {int(group): [] for group in np.flatnonzero(most)}
     for groups, hashes in chunks():
         near = (_top(hashes) == last[groups]) & (most[groups] > 0)
         for group, hash_ in zip(groups[near].tolist(), hashes[near].tolist(), strict=True):
             close[group].append(hash_)
-    places = most - until[np.arange(len(most)), last] - 1  # of the last one that may stay, among those near it
+    places = most - until[np.arange(len(most)), last] - 1  # of the last hash that may stay, in `close`
     thresholds = [sorted(close[group])[place] if group in close else None for group, place in enumerate(places)]
     return pa.array(thresholds, pa.int64())
 
@@ -136,7 +145,7 @@ def _top(hashes: np.ndarray) -> np.ndarray:
 
 
 def pair_of(text: RankedText, match_: Match) -> Pair:
-    """The pair that a match of a text's candidates makes."""
+    """Make the pair of a match of a text's candidates."""
     chosen, rejected = match_
     margin = _score(chosen) - _score(rejected) if rejected.format == "valid" else None
     return Pair(
@@ -157,13 +166,15 @@ def pair_of(text: RankedText, match_: Match) -> Pair:
 
 
 def list_of(text: RankedText, pairs: Pairs) -> tuple[RankedList | None, str | None]:
-    """The list of a text's distinct answers, valid or repaired; or None and the reason."""
+    """Make the list of a text's distinct answers, valid or repaired; return None and the reason if there is none."""
+    # Keep one candidate for each distinct answer, a valid one if possible.
     distinct: dict[tuple[str, ...], Candidate] = {}
     for candidate in sorted(text.candidates, key=lambda c: (c.format != "valid", c.sample)):
         if candidate.score is not None:
             distinct.setdefault(same_answer_key(candidate.tags), candidate)
     if len(distinct) < pairs.list_least:
         return None, "too_few_answers"
+    # Order the answers by score, and thin the list to `list_most`.
     ranked = sorted(distinct.values(), key=lambda c: (-_score(c), c.sample))
     gap = _score(ranked[0]) - _score(ranked[-1])
     if gap == 0 or gap < pairs.list_min_range:
@@ -183,13 +194,13 @@ def list_of(text: RankedText, pairs: Pairs) -> tuple[RankedList | None, str | No
 
 
 def _spread(ranked: list[Candidate], most: int) -> list[Candidate]:
-    """At most `most` of them: the first, the last, and those at even steps between."""
+    """Return at most `most` candidates at even steps, first and last included. Example: 4 of 7 are 0, 2, 4 and 6."""
     count = min(most, len(ranked))
     return [ranked[place * (len(ranked) - 1) // (count - 1)] for place in range(count)]
 
 
 def _meetings(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed: int) -> Iterator[Match]:
-    """Which candidates meet, as unordered pairs in a fixed order."""
+    """Yield the candidates to compare, as unordered pairs in a fixed order."""
     in_order = sorted(candidates, key=lambda c: c.sample)
     if pairs.strategy == "first_two":
         yield from itertools.combinations(in_order[:2], 2)
@@ -210,10 +221,10 @@ def _meetings(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed:
 
 
 def _opponent(text_id: int, best: Candidate, others: list[Candidate], pairs: Pairs, seed: int) -> Candidate:
-    """Whom the best valid candidate meets.
+    """Return the candidate to compare with the best valid one.
 
-    As lists grow, their worst answer becomes a poor example: one near two standard deviations under the mean teaches
-    more (arXiv 2502.16825).
+    The worst answer of a long list is a poor example. A candidate near two standard deviations under the mean score
+    teaches more (arXiv 2502.16825).
     """
     if pairs.strategy == "best_vs_worst":
         return min(others, key=_by_score)
@@ -225,7 +236,7 @@ def _opponent(text_id: int, best: Candidate, others: list[Candidate], pairs: Pai
 
 
 def _score(candidate: Candidate) -> float:
-    """The score of a candidate that has tags."""
+    """Return the score of a candidate with tags."""
     assert candidate.score is not None
     return candidate.score
 
@@ -235,12 +246,12 @@ def _by_score(candidate: Candidate) -> tuple[float, int]:
 
 
 def _by_likelihood(candidate: Candidate) -> tuple[float, int]:
-    # Decoded greedily, the tagger errs in the way that it finds likeliest; an API need not tell how likely that is.
+    # Greedy decoding would write the likeliest malformed completion. Candidates from an API may lack a logprob.
     return -math.inf if candidate.logprob is None else candidate.logprob, -candidate.sample
 
 
 def _prefer(left: Candidate, right: Candidate, pairs: Pairs) -> tuple[Match | None, str]:
-    """The preference between two candidates, or None and the reason why there is none."""
+    """Return the chosen and the rejected candidate, or None and the reason if neither is preferred."""
     valid = (left.format == "valid") + (right.format == "valid")
     if valid == 0:
         return None, "both_malformed"
@@ -264,5 +275,5 @@ def _at_most(matches: list[Match], text_id: int, most: int, seed: int, dropped: 
 
 
 def _message(text: str) -> list[dict[str, str]]:
-    # White space around a completion is no part of it; a template would train it or strip it, each in its own way.
+    # Strip white space around a completion, because some chat templates keep it and others strip it.
     return [{"role": "assistant", "content": text.strip()}]

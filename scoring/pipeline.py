@@ -22,7 +22,7 @@ from semtag.store.locations import Place, uri
 from semtag.store.parquet import count_rows
 
 NONE = np.empty(0, dtype=np.int64)  # no ids
-ROWS_PER_FILE = 4096  # at most: more would have a kill cost much
+ROWS_PER_FILE = 4096  # upper limit, because a kill loses the rows of unfinished files
 
 
 def sample_and_score(
@@ -37,12 +37,12 @@ def sample_and_score(
     score: bool = True,
     last: bool = True,
 ) -> None:
-    """Run the pipeline over a Parquet file of texts; writes rows of schema SAMPLED into `out`, one a text and decoding.
+    """Run the pipeline over a Parquet file of texts; write a row of schema SAMPLED into `out` per text and decoding.
 
-    Sampling and scoring stream: a batch is scored while the next ones are being sampled. With one decoding and a folder
-    `finished`, the ids of the rows that `out` holds are committed there. Texts whose ids are among the sorted ones of
-    `done` are left out. Without `score` nothing is embedded. Unless it is the `last` pass, texts whose engines died at
-    one place alone get no row.
+    Sampling and scoring stream: a batch is scored while later batches are sampled. With one decoding and a folder
+    `finished`, Ray commits the ids of the rows of `out` to `finished`. Texts with an id in the sorted `done` are left
+    out. Without `score` no text is embedded. Unless this is the `last` pass, a text whose engines died at only one slot
+    gets no row.
     """
     tally = begin(texts, [decoding.name for decoding in decodings], progress, finished, len(done))
     rows = sampled_rows(texts, config, model, decodings, tally, done=done, last=last)
@@ -50,9 +50,9 @@ def sample_and_score(
 
 
 def begin(texts: Place, names: list[str], progress: Progress, finished: Place | None = None, before: int = 0) -> Tally:
-    """Begin to count, and say in which folder `finished` Ray commits ids, if any.
+    """Start the progress, and set the folder `finished` to which Ray commits ids, if any; return the tally.
 
-    Call it before a dataset is built, because Ray Data reads the checkpoint settings at that moment.
+    Call this before a dataset is built, because Ray Data reads the checkpoint settings at that moment.
     """
     import ray.data
     from ray.data.checkpoint import CheckpointConfig
@@ -60,8 +60,8 @@ def begin(texts: Place, names: list[str], progress: Progress, finished: Place | 
     if isinstance(texts, Path):
         check_shared(texts.parent)
     progress.begin(count_rows(texts) * len(names), before)
-    # A new folder: over one with ids Ray would start actors to filter by them, which take CPUs that nobody counted, and
-    # would delete rows that belong to a commit it finds half done.
+    # Use a new folder. For a folder with ids Ray starts filter actors, but Semtag reserves no CPUs for such actors. Ray
+    # also deletes the rows of a half-done commit.
     ray.data.DataContext.get_current().checkpoint_config = finished and CheckpointConfig(
         id_column="text_id", checkpoint_path=uri(finished / uuid.uuid4().hex), delete_checkpoint_on_success=False
     )
@@ -77,14 +77,17 @@ def write_scored(
     tally: Tally,
     progress: Progress,
 ) -> None:
-    """Have actors of the class `scorer`, made with the arguments `told`, score the rows; write them into `out`."""
+    """Score the rows with actors of the class `scorer`, made with the arguments `told`; write the rows into `out`."""
     rows = rows.map_batches(scorer, fn_constructor_kwargs=told | {"tally": tally}, **_scorer_pool(config))
     with tally.shown(progress):
         rows.write_parquet(uri(out), min_rows_per_file=rows_per_file(config.sampling.batch_size, progress.total or 0))
 
 
 def rows_per_file(batch: int, total: int) -> int:
-    """The least rows of a file: a batch's, or a thousandth of all, so that a kill costs little and files are few."""
+    """Return the least rows of a file: a batch, or a thousandth of `total` up to ROWS_PER_FILE.
+
+    A kill costs few rows, because files are small. Large runs get few files, because files grow with `total`.
+    """
     return max(batch, min(ROWS_PER_FILE, total // 1000))
 
 
@@ -98,7 +101,7 @@ def sampled_rows(
     done: np.ndarray = NONE,
     last: bool = True,
 ) -> Any:
-    """The sampling part of the pipeline: a lazy Ray dataset of rows of schema SAMPLED, not scored yet."""
+    """Build the sampling part of the pipeline: a lazy Ray dataset of unscored rows of schema SAMPLED."""
     rows = texts_to_answer(texts, config, [decoding.name for decoding in decodings], done)
     arguments: dict[str, Any] = {"config": config, "model": model, "tally": tally}
     if any(decoding.replay for decoding in decodings):
@@ -108,20 +111,23 @@ def sampled_rows(
 
 
 def texts_to_answer(texts: Place, config: Config, names: list[str], done: np.ndarray = NONE) -> Any:
-    """A lazy Ray dataset with a row for each text not `done` and name of a decoding, in blocks of a batch."""
+    """Build a lazy Ray dataset with a row per text and decoding name, in blocks of a batch, without texts in `done`."""
     import ray.data
 
-    told = {"names": names, "done": ray.put(done)}  # once, and not with each batch
+    told = {"names": names, "done": ray.put(done)}  # sent once, not with each batch
     return (
         ray.data.read_parquet(uri(texts))
         .map_batches(_with_decodings, fn_kwargs=told, batch_format="pyarrow")
-        # The reader merges small text rows into one block; a block a batch keeps every actor busy.
+        # The reader merges small rows into one block. A block per batch keeps every actor busy.
         .repartition(target_num_rows_per_block=config.sampling.batch_size)
     )
 
 
 def _sampler_pool(config: Config) -> dict[str, Any]:
-    """Where and how the engines run: several batches in flight in each, or its batch would run dry at every end."""
+    """Return the arguments of `map_batches` for engines.
+
+    Several Ray batches are in flight per engine, so that vLLM's own batch stays full when one Ray batch ends.
+    """
     from ray.data import ActorPoolStrategy
 
     sampling = config.sampling
@@ -142,7 +148,7 @@ def _sampler_pool(config: Config) -> dict[str, Any]:
 
 
 def _scorer_pool(config: Config) -> dict[str, Any]:
-    """Where and how the embedders run; a block of sampled rows is one call."""
+    """Return the arguments of `map_batches` for embedders. An embedder gets one block of sampled rows per call."""
     from ray.data import ActorPoolStrategy
 
     scoring = config.scoring

@@ -33,7 +33,7 @@ from semtag.store.run_dir import RunDir, check_rejected
 
 @dataclass
 class RankCounts:
-    """What became of a round's texts and of their candidates."""
+    """Counts of a round's texts and of their candidates, by outcome."""
 
     texts: int = 0
     ranked: int = 0
@@ -42,11 +42,11 @@ class RankCounts:
     cut: int = 0  # texts longer than the scoring model reads
     rejects: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
-    invalid: Counter[str] = field(default_factory=Counter)  # candidates, by their defect
+    invalid: Counter[str] = field(default_factory=Counter)  # invalid candidates, by defect
 
 
 def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCounts:
-    """The rank stage of a round: its texts -> ranked/ and rejects/; returns the counts."""
+    """Sample, score and rank a round's texts into ranked/ and rejects/; return the counts."""
     model, step, layout = start_of(run, config, number), Step("rank", number), run.layout.round(number)
     decoding = candidates(config, first_round=number == 1)
     tokenizer = check_model(model, config, served=not decoding.replay)
@@ -69,8 +69,10 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
             _check_counts(counts, expected, progress)
         return counts
 
+    # Sample and score until each text has a row. Then split the rows into ranked lists and rejects.
     counts = finish(texts, layout.sampled, layout.sampled_ids, progress, sample, part)
     check_rejected(counts.rejects, total, config, layout.rejects)
+    # Record texts and candidates in the ledger.
     formats, reasons = counts.formats, counts.invalid
     run.record(step, "texts", counts.texts, counts.ranked, dict(counts.rejects))
     run.record(step, "candidates", formats.total(), formats["valid"] + formats["repaired"], dict(reasons))
@@ -81,20 +83,20 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
         "formats": dict(formats),
         "mean_score": round(counts.score_sum / max(1, counts.scored), 4),
         **({"cut_when_scored": counts.cut} if counts.cut else {}),
-        "broken_spellings": spellings_of(tokenizer),  # so no text opens a turn of its own, by prompts.broken
+        "broken_spellings": spellings_of(tokenizer),  # prompts.broken breaks them up, so that no text opens a chat turn
     }
 
 
 def _plan(config: Config, model: str, decoding: Decoding) -> str:
     if decoding.replay:
         return f"reading candidates from column '{config.sampling.candidates}'"
-    how = f", after {len(decoding.examples)} examples" if decoding.examples else ", by the plain prompt"
-    grammar = ", within the grammar" if decoding.pattern else ""
-    return f"sampling {decoding.samples} candidates a text from {model}{how}{grammar}"
+    how = f", with {len(decoding.examples)} examples in the prompt" if decoding.examples else ", with the plain prompt"
+    grammar = ", constrained by the grammar" if decoding.pattern else ""
+    return f"sampling {decoding.samples} candidates per text from {model}{how}{grammar}"
 
 
 def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -> RankCounts:
-    """Part the pipeline's rows into ranked lists and rejects, one of them for each text, counting."""
+    """Write the pipeline's rows as ranked lists and rejects, one row per text; return the counts."""
     counts = RankCounts()
     with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
         for table in read_tables(files):
@@ -127,19 +129,20 @@ def _reject(row: dict[str, Any]) -> Reject:
 
 def _check_counts(counts: RankCounts, expected: TextIds, progress: Progress) -> None:
     if left := expected.left():
-        raise RuntimeError(f"{left} texts have no row")
+        raise RuntimeError(f"{left} of {len(expected.ids)} texts have no row")
     if expected.repeated or expected.unknown:
         progress.say(
-            f"left out: {expected.repeated:,} rows of texts that have one, {expected.unknown:,} rows of no text here"
+            f"skipped {expected.repeated:,} rows of texts that already have a row, and {expected.unknown:,} rows of "
+            "unknown texts"
         )
     if counts.cut:
         progress.say(
-            f"warning: {counts.cut:,} texts are longer than the scoring model reads: scored by their beginnings"
+            f"warning: {counts.cut:,} texts are longer than the scoring model reads: only their beginnings are scored"
         )
     if not counts.ranked:
         raise UserError(
             f"None of the {counts.texts} texts could be sampled: {dict(counts.rejects)}.",
-            "See the round's rejects/; for too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
+            "Read the round's rejects/. For too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What scoring writes: ranked texts, pairs, and lists for training, each with the Arrow schema of its columns."""
+"""Records that scoring writes: ranked texts, pairs and lists, each with the Arrow schema of its columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from semtag.generation.records import CANDIDATE, MESSAGES, PROMPT, Candidate, Me
 
 @dataclass(frozen=True)
 class RankedText:
-    """A text with its scored candidates in order of rank, the invalid ones last."""
+    """A text with its candidates in order of rank, candidates without a score last."""
 
     text_id: int
     text: str
@@ -23,7 +23,7 @@ class RankedText:
 
 
 def ranked_text(row: dict[str, Any]) -> RankedText:
-    """A row of schema RANKED -> a record."""
+    """Make a record of a row of schema RANKED."""
     return RankedText(**row | {"candidates": candidates_of(row)})
 
 
@@ -42,8 +42,8 @@ RANKED = pa.schema(
 class Pair:
     """A preference between two completions of one prompt.
 
-    Reference log-probabilities are summed over the tokens, at temperature 1, by the model that sampled; null where it
-    sampled otherwise than by this prompt.
+    A reference log-probability is summed over the completion's tokens, at temperature 1, by the model that sampled. The
+    value is null if sampling used another prompt or a grammar, or recorded none.
     """
 
     text_id: int
@@ -57,7 +57,7 @@ class Pair:
     rejected_sample: int
     ref_chosen_logprob: float | None
     ref_rejected_logprob: float | None
-    chosen_ids: Sequence[int] | None  # as sampled
+    chosen_ids: Sequence[int] | None  # as sampled; null if unknown
     rejected_ids: Sequence[int] | None
 
 
@@ -90,8 +90,8 @@ class RankedList:
     completions: Sequence[Sequence[Message]]
     scores: Sequence[float]
     samples: Sequence[int]
-    ref_logprobs: Sequence[float | None]  # as those of a pair
-    sampled_ids: Sequence[Sequence[int] | None]  # null for a repaired answer, which nobody sampled
+    ref_logprobs: Sequence[float | None]  # as in a pair
+    sampled_ids: Sequence[Sequence[int] | None]  # null for a repaired answer, because no model sampled it
 
 
 LIST = pa.schema(
@@ -110,17 +110,17 @@ LIST = pa.schema(
 
 @dataclass(frozen=True)
 class Matched:
-    """What one ranked text yields, before it is known how many pairs of each group may stay."""
+    """Pairs and list of one ranked text, before the caps over all texts."""
 
     pairs: Sequence[Pair]
-    groups: Sequence[int]  # of the pairs, in their order
-    hashes: Sequence[int]
-    dropped: Sequence[str]  # reasons
+    groups: Sequence[int]  # one per pair, see pairs.group_of
+    hashes: Sequence[int]  # one per pair, see pairs.pair_hash
+    dropped: Sequence[str]  # a reason for each match that made no pair
     list: RankedList | None
     list_dropped: str | None  # why there is no list
 
     def as_row(self) -> dict[str, Any]:
-        """A row of schema MATCHED."""
+        """Return a row of schema MATCHED."""
         pairs = [*map(vars, self.pairs)]
         return vars(self) | {"pairs": pairs, "list": self.list and vars(self.list)}
 

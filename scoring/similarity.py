@@ -1,4 +1,4 @@
-"""How good are tags for a text? The one scoring rule, for training and for evaluation."""
+"""The scoring rule of training and evaluation: the cosine of the embeddings of a text and of its tags."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,17 +11,17 @@ from semtag.generation.records import Candidate, SampledText
 
 # Suffixes of array names: N strings, D embedding dimensions.
 Embed = Callable[[list[str]], np.ndarray]
-# Decimals of a score that do not depend on the batch that a string is embedded in, by the type of the weights.
+# Decimals of a score, by dtype of the weights. Further decimals depend on the batch that a string is embedded in.
 DIGITS = {"float32": 6, "bfloat16": 3, "float16": 3}
 
 
 def tag_string(tags: Sequence[str]) -> str:
-    """The string that stands for tags before the embedding model: `tag1, tag2, tag3`."""
+    """Join tags to the string that is embedded. Example: `["tag1", "tag2"]` becomes `tag1, tag2`."""
     return ", ".join(tags)
 
 
 def cosine(left_N_D: np.ndarray, right_N_D: np.ndarray) -> np.ndarray:
-    """Cosine similarity of each pair of rows, shape [N], in [-1, 1]; 0 for a zero row, NaN for one not finite."""
+    """Compute the cosine of each pair of rows, shape [N], in [-1, 1]; 0 for a zero row, NaN for a row not finite."""
     left = left_N_D.astype(np.float64)
     right = right_N_D.astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -31,9 +31,9 @@ def cosine(left_N_D: np.ndarray, right_N_D: np.ndarray) -> np.ndarray:
 
 
 def rank_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates in order of falling score with their `rank`, those without a score last with rank None.
+    """Sort candidates by falling score and set `rank` from 0; candidates without a score come last with rank None.
 
-    Equal scores keep the order of their sample index, so the order never depends on the input's.
+    Equal scores are in order of sample index, so that the result does not depend on the input's order.
     """
     ordered = sorted(candidates, key=lambda c: (c.score is None, -(c.score or 0.0), c.sample))
     return [replace(c, rank=None if c.score is None else rank) for rank, c in enumerate(ordered)]
@@ -42,18 +42,19 @@ def rank_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
 def score_texts(
     texts: Sequence[SampledText], embed_texts: Embed, embed_tags: Embed, digits: int = DIGITS["float32"]
 ) -> list[SampledText]:
-    """The texts with scored and ranked candidates; each distinct string is embedded once.
+    """Score and rank the candidates of texts; each distinct string is embedded once.
 
-    Scores are rounded to `digits` before they are compared, because what lies behind depends on the batch.
-    A text is rejected as `not_a_number` where its own embedding or that of a candidate's tags is not finite.
+    Scores are rounded to `digits` before ranking, because further decimals depend on the batch.
+    A text is rejected as `not_a_number` if the embedding of the text or of a candidate's tags is not finite.
     """
-    # What is scored: the number of a text, that of a candidate in it, and the candidate's tags.
+    # Collect candidates with tags: index of the text, index of the candidate in the text, string of tags.
     asked = [
         (number, place, tag_string(candidate.tags))
         for number, text in enumerate(texts)
         for place, candidate in enumerate(text.candidates)
         if candidate.tags
     ]
+    # Embed the distinct strings and compute the scores.
     scores: list[dict[int, float]] = [{} for _ in texts]
     if asked:
         texts_N_D = _embed_distinct((texts[number].text for number, _, _ in asked), embed_texts)
@@ -64,7 +65,7 @@ def score_texts(
 
 
 def _scored(text: SampledText, scores: dict[int, float]) -> SampledText:
-    """The text with its candidates ranked by `scores`, by their place; or rejected, where one is no number."""
+    """Rank a text's candidates by `scores`, candidate index -> score; reject the text if a score is not finite."""
     for place, score in scores.items():
         if not math.isfinite(score):
             tags = tag_string(text.candidates[place].tags)
@@ -76,7 +77,7 @@ def _scored(text: SampledText, scores: dict[int, float]) -> SampledText:
 
 
 def _embed_distinct(strings: Iterable[str], embed: Embed) -> np.ndarray:
-    """Embeddings of the strings, shape [N, D], from one call over the distinct ones."""
+    """Embed strings by one call for the distinct strings; shape [N, D]."""
     strings = list(strings)
     place = {string: index for index, string in enumerate(dict.fromkeys(strings))}
     return embed(list(place))[[place[string] for string in strings]]

@@ -1,11 +1,12 @@
-"""Semtag in Python: what the commands do, and what a run holds.
+"""Semtag in Python: the functions behind the commands, the pairs of a run, and its tagger.
 
 >>> import semtag
 >>> semtag.load_config("demo", training={"beta": 0.5}).training.beta
 0.5
 
-`semtag.run("demo", run={"name": "mine"}, data={"path": "texts.jsonl"})` does a whole run. Keys of the config come by
-section, as in its YAML. `semtag.Tagger("runs/mine")` tags texts. Nothing heavy is imported before it is used.
+`semtag.run("demo", run={"name": "mine"}, data={"path": "texts.jsonl"})` does a whole run. Each section of the config is
+a keyword argument, with the section's keys as in YAML. `semtag.Tagger("runs/mine")` tags texts. A heavy library is
+imported at its first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ PAIR_COLUMNS = ["prompt", "chosen", "rejected", "text_id", "margin"]
 def load_config(config: "str | Path", **sections: dict[str, Any]) -> "Config":
     """Read a YAML file, or a shipped config by its bare name, and change keys of its sections.
 
-    Raises UserError for a missing or broken file, an unknown key or a bad value.
+    Raises UserError for a missing or malformed file, an unknown key or an invalid value.
     """
     from semtag.configs.load import load_config as load
 
@@ -35,39 +36,39 @@ def load_config(config: "str | Path", **sections: dict[str, Any]) -> "Config":
 
 
 def run(config: "str | Path", **sections: dict[str, Any]) -> "RunDir":
-    """Do all steps of a run that are not done yet; returns the run.
+    """Do all steps of a run that are not done yet; return the run.
 
-    Progress goes to standard output, and so does what a step says that fails. Raises UserError for what the user can
-    mend before a step is begun, and RuntimeError for a step that failed.
+    Progress and the message of a failed step go to standard output. Raises UserError for a problem found before a step
+    begins, and RuntimeError for a step that fails.
     """
     return _do(config, sections)
 
 
 def rank(config: "str | Path", round: int = 1, **sections: dict[str, Any]) -> "RunDir":
-    """Prepare the texts and make the ranked lists of a round; as `run` otherwise."""
+    """Prepare the texts and make the ranked lists of a round; otherwise like `run`."""
     return _do(config, sections, ("texts", 0), ("rank", round))
 
 
 def pairs(config: "str | Path", round: int = 1, **sections: dict[str, Any]) -> "RunDir":
-    """Make the pairs and lists of a round; as `run` otherwise."""
+    """Make the pairs and lists of a round; otherwise like `run`."""
     return _do(config, sections, ("pairs", round))
 
 
 def train(config: "str | Path", round: int = 1, **sections: dict[str, Any]) -> "RunDir":
-    """Train on the pairs or lists of a round; as `run` otherwise."""
+    """Train on the pairs or lists of a round; otherwise like `run`."""
     return _do(config, sections, ("train", round))
 
 
 def evaluate(config: "str | Path", **sections: dict[str, Any]) -> "RunDir":
-    """Write the report of a run; as `run` otherwise."""
+    """Write the report of a run; otherwise like `run`."""
     return _do(config, sections, ("evaluate", 0))
 
 
 def load_pairs(run: "str | Path | RunDir", round: int | None = None) -> "Dataset":
-    """The preference pairs of a round, of the one that delivered the tagger by default, as TRL's trainers take them.
+    """Load the preference pairs of a round, as TRL's trainers take them.
 
-    `prompt`, `chosen` and `rejected` are chat messages; `margin` is the gap in score, null for a format pair.
-    Raises UserError where the run holds no such pairs.
+    The default round is the round of the tagger. `prompt`, `chosen` and `rejected` are chat messages. `margin` is the
+    gap in score, null for a format pair. Raises UserError for a folder that is no run, and for a round without pairs.
     """
     from pathlib import Path
 
@@ -78,17 +79,17 @@ def load_pairs(run: "str | Path | RunDir", round: int | None = None) -> "Dataset
     from semtag.training.tokenized import load_rows
 
     own = run if isinstance(run, RunDir) else RunDir(str(run))
-    own.config()  # says so where there is no run
+    own.config()  # raises UserError where there is no run
     number = round or delivered_round(own)
     folder = own.layout.round(number).pairs
     if not folder.exists():
-        raise UserError(f"{own.path} holds no pairs of round {number}.", "Do `semtag pairs` first.")
+        raise UserError(f"{own.path} holds no pairs of round {number}.", f"Do `semtag pairs --round {number}` first.")
     rows = load_rows(Path(local_folder(uri(folder))), "pairs", cache_folder() / "pairs")
     return rows.select_columns(PAIR_COLUMNS)
 
 
 def _do(config: "str | Path", sections: dict[str, Any], *steps: tuple[str, int]) -> "RunDir":
-    """Do the steps, each a stage and its round, or all where none is named."""
+    """Do the steps, each a stage and its round, or all steps if none is given; return the run."""
     from semtag.job import do_steps
     from semtag.store.layout import Step
     from semtag.store.run_dir import RunDir
@@ -96,5 +97,5 @@ def _do(config: "str | Path", sections: dict[str, Any], *steps: tuple[str, int])
     loaded = load_config(config, **sections)
     run = RunDir.of(loaded)
     if status := do_steps(loaded, {Step(*step) for step in steps} or None):
-        raise RuntimeError(f"A step failed with exit status {status}; its log is in {run.layout.logs}.")
+        raise RuntimeError(f"A step failed with exit status {status}. The step's log is in {run.layout.logs}.")
     return run

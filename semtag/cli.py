@@ -1,4 +1,7 @@
-"""The command line: one module a command. Imports no machine learning, so that `semtag --help` answers at once."""
+"""The command line, with a module for each command.
+
+Nothing here imports a machine learning library, because `semtag --help` must answer at once.
+"""
 
 import argparse
 import sys
@@ -14,13 +17,13 @@ examples:
   semtag run configs/demo.yaml data.path=my.jsonl run.name=mine
   semtag run configs/zephyr_squad.yaml --dry-run        what a run would do
   semtag submit configs/cluster_millions.yaml           the whole job on a Ray cluster
-  semtag verify runs/demo                               prove that nothing was lost
+  semtag verify runs/demo                               check that no text was lost
   semtag tag runs/demo --data news.jsonl --out tagged.jsonl data.column=body
-  semtag judge runs/demo                                a page on which a person compares base and tuned
+  semtag judge runs/demo                                make a page for a blind comparison of base and tuned
 
 Semtag keeps a run in <run.root>/<run.name>. The same command again resumes the run.
-Every key is explained in configs/schema.py, data.py and training.py; a wrong one gets the nearest known name.
-A key of type text takes what follows the = as it is, without quotes; null is no text where a key may be empty."""
+Every key is explained in configs/schema.py, data.py, rounds.py and training.py.
+A key of type text takes all that follows the = as it is, without quotes. null empties a key that may be empty."""
 
 # In the order of the help.
 COMMANDS = {
@@ -39,7 +42,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `semtag` script; returns the exit status (0 well, 1 failed, 2 the user can mend it)."""
+    """Run the `semtag` script; return the exit status: 0 for success, 1 for a failure, 2 for a UserError."""
     print_anywhere()
     arguments = _parse(argv)
     try:
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; overrides may stand anywhere, also behind options, where argparse does not look for them."""
+    """Parse the arguments. Overrides may also stand behind options, where argparse does not look for overrides."""
     parser = build_parser()
     arguments, left = parser.parse_known_args(argv)
     if "overrides" in arguments and all("=" in one and not one.startswith("-") for one in left):
@@ -64,7 +67,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Build the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="semtag",
         description="Turns a pile of texts into a tagger, without one human label.",

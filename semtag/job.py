@@ -1,4 +1,4 @@
-"""A run, or some of its steps, from the checks before them to the results behind them."""
+"""A run, or some of its steps: the checks before the steps, the steps, and the results after the steps."""
 
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
@@ -15,9 +15,9 @@ EVALUATION = Step("evaluate")
 
 
 def do_steps(config: Config, steps: set[Step] | None = None, dry_run: bool = False, verbose: bool = False) -> int:
-    """Do the `steps` that are not done yet, or all of the run; returns the exit status.
+    """Do the `steps` that are not done yet, or all steps of the run; return the exit status.
 
-    With `dry_run` print the plan and do nothing. Raises UserError for what the user can mend.
+    With `dry_run`, only prints the plan. Raises UserError for a problem that the user can fix.
     """
     run = RunDir.of(config)
 
@@ -25,6 +25,7 @@ def do_steps(config: Config, steps: set[Step] | None = None, dry_run: bool = Fal
         return steps is None or step in steps
 
     with naming_store(run.path):
+        # Refuse a config that cannot work, before the run is written.
         check_model(config)
         run.check_same(config)
         check_source(run, config.data, "give the new run a name of its own with run.name=...")
@@ -34,6 +35,7 @@ def do_steps(config: Config, steps: set[Step] | None = None, dry_run: bool = Fal
             show_plan(run, config)
             return 0
         _check_rounds(run, config, steps or set())
+        # Do the steps under the run's lock.
         run.create()
         with run.lock() as lock:
             run.start(config)
@@ -52,7 +54,7 @@ def _check_rounds(run: RunDir, config: Config, steps: set[Step]) -> None:
     if beyond := [step.round for step in steps if step.round > last]:
         raise UserError(
             f"There is no round {beyond[0]}: the last one is {last}.",
-            "Raise rounds.count, or lower rounds.least_gain where a round gained less.",
+            "Raise rounds.count. If a round gained less than rounds.least_gain, lower that key as well.",
         )
 
 
@@ -65,6 +67,6 @@ def _show_results(run: RunDir, config: Config) -> int:
     if failed and config.evaluation.strict:
         raise UserError(
             f"{len(failed)} gates failed: {', '.join(failed)}.",
-            "The report says why; evaluation.strict=false ends well all the same.",
+            "The report says why. With evaluation.strict=false, failed gates do not change the exit status.",
         )
     return 0

@@ -1,6 +1,20 @@
-"""The steps of a run, each as a process of its own, so that each gives its memory and its GPU back.
+"""The steps of a run, in order, and the start of each step as a process.
 
-Their modules are known by name alone; none is imported here.
+A step is a process because it must give back its memory and its GPU before the next step begins. The table is a map of
+the whole job: paths are below the run, N is a round, and `start` is the model that round N starts from.
+
+step        module                   reads                             writes
+texts       generation/texts.py      data.path                         texts/, rejects/
+rank-N      scoring/rank.py          texts/train-N.parquet, start      round-N/ranked/, round-N/rejects/
+pairs-N     scoring/build_pairs.py   round-N/ranked/                   round-N/pairs/, round-N/lists/
+train-N     training/train.py        round-N/pairs/ or lists/, start   round-N/model/, round-N/merged/
+validate-N  evaluation/validate.py   texts/validation.parquet, merged  round-N/validation/
+evaluate    evaluation/evaluate.py   texts/held_out.parquet, models    evaluation/
+
+Round 1 starts from model.base, and round N from round-(N-1)/merged/. The rounds end at rounds.count, or with a round
+that gained nothing. validate-1 also writes the answers of model.base to round-0/validation/. The models of evaluate are
+model.base and the merged weights of all rounds. Each step records its state in manifest.json, and texts, rank, pairs
+and train count their drops in ledger.json. store/stages.py names the modules, because nothing here imports them.
 """
 
 import os
@@ -21,7 +35,7 @@ from semtag.store.stages import STAGES
 
 
 def steps_of(run: RunDir, config: Config) -> list[Step]:
-    """The steps of a whole run, in order; without the rounds that follow one that gained nothing."""
+    """Return the steps of a whole run, in order, without the rounds after a round that gained nothing."""
     stages = [name for name, stage in STAGES.items() if stage.in_each_round]
     if not config.rounds.validation:
         stages.remove("validate")
@@ -30,12 +44,12 @@ def steps_of(run: RunDir, config: Config) -> list[Step]:
 
 
 def run_steps(run: RunDir, config: Config, wanted: Callable[[Step], bool], verbose: bool, lock: TextIO) -> int:
-    """Do the wanted steps that are not done yet; returns the exit status of the first that fails, or 0.
+    """Do the wanted steps that are not done yet; return the exit status of the first step that fails, or 0.
 
-    Each of them holds the run's `lock` as well.
-    Raises UserError when a step that the first one builds on is not done.
+    The process of each step holds the run's `lock` as well.
+    Raises UserError when a step before a wanted step is neither done nor wanted.
     """
-    # Asked again after each step, because a round that gains nothing is the last one.
+    # The list is made again after each step, because a round that gains nothing is the last round.
     while pending := [step for step in steps_of(run, config) if wanted(step) and not run.is_done(step)]:
         step = pending[0]
         _check_ready(run, config, step)
@@ -61,10 +75,10 @@ def _check_ready(run: RunDir, config: Config, step: Step) -> None:
 
 
 def run_module(module: str, arguments: list[str], lock: TextIO | None = None) -> int:
-    """`python -m MODULE ARGUMENTS` in the foreground; returns its exit status, or 128 plus the signal that ended it.
+    """Run `python -m MODULE ARGUMENTS` as a child; return its exit status, or 128 plus the signal that ended the child.
 
-    What would end this process goes to that one first, and is waited for; a kill ends both. The file of a run's `lock`
-    is held by both, so that the run is free when none is left.
+    SIGTERM and SIGHUP go to the child, and this process waits for the child's end. SIGKILL of this process ends both.
+    Both hold the file of a run's `lock`, so the run is free once both have ended.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
@@ -74,11 +88,12 @@ def run_module(module: str, arguments: list[str], lock: TextIO | None = None) ->
     )
     received: list[int] = []
 
+    # Pass signals on to the child until the child ends, then restore the handlers.
     def pass_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
         process.send_signal(number)
 
-    # The terminal sends Ctrl-C to the child as well; this process lives on to report how the child ended.
+    # The terminal sends Ctrl-C to the child as well. This process ignores Ctrl-C, because it reports the child's end.
     handlers: dict[signal.Signals, Any] = {
         signal.SIGINT: signal.SIG_IGN,
         signal.SIGTERM: pass_on,
@@ -86,7 +101,7 @@ def run_module(module: str, arguments: list[str], lock: TextIO | None = None) ->
     }
     before = {number: signal.getsignal(number) for number in handlers}
     for number in handlers:
-        if before[number] != signal.SIG_IGN:  # as nohup has it
+        if before[number] != signal.SIG_IGN:  # under nohup, SIGHUP stays ignored
             signal.signal(number, handlers[number])
     try:
         status = process.wait()

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a run would do, without doing it."""
+"""The plan of a run, as `--dry-run` prints it, and the checks of model and trackers before a run."""
 
 import importlib.util
 from pathlib import Path
@@ -15,7 +15,7 @@ from semtag.store.packaged import is_packaged, source_files
 from semtag.store.rounds import base_of
 from semtag.store.run_dir import RunDir
 
-# The trackers of curves that transformers knows, and the module that each of them needs.
+# The experiment trackers that transformers knows: name -> the Python module that the tracker needs.
 TRACKERS = {
     "azure_ml": "azureml", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
     "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "kubeflow": "transformers", "mlflow": "mlflow",
@@ -24,19 +24,20 @@ TRACKERS = {
 
 
 def show_plan(run: RunDir, config: Config) -> None:
-    """Print the resolved config, the texts found, which stages are done already, and where the actors go.
+    """Print the resolved config, the texts found, the state of each step, and the placement of the actors.
 
-    Raises UserError when the base model, if it lies in a folder, lacks what the config asks of it, and when the cluster
-    that is named cannot hold the actors. For this machine that is said and no error: plans for a larger one are made on
-    a small one.
+    Raises UserError when a base model in a folder does not fit the config. Raises UserError when the cluster at
+    cluster.address lacks room for the actors. With cluster.address=local, a lack of room is only printed, because a
+    plan may be for a larger machine.
     """
     from semtag.generation.preflight import check_base
     from semtag.generation.texts import preview
 
-    # Only what lies here already: a plan fetches and converts nothing.
+    # Check a base model only if the model is on this machine, because a plan downloads and converts nothing.
     if Path(config.model.base).exists() and not is_packaged(config.model.base):
         check_base(config.model.base, config)
     print(dump_config(config))
+    # Collect the lines of the plan, then those of the steps.
     plan = {
         "run": run.path,
         "texts": preview(config.data),
@@ -77,47 +78,54 @@ def _show_placement(config: Config) -> None:
     except UserError as error:
         if config.cluster.address != "local":
             raise
-        print(f"  would not start here: {error.what}")
+        print(f"  the run would not start on this machine: {error.what}")
 
 
 def check_model(config: Config) -> None:
-    """Raises UserError for a packaged model without its package, and for what is plainly a path with nothing there.
+    """Check that the base model can be loaded, without a lookup of hub names.
 
-    Hub names are not looked up.
+    Raises UserError for a packaged model without its package, and for a revision of a model that is on no hub. Raises
+    UserError for a path without config.json or weights in safetensors.
     """
     base = config.model.base
     if is_hub_name(base):
         return
     if config.model.revision:
         raise UserError(
-            f"model.revision={config.model.revision}: {base} is on no hub, where a model has revisions.",
+            f"model.revision={config.model.revision} needs a model on a hub, and {base} is not on a hub.",
             "Set model.revision to null, or model.base to a name on a hub.",
         )
     if is_packaged(base):
-        source_files(base)
+        source_files(base)  # raises UserError without the package
         return
+    # All other names are paths.
     path = place_at(base)
     if not (path / "config.json").is_file():
         problem = "has no config.json" if path.exists() else "does not exist"
-        raise UserError(f"The model path {base} {problem}.", "Check model.base; a relative path starts here.")
+        raise UserError(f"The model path {base} {problem}.", "Check model.base. A relative path starts in this folder.")
     if not any(path.glob("*.safetensors")):
         raise UserError(
-            f"The model path {base} holds no weights in safetensors, and no others are loaded: they may run code.",
-            "Save the model as safetensors with transformers, or take another model.base.",
+            f"The model path {base} holds no weights in safetensors. Semtag loads no other format, because a "
+            "pickle can run code.",
+            "Save the model as safetensors with transformers, or set model.base to another model.",
         )
 
 
 def check_trackers(config: Config) -> None:
-    """Raises UserError for a tracker of training.report_to that transformers does not know or that is not installed."""
+    """Check that transformers knows the trackers of training.report_to, and that their packages are installed.
+
+    Raises UserError if not.
+    """
     rounds = [config.of_round(number).training for number in range(1, config.rounds.count + 1)]
     for tracker in dict.fromkeys(name for training in rounds for name in training.report_to):
         if tracker not in TRACKERS:
             raise UserError(
-                f"training.report_to: {tracker!r} is no tracker.", f"Known ones: {', '.join(sorted(TRACKERS))}."
+                f"training.report_to: {tracker!r} is no tracker that transformers knows.",
+                f"Known trackers: {', '.join(sorted(TRACKERS))}.",
             )
         if not importlib.util.find_spec(TRACKERS[tracker]):
             package = TRACKERS[tracker].replace("_", "-")
             raise UserError(
                 f"training.report_to: {tracker} is not installed here.",
-                f"Do `pip install {package}`, on every node that trains, or leave {tracker} out.",
+                f"Do `pip install {package}` on every node that trains, or remove {tracker} from training.report_to.",
             )

@@ -1,4 +1,4 @@
-"""The columns of a tagged corpus in Arrow, for Parquet: with the types of their source, or of their values."""
+"""The columns of a tagged corpus in Parquet, with the types of the source or of the values."""
 
 import json
 from collections.abc import Iterator
@@ -15,17 +15,19 @@ from semtag.generation.cells import encodable
 from semtag.generation.typed import typed_tables
 from semtag.store.parquet import count_rows, read_rows
 
-CHUNK = 1024  # rows that are turned into a table together
-Types = dict[str, pa.DataType | None]  # of columns; None: values of several types, which become JSON text
+CHUNK = 1024  # rows of a table, to bound memory
+Types = dict[str, pa.DataType | None]  # column -> type; None: values of several types, which become JSON text
 Rows = list[dict[str, Any]]
 
 
 def keep_columns(file: Path, data: Data, rows: Path, names: list[str]) -> list[str]:
-    """Write the data's columns to `file`, a row for each of the file `rows`; returns which ones became JSON text.
+    """Write the data's columns to `file`, with a row for each row of the file `rows`; return the columns of JSON text.
 
-    A row that cannot be tagged is there as well. Where the source has no types, its values are taken as they are: text
-    that looks like a date stays text.
+    Rows that cannot be tagged are included. Where the source has no types, each value keeps its JSON type: text that
+    looks like a date stays text. A column with values of several types becomes JSON text. Raises UserError when the
+    data changed while Semtag read the data.
     """
+    # Take the tables of a source with types, or find types that hold all values.
     tables, mixed = typed_tables(data), list[str]()
     if tables is None:
         types = _types(rows, names)
@@ -37,12 +39,12 @@ def keep_columns(file: Path, data: Data, rows: Path, names: list[str]) -> list[s
         for table in tables:
             out.write_table(table)
     if count_rows(file) != count_rows(rows):
-        raise UserError(f"{data.where} changed while it was read.", "Run the same command again.")
+        raise UserError(f"{data.where} changed while Semtag read this data.", "Run the same command again.")
     return mixed
 
 
 def _chunks(rows: Path, names: list[str]) -> Iterator[Rows]:
-    """The rows as Python values, of the columns `names`; nothing of a row that cannot be tagged."""
+    """Yield the rows in chunks, as values of the columns `names`. A row that cannot be tagged has only nulls."""
     records = read_rows(rows)
     while chunk := list(islice(records, CHUNK)):
         values = [json.loads(record["row"]) if record["reason"] is None else {} for record in chunk]
@@ -50,7 +52,7 @@ def _chunks(rows: Path, names: list[str]) -> Iterator[Rows]:
 
 
 def _types(rows: Path, names: list[str]) -> Types:
-    """Types that hold all values of the columns. They were tried on each, so that no row fails after it was tagged."""
+    """Find the types that hold all values of the columns. Tries each value, because no row may fail after tagging."""
     types: Types = dict.fromkeys(names, pa.null())
     for chunk in _chunks(rows, names):
         for name in names:
@@ -62,7 +64,7 @@ def _types(rows: Path, names: list[str]) -> Types:
 
 
 def _common(known: pa.DataType | None, values: list[Any]) -> pa.DataType | None:
-    """The type that holds the `values` and those before them, or None."""
+    """Return a type that holds the `values` and all values of the type `known`, or None."""
     if known is None:
         return None
     try:
@@ -75,7 +77,7 @@ def _common(known: pa.DataType | None, values: list[Any]) -> pa.DataType | None:
 def _fits_parquet(type_: pa.DataType) -> bool:
     try:
         pq.write_table(pa.schema([("", type_)]).empty_table(), pa.BufferOutputStream())
-    except pa.ArrowException:  # of an object without any key
+    except pa.ArrowException:  # Parquet has no type for an object without keys
         return False
     return True
 
@@ -107,7 +109,7 @@ def _array(values: list[Any], type_: pa.DataType | None = None) -> pa.Array:
 
 
 def _spelled(value: Any) -> Any:
-    """The value with what is no UTF-8 spelled out."""
+    """Return the value with each character that UTF-8 lacks as an escape. Example: U+D83D becomes `\\ud83d`."""
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, list):

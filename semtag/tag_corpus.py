@@ -1,6 +1,6 @@
-"""A tagger's tags for every row of any data, in the data's order: data -> texts -> answers -> one file.
+"""The work of a tagging job: data -> distinct texts -> answers -> one file, in the data's order.
 
-A text that stands in several rows is tagged once. What cannot be tagged goes to `<out>.rejects.jsonl` with its reason.
+A text of several rows is tagged once. A row that cannot be tagged goes to `<out>.rejects.jsonl` with its reason.
 """
 
 import argparse
@@ -40,24 +40,24 @@ from semtag.tag_columns import keep_columns
 from semtag.tag_files import TAGS, WRITERS, Row, Tagged, json_line
 from semtag.tag_job import job_file, rejects_of
 
-# A row of the data as it came, with the id of its text, or the reason that it has none.
+# A row of the data as JSON, with the id of its text, or the reason why the row has no usable text.
 ROW = pa.schema([("text_id", pa.int64()), ("reason", pa.string()), ("row", pa.string())])
-CHUNK = 1024  # rows that are looked up together
+CHUNK = 1024  # rows whose answers are looked up together
 
 
 @dataclass
 class Counts:
-    """What became of the rows, each by kind."""
+    """Counts of rows: tagged rows by format and by defect, rejected rows by reason."""
 
     formats: Counter[str] = field(default_factory=Counter)
     defects: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
-    cut: int = 0  # longer than the scoring model reads: scored by their beginnings
+    cut: int = 0  # rows scored by the beginning of their text, because the scoring model reads no more
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a row's text was answered, or the reason that it has no answer."""
+    """The answer to a row's text, or the reason why the row has no answer."""
 
     reason: str | None = None
     candidate: Candidate | None = None
@@ -65,7 +65,7 @@ class Answer:
 
 
 def tag(work: RunDir, progress: Progress) -> StepCounts:
-    """Do the job that lies in the folder `work`, or what is left of it, and remove the folder; returns the counts."""
+    """Do or resume the job in the folder `work`, write its files and remove the folder; return the counts."""
     job, config = json.loads(job_file(work).read_text(encoding="utf-8")), work.config()
     if not work.layout.texts.exists():
         with work.writing(work.layout.texts) as folder:
@@ -79,7 +79,11 @@ def tag(work: RunDir, progress: Progress) -> StepCounts:
 
 
 def _read(folder: Path, config: Config, progress: Progress) -> None:
-    """Write the distinct texts to tag, all rows in their order, and the names of their columns."""
+    """Write the distinct texts, all rows in their order, and the names of the columns.
+
+    Raises UserError when no row has a usable text, and when a column has the name of a new column.
+    """
+    # A row's text goes to texts.parquet once, and the row to rows.parquet each time.
     texts, columns = Texts(config.data), dict[str, None]()
     with RowWriter(folder / "texts.parquet", TEXT) as distinct, RowWriter(folder / "rows.parquet", ROW) as rows:
         for row in read_data(config.data, progress.say):
@@ -87,24 +91,25 @@ def _read(folder: Path, config: Config, progress: Progress) -> None:
             if isinstance(record, Text):
                 distinct.write(vars(record))
             id_ = record.text_id if isinstance(record, Text) else record.repeats
-            usable = id_ is not None  # also where an earlier row has the text
+            usable = id_ is not None  # a row that repeats a text is usable
             reason = record.reason if isinstance(record, Reject) and not usable else None
             rows.write({"text_id": id_, "reason": reason, "row": as_json(row.values)})
             columns |= dict.fromkeys(row.values if usable else ())
     texts.check()
     if taken := columns.keys() & set(TAGS.names):
-        raise UserError(f"The data has columns of the names that tags get: {sorted(taken)}.", "Rename them.")
+        problem = f"The data has columns with the names of new columns: {sorted(taken)}."
+        raise UserError(problem, "Rename these columns.")
     (folder / "columns.json").write_text(json.dumps([*columns]), encoding="utf-8")
 
 
 def _keep_columns(folder: Path, config: Config, progress: Progress) -> None:
     names = json.loads((folder / "columns.json").read_text(encoding="utf-8"))
     if mixed := keep_columns(folder / "columns.parquet", config.data, folder / "rows.parquet", names):
-        progress.say(f"columns with values of several types, as JSON text in the Parquet file: {', '.join(mixed)}")
+        progress.say(f"columns with values of several types become JSON text in the Parquet file: {', '.join(mixed)}")
 
 
 def _answer(work: RunDir, job: dict[str, Any], config: Config, progress: Progress) -> StepCounts:
-    """Have the model answer the texts that it has not answered yet, and write all; returns the counts."""
+    """Have the model answer the texts that have no answer yet, and write the files; return the counts."""
     texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
     check_model(base_of(config), config, trained=False)
     votes = job["votes"]
@@ -114,7 +119,7 @@ def _answer(work: RunDir, job: dict[str, Any], config: Config, progress: Progres
 
     def sample(done: np.ndarray, last: bool) -> None:
         if len(done):
-            progress.say(f"{len(done):,} of them were tagged before")
+            progress.say(f"{len(done):,} of these texts were tagged before")
         model, score = base_of(config), job["score"]
         with ray_session(config):
             sample_and_score(texts, answers, config, model, [decoding], progress, finished, done, score, last)
@@ -124,9 +129,10 @@ def _answer(work: RunDir, job: dict[str, Any], config: Config, progress: Progres
 
 
 def _write(work: RunDir, job: dict[str, Any], answers: list[Place], column: str) -> StepCounts:
-    """Join rows and answers into the file, and the rejects into theirs; each appears whole."""
+    """Join rows and answers, and write the output and the rejects. Each file appears whole or not at all."""
     out = work.here.with_name(job["out"])
     counts = Counts()
+    # Write into a scratch folder, then move the finished files.
     with work.scratch("joined") as scratch:
         whole, rejects = scratch / out.name, scratch / "rejects.jsonl"
         with rejects.open("wb") as bad:
@@ -147,7 +153,7 @@ def _write(work: RunDir, job: dict[str, Any], answers: list[Place], column: str)
 
 
 def _tagged(joined: Iterator[tuple[Row, Answer]], counts: Counts, bad: BinaryIO) -> Tagged:
-    """Each row with its tags; those that have none are written to the rejects, and all are counted."""
+    """Yield each row with its tags, or with None after the row is written to the rejects. Counts all rows."""
     for row, answer in joined:
         if answer.candidate is None:
             reason = answer.reason or ""
@@ -164,27 +170,28 @@ def _tagged(joined: Iterator[tuple[Row, Answer]], counts: Counts, bad: BinaryIO)
 
 
 def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Iterator[tuple[Row, Answer]]:
-    """Every row of the data in its order, with its text's answer.
+    """Yield every row of the data in its order, with the answer to its text.
 
-    An answer belongs to a row when it is of the same text: two texts may have one id. Raises UserError when the `files`
-    of answers lack a text's.
+    Compares the texts of row and answer as well, because two texts may have one id. Raises UserError when the `files`
+    lack the answer to a text.
     """
     from datasets import Dataset
 
     columns = ["text_id", "text", "candidates", "reason", "cut"]
     paths = [glob.escape(str(file)) for file in files]
-    # Memory-mapped: only the ids lie in memory, 8 bytes a text.
+    # The answers are memory-mapped. Only the ids lie in memory, 8 bytes a text.
     answers = Dataset.from_parquet(paths, cache_dir=str(scratch / "cache"), columns=columns).sort("text_id")
     ids = answers.with_format("numpy")["text_id"][:]
     rows = read_rows(work.layout.texts / "rows.parquet")
     while chunk := list(islice(rows, CHUNK)):
+        # Look up the answers of a chunk by id.
         wanted = [row["text_id"] for row in chunk if row["reason"] is None]
         places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
         if (ids[places] != wanted).any():
-            raise UserError(f"{work.path} lacks answers to some texts.", "Remove that folder and tag anew.")
+            raise UserError(f"{work.path} lacks answers to some texts.", "Remove this folder, and tag again.")
         found = iter(answers.select(places).to_list() if wanted else [])
         for record in chunk:
-            # JSON has no NaN.
+            # NaN becomes null, because JSON has no NaN.
             row = json.loads(record["row"], parse_constant=lambda _: None)
             if record["reason"] is not None:
                 yield row, Answer(record["reason"])
@@ -199,7 +206,7 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
 
 
 def main() -> None:
-    """`python -m semtag.tag_corpus FOLDER`, as `semtag tag` starts it."""
+    """Do the job in a folder, as the process `python -m semtag.tag_corpus FOLDER` of `semtag tag`."""
     parser = argparse.ArgumentParser(description="Do a tagging job.")
     parser.add_argument("work", help="the job's folder")
     work = RunDir(parser.parse_args().work)

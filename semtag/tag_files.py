@@ -1,4 +1,4 @@
-"""How a tagged corpus is written: JSON lines, CSV or Parquet. The columns of the tags come last."""
+"""The writers of a tagged corpus: JSON lines, CSV and Parquet. The columns of the tags come last."""
 
 import csv
 import json
@@ -14,13 +14,13 @@ from semtag.generation.parse import answer_of
 from semtag.store.parquet import read_tables
 
 Row = dict[str, Any]
-# A row of the data with its tags, or None in their place where it has none and goes to the rejects.
+# Rows of the data, each with its columns of tags. A rejected row has None in their place.
 Tagged = Iterator[tuple[Row, Row | None]]
 TAGS = pa.schema([("tags", pa.list_(pa.string())), ("tags_format", pa.string()), ("tags_score", pa.float64())])
 
 
 def json_line(value: Row) -> bytes:
-    """JSON for people to read, or in ASCII where a column holds bytes that were no UTF-8."""
+    """Format a line of JSON in UTF-8, or in ASCII with escapes if a string is not valid UTF-8."""
     try:
         return json.dumps(value, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
@@ -28,7 +28,7 @@ def json_line(value: Row) -> bytes:
 
 
 def write_lines(file: Path, rows: Tagged, texts: Path) -> None:
-    """Write JSON lines."""
+    """Write JSON lines. Leaves out rejected rows, as all writers do."""
     with file.open("wb") as out:
         for row, tags in rows:
             if tags:
@@ -36,7 +36,7 @@ def write_lines(file: Path, rows: Tagged, texts: Path) -> None:
 
 
 def write_csv(file: Path, rows: Tagged, texts: Path) -> None:
-    """Write CSV: tags in canonical form, `[tag1][tag2]`; other nested values as JSON."""
+    """Write CSV. Tags are in canonical form, `[tag1][tag2]`, and other nested values are JSON."""
     columns = json.loads((texts / "columns.json").read_text(encoding="utf-8"))
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
         writer = csv.DictWriter(out, [*map(_cell, columns), *TAGS.names])
@@ -48,7 +48,10 @@ def write_csv(file: Path, rows: Tagged, texts: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """What a cell holds: bytes that were no UTF-8 as they were, other halves of characters spelled out."""
+    """Return the content of a cell: lists and objects as JSON, all else as it is.
+
+    Bytes that were not UTF-8 stay the same bytes. Other lone surrogates become escapes: U+D83D becomes `\\ud83d`.
+    """
     if isinstance(value, list | dict):
         value = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, str):
@@ -61,7 +64,7 @@ def _cell(value: Any) -> Any:
 
 
 def write_parquet(file: Path, rows: Tagged, texts: Path) -> None:
-    """Write Parquet: the data's columns as `columns.parquet` holds them, with their types."""
+    """Write Parquet, with the data's columns and their types from `columns.parquet` in the folder `texts`."""
     columns = texts / "columns.parquet"
     schema = pa.schema([*pq.read_schema(columns), *TAGS])
     with pq.ParquetWriter(file, schema, compression="zstd") as out:

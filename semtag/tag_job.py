@@ -1,4 +1,4 @@
-"""`semtag tag`: what a tagging job is, and its start. The work itself is semtag/tag_corpus.py."""
+"""`semtag tag`: the settings of a tagging job, and its start. semtag/tag_corpus.py does the work."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from semtag.store.locations import Place, place_at, uri, write_json
 from semtag.store.rounds import delivered_round
 from semtag.store.run_dir import RunDir, shaping_values
 
-ENDINGS = (".jsonl", ".csv", ".parquet")
+ENDINGS = (".jsonl", ".csv", ".parquet")  # of the output file
 
 
 def tag(
@@ -29,18 +29,19 @@ def tag(
     score: bool,
     constrained: bool,
 ) -> int:
-    """Tag the rows of `data` into the file `out`; returns the exit status.
+    """Tag the rows of `data` into the file `out`; return the exit status.
 
-    The tagger is a run's, or with `base` its base model, or any model by its path or name.
+    `tagger` is a run directory, or a model's path or hub name. With `base`, the run's base model tags.
 
-    The job's state lies in `<out>.unfinished` until it is done: the same command again goes on there. Raises UserError
-    for what cannot be tagged so, and for a job of other settings that is unfinished there.
+    The job's state lies in `<out>.unfinished` until the job is done, so the same command again resumes. Raises
+    UserError for an `out` that exists or has another ending. Raises UserError for an unfinished job of other settings.
     """
     if ":/" in str(out) or out.suffix not in ENDINGS:
-        raise UserError(f"Cannot write {out}.", f"Name a file on a disk that ends in {', '.join(ENDINGS)}.")
+        raise UserError(f"Cannot write {out}.", f"Set --out to a file on a disk that ends in {', '.join(ENDINGS)}.")
     work = RunDir(out.with_name(out.name + ".unfinished"))
     _check_free(out, work)
     config = tagger_config(tagger, data, base, overrides)
+    # An unfinished job resumes only with the same settings and the same data.
     job = {
         "votes": votes,
         "constrained": constrained,
@@ -50,7 +51,7 @@ def tag(
         **shaping_values(config, Step("rank")),
     }
     _check_same(work, job)
-    check_source(work, config.data, f"remove {work.path} to start anew")
+    check_source(work, config.data, f"remove {work.path} to start again")
     work.create()
     with work.lock() as lock:
         write_json(job_file(work), job)
@@ -60,27 +61,27 @@ def tag(
 
 def _check_free(out: Path, work: RunDir) -> None:
     for file in (out, rejects_of(out)):
-        # A job that was killed as it ended may have written its rejects.
+        # An unfinished job may have its rejects already, because a kill may come between the two files.
         if file.exists() and (file == out or not work.path.exists()):
-            raise UserError(f"{file} is there already.", "Remove it or take another name; nothing is overwritten.")
+            raise UserError(f"{file} exists already.", "Remove the file, or set --out to another name.")
 
 
 def rejects_of(out: Path) -> Path:
-    """Where the rows go that a job with this file of results cannot tag."""
+    """Return the file of the rows that a job cannot tag. Example: `a.csv` becomes `a.csv.rejects.jsonl`."""
     return out.with_name(f"{out.name}.rejects.jsonl")
 
 
 def job_file(work: RunDir) -> Place:
-    """What the job that lies in the folder `work` is told."""
+    """Return the file with the settings of the job in the folder `work`."""
     return work.path / "job.json"
 
 
 def tagger_config(
     tagger: str, data: str, base: bool, overrides: Sequence[str] = (), sections: dict[str, Any] | None = None
 ) -> Config:
-    """The config under which a run's tagger, its base model, or any model tags the data.
+    """Return the config under which a run's tagger, its base model, or any model tags the data.
 
-    Raises UserError for what is neither a run nor a model, and for keys as `load_config` does.
+    Raises UserError for a `tagger` that is neither a run nor a model, an unknown key and an invalid value.
     """
     run = RunDir(tagger)
     values = _values_of_run(run, base) if run.layout.config.exists() else _values_of_model(tagger)
@@ -98,7 +99,7 @@ def _values_of_run(run: RunDir, base: bool) -> dict[str, Any]:
 
 
 def _values_of_model(name: str) -> dict[str, Any]:
-    """The published prompt and all other defaults, for a model that came from no run here."""
+    """Return the values for a model without a run. The prompt and all other keys have their defaults."""
     place = place_at(name)
     if place.exists() and not (place / "config.json").exists():
         raise UserError(
@@ -112,6 +113,6 @@ def _check_same(work: RunDir, job: dict[str, Any]) -> None:
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else job
     if differing := differences(before, job, "when it began"):
         raise UserError(
-            "\n  ".join([f"{work.path} holds an unfinished job of other settings:", *differing]),
-            f"Set them back to go on, or remove {work.path} to start anew.",
+            "\n  ".join([f"{work.path} holds an unfinished job with other settings:", *differing]),
+            f"Restore these settings to resume the job, or remove {work.path} to start again.",
         )

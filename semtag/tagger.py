@@ -1,4 +1,4 @@
-"""A tagger in Python: a run's, its base model, or any model, on a text, a list of texts or a dataset."""
+"""A tagger in Python, for a text, a list of texts or a dataset: a run's tagger, its base model, or any model."""
 
 import atexit
 import contextlib
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
     from semtag.store.run_dir import RunDir
 
-CHUNK = 4096  # texts that are in the engine together, so that a large dataset is never all there
-LAST_WORDS = 2000  # characters of what a failed engine said
-PATIENCE = 60.0  # seconds for the engine to give back its memory
+CHUNK = 4096  # texts of a request, so that the engine never holds a whole dataset
+LAST_WORDS = 2000  # characters of a failed engine's output in the error
+PATIENCE = 60.0  # seconds for the engine to end by itself
 COLUMNS = ("tags", "tags_format", "tags_reason")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The tags of a text, and how they were read.
+    """The tags of a text, with the format of the model's answer.
 
-    `format` is valid, repaired or invalid. `reason` is None for a valid answer. Otherwise it names the defect of the
-    completion, or why the text could not be tagged, by the values of `semtag.generation.reasons`.
+    `format` is valid, repaired or invalid. `reason` is None for a valid answer. Otherwise `reason` is a value of
+    `semtag.generation.reasons`: the defect of the completion, or why the text could not be tagged.
     """
 
     tags: tuple[str, ...]
@@ -39,17 +39,17 @@ class Answer:
 
 
 class Tagger:
-    """Tags texts by a run's tagger, by its base model, or by any model.
+    """A process that tags texts by a run's tagger, by its base model, or by any model.
 
         with semtag.Tagger("runs/demo") as tagger:
             tagger("The governor holds the speed of a steam engine.").tags
 
-    The model runs in a process of its own, which ends on `close()`, at the end of a `with` block, and with the process
-    that made the Tagger. So a plain script needs no `if __name__ == "__main__"`.
+    The model's process ends on `close()`, at the end of a `with` block, and with the process of the Tagger. A plain
+    script needs no `if __name__ == "__main__"`, because the model runs in a process of its own.
 
-    `votes` above 1 takes the tags that most of so many samples name. Keys of the config come by section, such as
-    `sampling={"max_model_len": 4096}`. Raises UserError for what is neither a run nor a model, and for a model that
-    cannot be served.
+    With `votes` above 1, an answer has the tags with most votes among `votes` samples. Each section of the config is a
+    keyword argument, such as `sampling={"max_model_len": 4096}`. Raises UserError for a `model` that is neither a run
+    nor a model, and for a model that vLLM cannot serve.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Tagger:
         from semtag.tag_job import tagger_config
 
         if votes < 1:
-            raise UserError(f"votes is {votes}.", "Give it 1 or more.")
+            raise UserError(f"votes is {votes}.", "Set votes to 1 or more.")
         name = str(model.path) if isinstance(model, RunDir) else str(model)
         # The texts come from the caller, so no data is read.
         config = tagger_config(name, "-", base, sections=sections)
@@ -79,9 +79,10 @@ class Tagger:
             encoding="utf-8",
         )
         atexit.register(self.close)
+        # Send the settings, and wait until the engine is ready.
         try:
             self._send({"config": dump_config(config), "constrained": constrained, "votes": votes})
-            self._receive()  # nothing yet, when the engine is there
+            self._receive()  # an empty answer, once the engine is ready
         except BaseException:
             self.close()
             raise
@@ -96,10 +97,11 @@ class Tagger:
     def __call__(self, texts: "Dataset", column: str = "text") -> "Dataset": ...
 
     def __call__(self, texts: Any, column: str = "text") -> "Answer | list[Answer] | Dataset":
-        """The answer to a text, those to several in their order, or a dataset with columns of tags.
+        """Tag a text, a list of texts, or the texts in a dataset's `column`; return answers in the order of the texts.
 
-        A dataset gets `tags`, `tags_format` and `tags_reason` of the texts in its `column`. One text that cannot be
-        tagged costs no other: its answer says why. Raises RuntimeError when the engine is dead or was closed.
+        A dataset comes back with the columns `tags`, `tags_format` and `tags_reason`. A text that cannot be tagged gets
+        an answer with the reason, and the other texts are tagged. Raises UserError for a `column` that the dataset
+        lacks, and RuntimeError when the engine died or the Tagger is closed.
         """
         if isinstance(texts, str):
             return self._answers([texts])[0]
@@ -109,9 +111,11 @@ class Tagger:
 
     def _tag_dataset(self, dataset: Any, column: str) -> "Dataset":
         if column not in dataset.column_names:
-            raise UserError(f"The dataset has no column '{column}'.", f"Name one of {', '.join(dataset.column_names)}.")
+            names = ", ".join(dataset.column_names)
+            raise UserError(f"The dataset has no column '{column}'.", f"Set column to one of {names}.")
         if taken := sorted({*COLUMNS} & {*dataset.column_names}):
-            raise UserError(f"The dataset has columns of the names that tags get: {', '.join(taken)}.", "Rename them.")
+            problem = f"The dataset has columns with the names of new columns: {', '.join(taken)}."
+            raise UserError(problem, "Rename these columns.")
         from datasets import Dataset, Features, List, Value, concatenate_datasets
 
         answers = self._answers(dataset[column][:])
@@ -133,8 +137,8 @@ class Tagger:
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
         if self._process.stdin.closed:
-            raise RuntimeError("This Tagger was closed; make another one.")
-        with contextlib.suppress(BrokenPipeError):  # why it has ended is said where an answer is missing
+            raise RuntimeError("This Tagger is closed. Make another Tagger.")
+        with contextlib.suppress(BrokenPipeError):  # _receive says why the engine has ended
             self._process.stdin.write(f"{json.dumps(message)}\n")
             self._process.stdin.flush()
 
@@ -144,7 +148,7 @@ class Tagger:
         if not line:
             self._process.wait()
             self._said.seek(0)
-            raise RuntimeError(f"The engine has ended. Its last words: {self._said.read()[-LAST_WORDS:]}")
+            raise RuntimeError(f"The engine has ended. The end of its output: {self._said.read()[-LAST_WORDS:]}")
         found: dict[str, Any] = json.loads(line)
         if "problem" in found:
             raise UserError(found["problem"], found["mend"])
@@ -152,7 +156,7 @@ class Tagger:
         return answers
 
     def close(self) -> None:
-        """End the engine, and give its memory back. Nothing happens where it has ended."""
+        """End the engine, and give its memory back. Does nothing after the engine has ended."""
         atexit.unregister(self.close)
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()  # type: ignore[union-attr]
@@ -172,5 +176,5 @@ class Tagger:
 
 
 def _sendable(text: object) -> object:
-    """A text or None; an empty list for what is neither, because JSON does not take every object."""
+    """Return a text or None as it is, any other object as an empty list, because JSON takes few types."""
     return text if text is None or isinstance(text, str) else []

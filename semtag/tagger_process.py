@@ -1,7 +1,9 @@
 """The process of a `semtag.Tagger`: `python -m semtag.tagger_process`.
 
-It reads a line of JSON at a time: first how to tag, then texts. It writes the answers, a line for each. It ends, with
-its engine, when its input ends: when the Tagger is closed, and when the process of the Tagger is gone.
+The process reads lines of JSON: first the settings, then lists of texts. For each line read, the process writes a line
+with the answers. Process and engine end with standard input: when the Tagger is closed, or its process is gone.
+
+Example: `{"texts": ["Bees make honey."]}` becomes `{"answers": [[["bees", "honey"], "valid", null]]}`.
 """
 
 import asyncio
@@ -30,14 +32,14 @@ Found = tuple[list[str], str, str | None]  # tags, format and reason
 
 
 class Uncounted:
-    """A tally that nobody looks at."""
+    """A tally that ignores all counts."""
 
     def add(self, by: Counts, at_once: bool = False) -> None:
-        """Forget what was done."""
+        """Ignore the counts."""
 
 
 async def serve(out: TextIO) -> None:
-    """Answer the requests on standard input until that ends."""
+    """Answer the requests on standard input until the input ends."""
     requests, task = asyncio.Queue[str](), asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -59,7 +61,7 @@ def _read_requests(loop: asyncio.AbstractEventLoop, requests: asyncio.Queue[str]
 
 
 def _start(asked: dict[str, Any]) -> tuple[Sampler, str]:
-    """The engine, and the name of the decoding."""
+    """Start the engine; return the sampler and the name of its decoding."""
     config = validate(yaml.safe_load(asked["config"]))
     model, decoding = base_of(config), tagging(config, asked["votes"], asked["constrained"])
     check_model(model, config, trained=False)
@@ -67,7 +69,7 @@ def _start(asked: dict[str, Any]) -> tuple[Sampler, str]:
 
 
 async def _answer(sampler: Sampler, decoding: str, texts: list[object]) -> list[Found]:
-    """The answers to the texts in their order; texts that look the same are asked about once."""
+    """Tag the texts; return the answers in the order of the texts. Texts that look the same are tagged once."""
     asked, sources = dict[int, SampledText](), list[int | RejectReason]()
     for text in texts:
         if problem := problem_of(text):
@@ -93,9 +95,9 @@ def _write(out: TextIO, message: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Serve, and say what the user can mend."""
+    """Serve the requests. A UserError is written as a line of JSON."""
     set_environment()
-    # What libraries print must not come between the answers.
+    # The output of libraries goes to standard error, because answers alone may go to standard output.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:

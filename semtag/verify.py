@@ -1,4 +1,4 @@
-"""`semtag verify RUN`: proves from the files alone that a run kept its invariants."""
+"""`semtag verify RUN`: the checks that prove from a run's files alone that the run kept its invariants."""
 
 import json
 from collections.abc import Callable
@@ -24,21 +24,22 @@ from semtag.verify_pairs import Problems, balance, cap, pairs_and_lists
 
 
 def verify(run: RunDir) -> dict[str, list[str]]:
-    """Check -> what is wrong, for the steps that are done; empty lists where all is well."""
+    """Check the steps that are done; return check -> problems, an empty list for a check that passes."""
     config = run.config()
     checks: list[tuple[str, str, Callable[[RunDir, Config, RoundLayout, int], Problems]]] = [
         ("texts", "no half-written file, no unknown schema", _files),
-        ("texts", "every step is the one that its identity names", _identities),
+        ("texts", "the identity of each step is the hash of the step's config", _identities),
         ("texts", "the ledger balances and agrees with the files", _ledger),
         ("texts", "each text once, named by its content, on one side of the split", _texts),
         ("rank", "every train text exactly once, ranked or rejected", _exactly_once),
         ("rank", "candidates are complete, parsed as stored and in order of score", _candidates),
-        ("pairs", "every pair is a preference; pairs and lists are what their ranked texts give", pairs_and_lists),
-        ("pairs", "format pairs keep under their share", cap),
-        ("pairs", "bins of score gaps are filled evenly, where that was asked for", balance),
-        ("train", "adapter and merged weights are those that training left", _weights),
-        ("validate", "every validation text is answered once, with the figures of the manifest", _validation),
+        ("pairs", "every pair is a preference, and pairs and lists are those of the ranked texts", pairs_and_lists),
+        ("pairs", "format pairs keep within pairs.format_share", cap),
+        ("pairs", "bins of score gaps are filled evenly, if pairs.strategy=margin_bins", balance),
+        ("train", "adapter and merged weights are those that training wrote", _weights),
+        ("validate", "every validation text has one answer, and the answers give the manifest's figures", _validation),
     ]
+    # Do the checks of each step's stage, with the config and the files of its round.
     found = {}
     for step in run.done():
         settings, layout = config.of_round(step.round) if step.round else config, run.layout.round(step.round)
@@ -50,13 +51,13 @@ def verify(run: RunDir) -> dict[str, list[str]]:
 
 
 def _to_the_end(problems: Problems, where: Place) -> Problems:
-    """The problems; what cannot be read is the last of them, unless the store that holds it does not answer."""
+    """Yield the problems. A file that cannot be read is the last problem. Raises the error of an object store."""
     try:
         yield from problems
     except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
         if store_error(error, where):
             raise
-        yield f"the check could not go on: {type(error).__name__}: {error}"
+        yield f"the check could not continue: {type(error).__name__}: {error}"
 
 
 def _files(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
@@ -65,7 +66,7 @@ def _files(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
     for step in run.done():
         for folder in run.layout.unfinished(step):
             if folder.exists():
-                yield f"{step.name} is done, and {folder} is still there: run the same command again"
+                yield f"{step.name} is done, and {folder} still exists: run the same command again"
     schemas = [(run.layout.texts, TEXT), (run.layout.rejects, REJECT)]
     for number in {step.round for step in run.done()} - {0}:
         layout = run.layout.round(number)
@@ -97,6 +98,7 @@ def _ledger(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
     for name, units in run.ledger().root.items():
         step = Step.of(name)
         layout = run.layout.round(step.round)
+        # The folders whose rows the ledger counts, by stage and unit.
         kept: dict[tuple[str, str], Place] = {
             ("texts", "rows"): run.layout.texts,
             ("rank", "texts"): layout.ranked,
@@ -109,7 +111,7 @@ def _ledger(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
         }
         for unit, entry in units.items():
             if not entry.holds:
-                yield f"ledger.json: {name} {unit}: {entry.as_json()}"
+                yield f"ledger.json: {name} {unit}: {entry.as_json()} does not balance"
             for folders, number in ((kept, entry.went_out), (dropped, entry.lost)):
                 folder = folders.get((step.stage, unit))
                 if folder is not None and count_rows(folder) != number:
@@ -120,7 +122,7 @@ def _texts(run: RunDir, config: Config, _: RoundLayout, __: int) -> Problems:
     seen = IdSet()
     for row in read_rows(run.layout.texts, ["text_id", "text"]):
         if not seen.add(row["text_id"]):
-            yield f"text_id {row['text_id']} is there twice"
+            yield f"text_id {row['text_id']} occurs twice"
         if row["text_id"] != text_id(row["text"]):
             yield f"text_id {row['text_id']} is not the hash of its text"
 
@@ -132,13 +134,13 @@ def _exactly_once(run: RunDir, config: Config, layout: RoundLayout, number: int)
     for id_ in found[times > 1]:
         yield f"text_id {id_} is ranked twice"
     for id_ in np.setdiff1d(found, expected):
-        yield f"text_id {id_} is ranked but no train text"
+        yield f"text_id {id_} is ranked, but is no train text"
     rejects = [json.loads(row["row"])["text_id"] for row in read_rows(layout.rejects, ["row"])]
     missing = np.setdiff1d(expected, found)
     for id_ in np.setdiff1d(missing, rejects):
         yield f"text_id {id_} is neither ranked nor rejected"
     for id_ in sorted(set(rejects) - set(missing.tolist())):
-        yield f"text_id {id_} is rejected and ranked, or no train text"
+        yield f"text_id {id_} is rejected and ranked, or is no train text"
     if len(rejects) != len(set(rejects)):
         yield "a text is rejected twice"
 
@@ -149,14 +151,15 @@ def _candidates(run: RunDir, config: Config, layout: RoundLayout, number: int) -
     spellings = run.counts(Step("rank", number))["broken_spellings"]
     examples = number == 1 and config.prompt.examples
     for text in map(ranked_text, read_rows(layout.ranked)):
+        # Check id and prompt, then the samples and their order, then each candidate.
         where, candidates = f"text_id {text.text_id}", text.candidates
         if text.text_id != text_id(text.text):
             yield f"{where} is not the hash of its ranked text"
         asked = broken(text.text, spellings)
         if not any(text.prompt == build_messages(asked, config.prompt, role) for role in (True, False)):
-            yield f"{where}: its prompt is not the configured one of its text"
+            yield f"{where}: its prompt is not the prompt that the config gives for its text"
         if text.sampled_prompt_ids != text.prompt_ids and not examples:
-            yield f"{where}: sampled under other tokens than its prompt's, and no examples were shown"
+            yield f"{where}: its sampled prompt has other tokens than its prompt, and no examples were shown"
         if sorted(c.sample for c in candidates) != list(range(len(candidates) if replay else samples)):
             yield f"{where}: samples {[c.sample for c in candidates]}, expected {samples}"
         if candidates != rank_candidates(candidates):
@@ -168,7 +171,7 @@ def _candidates(run: RunDir, config: Config, layout: RoundLayout, number: int) -
 
 
 def _misread(candidate: Candidate, prompt: Prompt) -> str | None:
-    """What is wrong with the tags and the score of a candidate, if anything."""
+    """Return the problem with the tags or the score of a candidate, or None."""
     cut = candidate.finish_reason == "length"
     parsed = parse(candidate.completion, prompt.max_tags, prompt.max_tag_words, cut)
     stored = (tuple(candidate.tags), candidate.format, candidate.reason, candidate.answer)
@@ -181,10 +184,10 @@ def _misread(candidate: Candidate, prompt: Prompt) -> str | None:
 
 
 def _miscounted(candidate: Candidate) -> str | None:
-    """What is wrong with the tokens of a sampled candidate, if anything."""
+    """Return the problem with the tokens of a sampled candidate, or None."""
     tokens, logprob = len(candidate.token_ids or ()), candidate.logprob
     if candidate.num_tokens != tokens:
-        return f"num_tokens is {candidate.num_tokens}, token_ids are {tokens}"
+        return f"num_tokens is {candidate.num_tokens}, token_ids has {tokens} tokens"
     if logprob is None or not logprob <= 0:
         return f"{logprob} is no log-probability"
     return None
@@ -194,7 +197,7 @@ def _weights(run: RunDir, config: Config, layout: RoundLayout, number: int) -> P
     for folder in (layout.adapter, layout.merged):
         known, there = run.counts(Step("train", number))["weights"][folder.name], weights_hash(folder)
         if known != there:
-            yield f"the weights in {folder} have the hash {there}, training left {known}"
+            yield f"the weights in {folder} have the hash {there}, training wrote weights of hash {known}"
 
 
 def _validation(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:

@@ -1,4 +1,7 @@
-"""What `semtag verify` proves of pairs and lists: they are preferences, and what the ranked texts give, all of it."""
+"""The checks of `semtag verify` on pairs and lists.
+
+Each pair is a preference. Pairs and lists are all those, and only those, that the ranked texts give.
+"""
 
 import itertools
 import tempfile
@@ -25,45 +28,49 @@ from semtag.store.run_dir import RunDir
 
 Made = TypeVar("Made", Pair, RankedList)
 Problems = Iterator[str]
-TEXTS_IN_MEMORY = 20_000
-ROWS_PER_GROUP = 32  # of a part's file; as many rows of each part wait in memory to be written
+TEXTS_IN_MEMORY = 20_000  # with their pairs and lists: the size of a part
+ROWS_PER_GROUP = 32  # of a part's file; so many rows of each part wait in memory for their writing
 
 
 class Selection:
-    """Which of the pairs that the ranked texts give are there, by group: the caps hold over all texts."""
+    """The pairs that the ranked texts give and the pairs in the files, counted by group.
+
+    The counts are over all texts, because the caps on groups are.
+    """
 
     def __init__(self, config: Config, texts: int) -> None:
         self.pairs, self.texts = config.pairs, texts
         self.made, self.there = (np.zeros(groups_of(config.pairs), dtype=np.int64) for _ in range(2))
-        self.last_there: dict[int, tuple[int, str]] = {}  # the largest hash of a pair that is there, and its name
-        self.first_left_out: dict[int, tuple[int, str]] = {}  # the smallest hash of one that is not
+        self.last_there: dict[int, tuple[int, str]] = {}  # the largest hash of a pair in the files
+        self.first_left_out: dict[int, tuple[int, str]] = {}  # the smallest hash of a pair left out
 
     def add(self, group: int, hash_: int, name: str, there: bool) -> None:
-        """Count a pair that the ranked texts give."""
+        """Count a pair that the ranked texts give; `there` says whether the files have the pair."""
         self.made[group] += 1
         self.there[group] += there
         edge, nearest = (self.last_there, max) if there else (self.first_left_out, min)
         edge[group] = nearest(edge.get(group, (hash_, name)), (hash_, name))
 
     def dropped(self) -> Counter[str]:
-        """How many pairs the caps leave out, by the reasons of the ledger."""
+        """Count the pairs that the caps leave out, by the reasons of the ledger."""
         over = self.made - quotas(self.made, self.texts, self.pairs)
         return +Counter(over_format_share=int(over[FORMAT]), over_margin_bin=int(over[1:].sum()))
 
     def problems(self) -> Problems:
-        """What is wrong with the choice; a line for each group at most."""
+        """Yield a problem for each group with a wrong number of pairs, or with pairs not chosen by hash."""
         for group, quota in enumerate(quotas(self.made, self.texts, self.pairs).tolist()):
             there, made = self.there[group], self.made[group]
             last, first = self.last_there.get(group), self.first_left_out.get(group)
             if there != quota:
-                yield f"group {group} (0: format pairs) has {there} pairs; of the {made} there can be, {quota} stay"
+                yield f"group {group} (0: format pairs) has {there} pairs; of the {made} possible pairs, {quota} stay"
             elif last and first and last > first:
-                yield f"{first[1]} is left out and {last[1]} is there: by their hashes the first one stays"
+                yield f"{first[1]} is left out and {last[1]} is kept, though {first[1]} has the smaller hash"
 
 
 def pairs_and_lists(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
-    """Pairs and lists against those that the ranked texts give, part by part: only a part is in memory."""
+    """Compare pairs and lists with those that the ranked texts give, part by part. Only a part is in memory."""
     selection, dropped, unlisted = Selection(config, count_rows(layout.ranked)), Counter[str](), Counter[str]()
+    # Compare the pairs and lists of each text.
     wrong = 0
     for text, pairs, lists in _joined(layout):
         made = matched(text, config)
@@ -73,7 +80,8 @@ def pairs_and_lists(run: RunDir, config: Config, layout: RoundLayout, number: in
         dropped.update(made.dropped)
         unlisted.update([made.list_dropped] if made.list_dropped else [])
     if wrong:
-        return  # nothing can be said of a choice among other pairs
+        return  # the choice among wrong pairs cannot be checked
+    # Compare the choice under the caps, and the ledger.
     yield from selection.problems()
     ledger = run.ledger().of(Step("pairs", number).name)
     for unit, found in (("pairs", dropped + selection.dropped()), ("lists", unlisted)):
@@ -82,7 +90,7 @@ def pairs_and_lists(run: RunDir, config: Config, layout: RoundLayout, number: in
 
 
 def _joined(layout: RoundLayout) -> Iterator[tuple[RankedText, list[Pair], list[RankedList]]]:
-    """Each ranked text with its pairs and its lists; those of no ranked text come with one without candidates."""
+    """Yield each ranked text with its pairs and lists. Those of no ranked text come with a text without candidates."""
     parts = 1 + count_rows(layout.ranked) // TEXTS_IN_MEMORY
     with tempfile.TemporaryDirectory(prefix="semtag-verify-") as scratch:
         sources = (layout.ranked, layout.pairs, layout.lists)
@@ -97,9 +105,13 @@ def _joined(layout: RoundLayout) -> Iterator[tuple[RankedText, list[Pair], list[
 
 
 def _shared_out(source: Place, folder: Path, parts: int) -> list[Place]:
-    """Copy the rows of `source` into a folder for each part of the texts, in one pass; returns the folders."""
+    """Copy the rows of `source` into a folder for each part of the texts, in one pass; return the folders.
+
+    Text i is in part text_id % parts. A single part is `source` itself.
+    """
     if parts == 1:
         return [source]
+    # Number the part of each row, and let Arrow write a folder for each number.
     numbers = ds.partitioning(pa.schema([("part", pa.int32())]))
     tables = (
         table.append_column("part", pa.array(table["text_id"].to_numpy() % parts, pa.int32()))
@@ -120,6 +132,7 @@ def _shared_out(source: Place, folder: Path, parts: int) -> list[Place]:
 
 
 def _by_text(place: Place, record: type[Made]) -> dict[int, list[Made]]:
+    """Read the records of a folder: text_id -> records."""
     rows = defaultdict[int, list[Made]](list)
     for row in read_rows(place):
         rows[row["text_id"]].append(record(**row))
@@ -129,10 +142,11 @@ def _by_text(place: Place, record: type[Made]) -> dict[int, list[Made]]:
 def _pair_problems(
     text: RankedText, pairs: list[Pair], made: Matched, config: Config, selection: Selection
 ) -> Problems:
-    """What is wrong with the pairs of a ranked text; counts which of the `made` ones are there."""
+    """Yield the problems with the pairs of a ranked text, and count each pair of `made` in `selection`."""
     answers = {candidate.sample: judged(candidate, config.pairs) for candidate in text.candidates}
     expected = {_name(pair): pair for pair in made.pairs}
     names = Counter(map(_name, pairs))
+    # Check each pair in the files, then whether a pair occurs twice, then which pairs of `made` the files have.
     for pair in pairs:
         name = _name(pair)
         problem = _no_preference(pair, answers, config) or _difference(pair, expected.get(name))
@@ -140,7 +154,7 @@ def _pair_problems(
             yield f"{name}: {problem}"
     for name, times in names.items():
         if times > 1:
-            yield f"{name}: is there twice"
+            yield f"{name}: occurs twice"
     for name, group, hash_ in zip(expected, made.groups, made.hashes, strict=True):
         selection.add(group, hash_, name, name in names)
 
@@ -150,16 +164,16 @@ def _name(pair: Pair) -> str:
 
 
 def _difference(found: Made, expected: Made | None) -> str | None:
-    """In which fields a record is another than the ranked text gives, if it is."""
+    """Return the problem with a record that is not the expected record, or None. Names the fields that differ."""
     if expected is None:
-        return "the ranked text gives none such"
+        return "the ranked text gives no such record"
     if differing := [name for name, value in vars(expected).items() if getattr(found, name) != value]:
         return f"{', '.join(differing)}: not as the ranked text has it"
     return None
 
 
 def _no_preference(pair: Pair, answers: dict[int, Candidate], config: Config) -> str | None:
-    """Why a pair is no preference between two of the `answers`, by their samples; None where it is one."""
+    """Return why a pair is no preference between two of the `answers`, sample -> candidate; None for a preference."""
     chosen, rejected = answers.get(pair.chosen_sample), answers.get(pair.rejected_sample)
     if chosen is None or rejected is None:
         return "no such candidates"
@@ -175,32 +189,32 @@ def _no_preference(pair: Pair, answers: dict[int, Candidate], config: Config) ->
 
 
 def _list_problems(lists: list[RankedList], made: Matched, text: RankedText) -> Problems:
-    """What is wrong with the lists of a ranked text: there is the `made` one, or none."""
+    """Yield the problems with the lists of a ranked text, which has the list of `made`, or no list."""
     name, expected = f"list of text_id {text.text_id}", made.list
     if expected and not lists:
         yield f"{name}: is missing"
     if len(lists) > 1:
-        yield f"{name}: is there {len(lists)} times"
+        yield f"{name}: occurs {len(lists)} times"
     for found in lists:
         if problem := _difference(found, expected):
             yield f"{name}: {problem}"
 
 
 def cap(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
-    """The share of format pairs, counted in the files alone."""
+    """Check the share of format pairs, counted in the files alone."""
     kinds: Counter[str] = Counter()
     for table in read_tables(layout.pairs, ["kind"]):
         kinds += count_values(table["kind"])
     quota = format_quota(kinds["similarity"], config.pairs.format_share)
     dropped = run.ledger().of(Step("pairs", number).name)["pairs"].dropped.get("over_format_share", 0)
     if kinds["format"] > quota:
-        yield f"{kinds['format']} format pairs beside {kinds['similarity']} similarity pairs; at most {quota} may be"
+        yield f"{kinds['format']} format pairs beside {kinds['similarity']} similarity pairs; {quota} are allowed"
     if dropped and kinds["format"] < quota:
-        yield f"{dropped} format pairs were dropped, though {quota} may be and {kinds['format']} are"
+        yield f"{dropped} format pairs were dropped, though {quota} are allowed and {kinds['format']} are kept"
 
 
 def balance(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
-    """How evenly the bins of score gaps are filled, counted in the files alone."""
+    """Check that the bins of score gaps are filled evenly, counted in the files alone."""
     if config.pairs.strategy != "margin_bins":
         return
     bins: Counter[int] = Counter()
@@ -210,6 +224,6 @@ def balance(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Pr
     full = sum(pairs == fullest for pairs in bins.values())
     dropped = run.ledger().of(Step("pairs", number).name)["pairs"].dropped.get("over_margin_bin", 0)
     if bins.total() > texts and fullest > 1:
-        yield f"{bins.total()} similarity pairs of {texts} texts, up to {fullest} in a bin"
+        yield f"{bins.total()} similarity pairs of {texts} texts, up to {fullest} in a bin; {texts} are allowed"
     if dropped and bins.total() + full <= texts:
-        yield f"{dropped} pairs were dropped, though each of the {full} fullest bins had room for another one"
+        yield f"{dropped} pairs were dropped, though each of the {full} fullest bins had room for another pair"

@@ -1,18 +1,18 @@
-"""Work that goes on beside other work."""
+"""Repeated calls of a function in a background thread."""
 
 import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
 
-PATIENCE = 60.0  # seconds that the end of the block waits for work that is going on
+PATIENCE = 60.0  # seconds that the end of the block waits for a running call
 
 
 @contextlib.contextmanager
 def repeating(work: Callable[[], None], every: float, at_end: bool = False) -> Iterator[None]:
-    """Call `work` in a thread, every so many seconds, while the block runs, and with `at_end` once more after it.
+    """Call `work` in a thread, with `every` seconds between calls, while the block runs; `at_end` adds a last call.
 
-    Work that fails is logged and called again. Work that hangs does not keep the block from ending.
+    A call that fails is logged, and the calls continue. A call that hangs delays the end of the block by PATIENCE.
     """
     stop = threading.Event()
 
@@ -20,14 +20,16 @@ def repeating(work: Callable[[], None], every: float, at_end: bool = False) -> I
         try:
             work()
         except Exception:
-            logging.getLogger(__name__).warning("Work beside other work failed.", exc_info=True)
+            logging.getLogger(__name__).warning("A call in the background failed.", exc_info=True)
 
+    # `wait` gives False after `every` seconds, and True as soon as the block has ended.
     def repeat() -> None:
         while not stop.wait(every):
             attempt()
         if at_end:
             attempt()
 
+    # A daemon, because a call that hangs must not keep the process alive.
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""Hashes that are the same on every machine, and sets of them."""
+"""Hashes that are the same on every machine, and a set of 64-bit ids."""
 
 import hashlib
 
@@ -6,22 +6,22 @@ import numpy as np
 
 
 def hash64(*parts: object) -> int:
-    """Signed 64-bit BLAKE2b hash of the parts, the same on every machine."""
+    """Return the signed 64-bit BLAKE2b hash of the parts, the same on every machine."""
     joined = "\x1f".join(map(str, parts)).encode("utf-8")
     return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "big", signed=True)
 
 
 class IdSet:
-    """A growing set of signed 64-bit ids that takes 8 bytes each: sorted arrays, merged when they are of like size."""
+    """A growing set of signed 64-bit ids, of 8 bytes each, in sorted arrays. Arrays of similar size are merged."""
 
-    RECENT = 2**16
+    RECENT = 2**16  # ids that a Python set holds before they become a sorted array
 
     def __init__(self) -> None:
         self._recent: set[int] = set()
         self._sorted: list[np.ndarray] = []  # from long to short
 
     def add(self, id_: int) -> bool:
-        """Add an id; returns whether it is new."""
+        """Add an id, and return whether the id is new."""
         if id_ in self._recent or any(_holds(ids, id_) for ids in self._sorted):
             return False
         self._recent.add(id_)

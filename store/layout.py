@@ -1,4 +1,4 @@
-"""Where the files of a run lie, and what its steps are called. No other module builds such a path."""
+"""The paths of a run's files, and the names of its steps. No other module builds a path below a run."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,45 +7,45 @@ from semtag.store.locations import Place
 
 
 class Step(NamedTuple):
-    """A stage of a run; one that every round repeats has the round's number, counted from 1, others have 0."""
+    """A stage of a run. `round` counts from 1 for a stage that each round repeats, and is 0 for other stages."""
 
     stage: str
     round: int = 0
 
     @property
     def name(self) -> str:
-        """The step's name in the manifest, the ledger and the logs, such as `rank-2`."""
+        """Return the step's name in the manifest, the ledger and the logs, such as `rank-2`."""
         return f"{self.stage}-{self.round}" if self.round else self.stage
 
     @classmethod
     def of(cls, name: str) -> "Step":
-        """The step of that name."""
+        """Return the step of a name: `rank-2` becomes `Step("rank", 2)`."""
         stage, _, number = name.partition("-")
         return cls(stage, int(number or 0))
 
 
 class RoundLayout:
-    """The files of one round. `local` is the folder of what only this machine needs."""
+    """The files of one round. `local` is the folder for files that only this machine needs."""
 
     def __init__(self, folder: Place, local: Path) -> None:
         self.rejects = folder / "rejects"  # texts without candidates, with the reason
-        self.ranked = folder / "ranked"  # a row a text, candidates in order of score
+        self.ranked = folder / "ranked"  # a row for each text, candidates in order of score
         self.pairs = folder / "pairs"
         self.lists = folder / "lists"
         self.adapter = folder / "model"  # with its card and curve.json
         self.merged = folder / "merged"  # the adapter folded into the weights that the round started from
         self.validation = folder / "validation"  # answers to the texts that measure gains
-        # What killed attempts left of ranking: rows, and the ids of those that are whole.
+        # Left by killed attempts at ranking: sampled rows, and the ids of committed rows.
         self.sampled = folder / ".rank.unfinished" / "rows"
         self.sampled_ids = folder / ".rank.unfinished" / "ids"
-        # What they left of training.
+        # Left by killed attempts at training.
         self.training = local / ".train.unfinished"
         self.checkpoints = local / "checkpoints"
         self.tensorboard = local / "tensorboard"
 
 
 class RunLayout:
-    """The files of a run."""
+    """The files of a run. `local` is the folder for files that only this machine needs."""
 
     def __init__(self, folder: Place, local: Path) -> None:
         self.folder, self.local = folder, local
@@ -55,7 +55,7 @@ class RunLayout:
         self.texts = folder / "texts"
         self.held_out = self.texts / "held_out.parquet"
         self.validation_texts = self.texts / "validation.parquet"
-        self.source_state = self.texts / "source.json"  # of the data when it was read
+        self.source_state = self.texts / "source.json"  # state of the data files when they were read
         self.rejects = folder / "rejects"  # rows without a usable text
         self.evaluation = folder / "evaluation"
         self.answers = self.evaluation / "answers.parquet"
@@ -65,19 +65,19 @@ class RunLayout:
         self.logs = local / "logs"
 
     def round(self, number: int) -> RoundLayout:
-        """The files of round `number`, counted from 1."""
+        """Return the files of round `number`, counted from 1."""
         return RoundLayout(self.folder / f"round-{number}", self.local / f"round-{number}")
 
     def train_texts(self, number: int, reuse: bool) -> Place:
-        """The texts that round `number` learns from; where rounds reuse texts they share one file."""
+        """Return the file of texts that round `number` learns from. With `reuse`, all rounds share one file."""
         return self.texts / f"train-{1 if reuse else number}.parquet"
 
     def log(self, name: str) -> Path:
-        """What the libraries printed in a step."""
+        """Return the log of a step, which holds the output of libraries."""
         return self.logs / f"{name}.log"
 
     def unfinished(self, step: Step) -> list[Place]:
-        """The folders of what killed attempts left of a step."""
+        """Return the folders that killed attempts at a step may leave."""
         layout = self.round(step.round)
         folders: dict[str, list[Place]] = {"rank": [layout.sampled.parent], "train": [layout.training]}
         return folders.get(step.stage, [])

@@ -1,8 +1,8 @@
-"""Who may write a run: one holder at a time, by a lock of a file and by numbered signs in the run.
+"""The lock and the lease of a run, which let one process at a time write: a locked file, and numbered signs.
 
-A file lock ends with its process, but not all disks have them, and stores have none. So a holder takes the next number
-as well, which disks and stores give to one alone, and renews its own sign. Numbers only grow: who finds a higher one
-has lost the run, whatever it slept through.
+A file lock ends with its process, but some disks and all object stores have no file locks. So a holder also creates a
+sign with the next number, the file `.lease/NUMBER`, and keeps renewing it. Disks and object stores let only one process
+create that file. Numbers only grow. A holder that finds a higher number has lost the run, however long it was stopped.
 """
 
 import contextlib
@@ -27,23 +27,23 @@ from semtag.store.background import repeating
 from semtag.store.locations import Place, disk_error, store_error, uri, write_text
 
 SIGNS = ".lease"  # the run's folder of signs
-HELD = "SEMTAG_LEASE"  # the environment variable that says which number this process works under, and in which run
-# Seconds. A holder ends its work after GIVEN_UP_AFTER without a renewal, and has ENDS_WITHIN for that: together less
-# than the DEAD_AFTER after which another one takes over.
+HELD = "SEMTAG_LEASE"  # environment variable: the number that this process works under, and the run
+# Seconds. A holder without a renewal for GIVEN_UP_AFTER ends its work within ENDS_WITHIN. The sum is below DEAD_AFTER,
+# because another process takes the run over after DEAD_AFTER.
 RENEWED_EVERY, WATCHED_EVERY = 10.0, 1.0
 GIVEN_UP_AFTER, ENDS_WITHIN = 90.0, 15.0
 DEAD_AFTER = 120.0
 
 Sign = dict[str, Any]
-NOBODY: Sign = {"host": "another machine"}  # of a sign that cannot be read just now
+NOBODY: Sign = {"host": "another machine"}  # stands for a sign that cannot be read at the moment
 
 
 @contextlib.contextmanager
 def file_lock(path: Path, run: Place, reading: bool = False) -> Iterator[tuple[TextIO, str | None]]:
-    """Lock the file, which is made where there is none; yields it, and a name for all that share this lock.
+    """Lock a file, made if missing, and yield the open file and a name of the lock.
 
-    The name is of this file in this running system, so it differs between machines, users and containers that lock
-    files of their own. It is None on a disk without locks. Raises UserError when another process has the lock.
+    The name stands for this file in this running system. So machines, users and containers that lock files of their own
+    have different names. The name is None on a disk without file locks. Raises UserError for a locked file.
     """
     with _opened(path, reading) as file:
         try:
@@ -51,8 +51,8 @@ def file_lock(path: Path, run: Place, reading: bool = False) -> Iterator[tuple[T
             found = os.fstat(file.fileno())
             place: str | None = f"{_system()} {found.st_dev} {found.st_ino}"
         except BlockingIOError:
-            raise UserError(f"Another process works on {run}.", "Wait for it, or end it.") from None
-        except OSError:  # as of a disk whose files cannot be locked
+            raise UserError(f"Another process works on {run}.", "Wait for that process, or end it.") from None
+        except OSError:  # such as on a disk without file locks
             place = None
         yield file, place
 
@@ -62,7 +62,7 @@ def _opened(path: Path, reading: bool) -> TextIO:
         return open(path, "a", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UserError(f"{path} is a link, and a lock is none.", "Remove it.") from None
+            raise UserError(f"{path} is a link, but the lock must be a file.", "Remove the link.") from None
         if not (reading and _may_not_write(error)):
             raise disk_error(error, path) from None
     return (path if path.exists() else Path(os.devnull)).open()
@@ -73,7 +73,7 @@ def _may_not_write(error: OSError) -> bool:
 
 
 def _system() -> str:
-    """A name for the running system, another one after each start of the machine."""
+    """Return a name of the running system, which changes with each boot of the machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -81,17 +81,17 @@ def _system() -> str:
 
 
 class Holder:
-    """The holder of a number, which ends this process's work when it has lost the run."""
+    """The holder of a lease, which ends this process's work when the run is lost."""
 
     def __init__(self, run: Place, number: int, sign: Sign) -> None:
         self.run, self.number, self.sign = run, number, sign
         self.lost: UserError | None = None
         self._renewals = 0
-        self._silent = 0.0  # seconds in which this process ran without a renewal, or since it lost the run
+        self._silent = 0.0  # seconds of running since the last renewal, or since the run was lost
         self._trouble: Exception = TimeoutError("Read timeout")
 
     def renew(self) -> None:
-        """Renew the sign, unless the run is another one's by now. Where its folder was removed, nobody took it over."""
+        """Renew the sign, unless another holder took the run over. A removed folder of signs is no takeover."""
         try:
             number, sign = _newest(self.run)
             another = sign.get("holder", self.sign["holder"]) != self.sign["holder"]
@@ -105,9 +105,10 @@ class Holder:
             self._trouble = error
 
     def watch(self) -> None:
-        """End the work when renewals have failed for too long, and kill what has not ended by then.
+        """End the work after GIVEN_UP_AFTER seconds without a renewal; kill children that outlive a lost run.
 
-        What counts are calls and not the clock: a process that was stopped asks first whether it was given up.
+        The method counts its own calls and ignores the clock, because a process that was stopped must try a renewal
+        before it gives up. Children have ENDS_WITHIN seconds to end.
         """
         self._silent += WATCHED_EVERY
         if self.lost and self._silent > ENDS_WITHIN:
@@ -118,7 +119,7 @@ class Holder:
             self._lose(store_error(self._trouble, self.run) or _not_renewed(self.run, self._trouble))
 
     def release(self) -> None:
-        """Give the run back. The sign stays, because its number may not be given again."""
+        """Release the run. The sign stays, because its number must not be used again."""
         with contextlib.suppress(Exception):
             self._write({"released": True})
 
@@ -129,19 +130,21 @@ class Holder:
         if self.lost:
             return
         self.lost, self._silent = why, 0.0
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # this process ends without another word
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # SIGTERM ends this process silently
             print(f"error: {why}", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def lease(run: Place, place: str | None, reading: bool = False) -> Iterator[Holder]:
-    """Hold the run while the block runs, renewing the sign; SIGTERM ends this process when the run is lost.
+    """Hold the run while the block runs, and renew the sign. SIGTERM ends this process when the run is lost.
 
-    `place` is what this process has locked: a sign of the same place is taken over at once, because its holder is gone.
-    Another one is taken over when it is not renewed for `DEAD_AFTER` seconds. With `reading`, a run that cannot be
-    written to is read all the same. Raises UserError when another holder lives, and at the end when the run was lost.
+    `place` is the name of this process's file lock. A sign with the same `place` is taken over at once, because its
+    holder is gone. Other signs are taken over after DEAD_AFTER seconds without a renewal. With `reading`, a run that
+    this process may not write is opened without a sign. Raises UserError when another holder lives, and at the end when
+    the run was lost.
     """
+    # Take the next number, unless the run is only read.
     number = _wait_for_others(run, place) + 1
     holder = Holder(run, number, {"host": socket.gethostname(), "place": place, "holder": uuid.uuid4().hex})
     try:
@@ -151,6 +154,7 @@ def lease(run: Place, place: str | None, reading: bool = False) -> Iterator[Hold
             raise disk_error(error, run) if isinstance(run, Path) else error from None
         yield holder
         return
+    # Renew the sign and watch the renewals, each in a thread.
     try:
         with _told(holder), repeating(holder.renew, RENEWED_EVERY), repeating(holder.watch, WATCHED_EVERY):
             yield holder
@@ -161,7 +165,7 @@ def lease(run: Place, place: str | None, reading: bool = False) -> Iterator[Hold
 
 
 def check_held(run: Place) -> None:
-    """Raises UserError when the number that this process works under is no more the run's newest."""
+    """Check that this process still holds the run. Raises UserError when the run has a newer sign."""
     number, _, where = os.environ.get(HELD, "").partition(" ")
     if where == uri(run):
         newest, sign = _newest(run)
@@ -171,7 +175,7 @@ def check_held(run: Place) -> None:
 
 @contextlib.contextmanager
 def _told(holder: Holder) -> Iterator[None]:
-    """Have the processes that this one starts know what they work under."""
+    """Tell child processes the number and the run, by an environment variable, while the block runs."""
     before = os.environ.get(HELD)
     os.environ[HELD] = f"{holder.number} {uri(holder.run)}"
     try:
@@ -183,10 +187,10 @@ def _told(holder: Holder) -> Iterator[None]:
 
 
 def _wait_for_others(run: Place, place: str | None) -> int:
-    """Wait until no other holder lives; returns the newest number."""
+    """Wait until no other holder lives, and return the newest number. Raises UserError when a holder renews."""
     seen, end = _newest(run), time.monotonic() + DEAD_AFTER
     if waits := _may_live(seen[1], place):
-        print(f"{_host(seen[1])} worked on {run}: waiting {DEAD_AFTER:g} seconds for a sign of life", file=sys.stderr)
+        print(f"{_host(seen[1])} held {run}: waiting {DEAD_AFTER:g} seconds for its lease to expire", file=sys.stderr)
     while waits and time.monotonic() < end:
         time.sleep(min(1.0, DEAD_AFTER / 10))
         now = _newest(run)
@@ -202,14 +206,14 @@ def _may_live(sign: Sign, place: str | None) -> bool:
 
 
 def _take(holder: Holder) -> None:
-    """Take the holder's number, and remove older signs. Raises UserError when another one was faster."""
+    """Take the holder's number, and remove older signs. Raises UserError when another process was faster."""
     refused: OSError | None = None
     try:
         _create(holder.run / SIGNS / str(holder.number), json.dumps(holder.sign))
     except OSError as error:
         refused = error
-    # Asked in any case: some stores overlook the condition, some say otherwise that the number is taken, and an answer
-    # may be lost on its way.
+    # The newest sign decides in any case. Some object stores ignore the condition, some raise other errors for a taken
+    # number, and a reply may be lost on its way.
     number, sign = _newest(holder.run)
     if refused and number < holder.number:
         raise refused
@@ -221,7 +225,7 @@ def _take(holder: Holder) -> None:
 
 
 def _create(sign: Place, content: str) -> None:
-    """Write a file that is not there yet. Raises OSError where it is."""
+    """Create a file with its content. Raises OSError when the file exists."""
     if isinstance(sign, Path):
         sign.parent.mkdir(parents=True, exist_ok=True)
         with sign.open("x", encoding="utf-8") as file:
@@ -231,16 +235,16 @@ def _create(sign: Place, content: str) -> None:
 
 
 def _newest(run: Place) -> tuple[int, Sign]:
-    """The newest number with its sign, empty where there is none; one that cannot be read is `NOBODY`'s."""
+    """Return the newest number and its sign: 0 and {} without signs, NOBODY for a sign that cannot be read."""
     number = max(_numbers(run), default=0)
     sign = run / SIGNS / str(number)
     try:
-        # In one request: what is opened, and changes before it is read, is an error.
+        # One request, because a file that changes between opening and reading is an error.
         content = sign.fs.cat_file(sign.path) if isinstance(sign, UPath) else sign.read_bytes()
         return number, json.loads(content)
     except FileNotFoundError:
         return number, NOBODY if number else {}
-    except ValueError:  # it is being written
+    except ValueError:  # the sign is being written
         return number, NOBODY
 
 
@@ -255,18 +259,18 @@ def _host(sign: Sign) -> str:
 
 
 def _busy(run: Place, sign: Sign) -> UserError:
-    return UserError(f"{_host(sign)} works on {run}.", "Wait for it, or end it.")
+    return UserError(f"{_host(sign)} works on {run}.", "Wait for that process, or end it.")
 
 
 def _taken_over(run: Place, sign: Sign) -> UserError:
     return UserError(
-        f"{_host(sign)} took over {run}, because this one gave no sign of life for a while.",
-        "Leave the run to it, or end it and run the same command again: it resumes.",
+        f"{_host(sign)} took over {run}, because this process did not renew its lease in time.",
+        "Wait for that process, or end it and run the same command again to resume.",
     )
 
 
 def _not_renewed(run: Place, trouble: Exception) -> UserError:
     return UserError(
         f"The lease of {run} could not be renewed for {GIVEN_UP_AFTER:g} seconds: {trouble}",
-        "Check the disk, then run the same command again: it resumes.",
+        "Check the disk, then run the same command again to resume.",
     )

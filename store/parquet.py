@@ -1,4 +1,4 @@
-"""Rows to and from Parquet, a bounded number in memory at a time."""
+"""Writers and readers of Parquet files, which keep a bounded number of rows in memory."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ import pyarrow.parquet as pq
 from semtag.store.locations import Place
 
 ROWS_PER_GROUP = 2048
-BYTES_PER_GROUP = 64 * 2**20
-ROWS_PER_LARGE_GROUP = 8 * ROWS_PER_GROUP
-ROWS_PER_PART = 16 * ROWS_PER_GROUP
+BYTES_PER_GROUP = 64 * 2**20  # a row group of larger rows ends here
+ROWS_PER_LARGE_GROUP = 8 * ROWS_PER_GROUP  # of TableWriter
+ROWS_PER_PART = 16 * ROWS_PER_GROUP  # of PartWriter
 
 
 class RowWriter(AbstractContextManager["RowWriter"]):
-    """Writes dicts to one Parquet file of a fixed schema; the file exists even when no row came."""
+    """A writer of dicts to one Parquet file of a fixed schema. The file exists even without rows."""
 
     def __init__(self, file: Place, schema: pa.Schema) -> None:
         self.schema = schema
         self.rows = 0
         self._buffer: list[dict[str, Any]] = []
-        self._size = 0  # of its strings
+        self._size = 0  # of the buffer's strings, in characters or bytes
         self._sink = file.open("wb")
         self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
 
@@ -54,7 +54,7 @@ class RowWriter(AbstractContextManager["RowWriter"]):
 
 
 class TableWriter(AbstractContextManager["TableWriter"]):
-    """Writes tables to one Parquet file, in large row groups: its metadata grows with them."""
+    """A writer of tables to one Parquet file. Row groups are large, because each row group adds metadata."""
 
     def __init__(self, file: Path, schema: pa.Schema) -> None:
         self._writer = pq.ParquetWriter(file, schema, compression="zstd")
@@ -83,7 +83,7 @@ class TableWriter(AbstractContextManager["TableWriter"]):
 
 
 class PartWriter(AbstractContextManager["PartWriter"]):
-    """Writes tables to part-00000.parquet and so on, a bounded number of rows each, for later passes to share out."""
+    """A writer of tables to part-00000.parquet and so on, ROWS_PER_PART rows each, which readers can share out."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self.folder, self.schema = folder, schema
@@ -92,7 +92,7 @@ class PartWriter(AbstractContextManager["PartWriter"]):
         self._room = 0
 
     def write(self, table: pa.Table) -> None:
-        """Add the rows of a table; columns that the schema does not name are left out."""
+        """Add the rows of a table, without columns that the schema does not name."""
         table = table.select(self.schema.names).cast(self.schema)
         self.rows += len(table)
         while len(table):
@@ -118,27 +118,27 @@ class PartWriter(AbstractContextManager["PartWriter"]):
 
 
 def read_tables(path: Place | list[Place], columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a Parquet file, of several, or of all of a folder in order of their names, some at a time."""
+    """Yield the rows of the files of `parquet_files`, as tables of at most ROWS_PER_GROUP rows."""
     for file in parquet_files(path):
-        # pre_buffer would keep all that was read until the end.
+        # pre_buffer would keep all bytes read in memory until the end.
         with file.open("rb") as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=columns):
                 yield pa.Table.from_batches([batch])
 
 
 def read_rows(path: Place, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The same as dicts."""
+    """Yield the rows of `read_tables` as dicts."""
     for table in read_tables(path, columns):
         yield from table.to_pylist()
 
 
 def count_rows(path: Place) -> int:
-    """Number of rows of a Parquet file, or of all in a folder, from their footers alone."""
+    """Count the rows of a Parquet file, or of all files of a folder, from their footers alone."""
     return sum(_count(file) for file in parquet_files(path))
 
 
 def count_values(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
-    """How often each string comes up."""
+    """Count how often each string occurs."""
     return Counter({entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()})
 
 
@@ -148,7 +148,7 @@ def _count(file: Place) -> int:
 
 
 def parquet_files(path: Place | list[Place]) -> list[Place]:
-    """The file itself, the files themselves, or the Parquet files of a folder in order of their names."""
+    """Return a file or files as a list, or the Parquet files of a folder in order of their names."""
     if isinstance(path, list):
         return path
     return [path] if path.is_file() else sorted(path.glob("*.parquet"), key=str)

@@ -1,7 +1,7 @@
-"""No process outlives the one that it works for, not even where that one was killed.
+"""The end of processes whose parent has ended, even where the parent was killed.
 
-A killed actor cannot end vLLM's engine, which is a process of its own and would keep the GPU's memory for ever: the
-next engine on that GPU would find no room.
+A killed actor cannot end its vLLM engine, because the engine is a process of its own. The engine would keep the GPU's
+memory, so the next engine on that GPU would find no room.
 """
 
 import contextlib
@@ -18,21 +18,21 @@ from pathlib import Path
 import psutil
 
 LIBC = ctypes.CDLL(None)
-# The environment variables that say what a process and all that it starts work on, and in the folder of which Ray.
+# Environment variables of a process and its children: the lock file of their work, and the folder of their Ray.
 WORK, RAY = "SEMTAG_WORK", "SEMTAG_RAY"
-# Seconds for what a killed process leaves. Ray's workers end 2 seconds after it, and where it was killed while Ray was
-# starting, agents of Ray's wait for a minute for a server that is gone.
+# Seconds to wait for the children of a killed process. Ray's workers end 2 seconds after their parent. Ray's agents
+# take a minute if the parent was killed while Ray was starting, because they wait for a server that is gone.
 PATIENCE = 90.0
-CLOCK_STEPS = 2.0  # seconds that a process's start may seem to move while the clock is being set
+CLOCK_STEPS = 2.0  # seconds by which a process's start time may seem to move when the clock is set
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it is gone: none works on for nobody."""
+    """Ask the kernel to kill this process when its parent ends."""
     LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def left_at_work(work: str) -> list[int]:
-    """Ids of other processes with `work` as their WORK, that are alive still after some patience."""
+    """Return the ids of other processes with `work` as their WORK that are still alive after PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while left := [process.pid for process in _named(WORK, work)]:
         if time.monotonic() > end:
@@ -42,18 +42,18 @@ def left_at_work(work: str) -> list[int]:
 
 
 def _named(variable: str, value: str) -> list[psutil.Process]:
-    """Other processes that began with this value of an environment variable."""
+    """Return the other processes that began with this value of an environment variable."""
     everyone = psutil.process_iter(["environ"])
     return [one for one in everyone if one.pid != os.getpid() and (one.info["environ"] or {}).get(variable) == value]
 
 
 def end_with_this(processes: Iterable[psutil.Process], folder: str = "") -> subprocess.Popen[bytes]:
-    """Have the processes killed once this one is gone, however it ends, or lets go of what is returned here.
+    """Kill `processes` when this process ends in any way, or when the stdin of the returned watch is closed.
 
-    The folder, if one is named, is that of their Ray: all processes with it as their RAY are killed too, and it is
-    removed. `end_as_well` names more processes.
+    `folder`, if given, is the folder of their Ray. All processes with `folder` as their RAY are killed too, and the
+    folder is removed. `end_as_well` adds processes to the watch.
     """
-    # In a session of its own, so that what ends a whole group of processes leaves it alone.
+    # The watch has a session of its own, so that a signal to this process group does not end the watch.
     watch = subprocess.Popen(
         [sys.executable, "-m", "semtag.store.process_cleanup", *filter(None, [folder])],
         stdin=subprocess.PIPE,
@@ -64,17 +64,17 @@ def end_with_this(processes: Iterable[psutil.Process], folder: str = "") -> subp
 
 
 def end_as_well(watch: subprocess.Popen[bytes], processes: Iterable[psutil.Process]) -> None:
-    """Name more processes to what `end_with_this` returned."""
+    """Add processes to the watch that `end_with_this` returned."""
     assert watch.stdin
     watch.stdin.write("".join(f"{process.pid}:{process.create_time()}\n" for process in processes).encode())
     watch.stdin.flush()
 
 
 def main(named: list[str]) -> None:
-    """`python -m semtag.store.process_cleanup [FOLDER] PID:TIME ...`, and more of them on stdin, a line each.
+    """Kill the named processes when stdin ends.
 
-    Kills those processes when stdin ends, and what works in the folder, and removes that. Another process of such an id
-    is spared.
+    The arguments, and each line of stdin, are PID:TIME or a FOLDER. PID:TIME is a process and the time of its start;
+    another process with that id is spared. FOLDER belongs to a Ray: its processes are killed and the folder is removed.
     """
     named += sys.stdin.read().splitlines()
     folders = [name for name in named if name.startswith("/")]
@@ -91,7 +91,7 @@ def main(named: list[str]) -> None:
 
 
 def _clear(folder: str) -> None:
-    """Kill all processes that a Ray started, early or late, and remove its folder: a worker may hang and end never."""
+    """Kill all processes of a Ray and remove its folder, repeatedly, because Ray may still be starting workers."""
     end = time.monotonic() + PATIENCE
     while ((left := _named(RAY, folder)) or Path(folder).exists()) and time.monotonic() < end:
         for process in left:

@@ -1,4 +1,4 @@
-"""Which model a round starts from, which rounds are made, and which one delivers the tagger."""
+"""The rounds of a run: the model that each round starts from, the last round, and the round of the tagger."""
 
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
@@ -9,17 +9,17 @@ from semtag.store.run_dir import RunDir
 
 
 def base_of(config: Config) -> str:
-    """The base model's name as all that load it take it, with `@` and the revision where one is set."""
+    """Return the name by which all stages load the base model: with `@REVISION` if model.revision is set."""
     return f"{config.model.base}@{config.model.revision}" if config.model.revision else config.model.base
 
 
 def start_of(run: RunDir, config: Config, number: int) -> str:
-    """The model that round `number` samples from and trains: the base model, or what the round before came to."""
+    """Return the model that round `number` samples from and trains: the base, or the previous merged weights."""
     return uri(run.layout.round(number - 1).merged) if number > 1 else base_of(config)
 
 
 def last_round(run: RunDir, config: Config) -> int:
-    """The round after which there is none: the last one, or the first that gained nothing."""
+    """Return the last round to make: `rounds.count`, or the first round that gained nothing."""
     for number in range(1, config.rounds.count):
         gain = validation(run, number).get("gain", {})
         if gain.get("high") is not None and gain["high"] < config.rounds.least_gain:
@@ -28,14 +28,14 @@ def last_round(run: RunDir, config: Config) -> int:
 
 
 def trained_rounds(run: RunDir) -> list[int]:
-    """The rounds whose training is done, in order."""
+    """Return the rounds whose training is done, in order."""
     return sorted(step.round for step in run.done() if step.stage == "train")
 
 
 def delivered_round(run: RunDir) -> int:
-    """The round whose model is the tagger: of the trained ones that with the best mean score on validation texts.
+    """Return the round whose model is the tagger: the trained round with the best mean score on validation texts.
 
-    Without validation it is the last one. Raises UserError where no round is trained.
+    Without validation, the last trained round is the tagger's. Raises UserError when no round is trained.
     """
     trained = trained_rounds(run)
     if not trained:
@@ -46,12 +46,15 @@ def delivered_round(run: RunDir) -> int:
 
 
 def validation(run: RunDir, number: int) -> StepCounts:
-    """What the validation of a round counted; nothing where there was none."""
+    """Return the counts of a round's validation; empty if the round was not validated."""
     return run.counts(Step("validate", number))
 
 
 def round_lines(run: RunDir, config: Config) -> list[str]:
-    """A line a round: form, score and gain of its model on the validation texts; and which one is the tagger."""
+    """Return a line for each validated round, and a line that names the tagger's round.
+
+    A round's line has the share of valid answers, the mean score and the gain of its model on the validation texts.
+    """
     lines = []
     for number in trained_rounds(run):
         counts = validation(run, number)
@@ -59,9 +62,9 @@ def round_lines(run: RunDir, config: Config) -> list[str]:
             continue
         gain = counts["gain"]
         line = (
-            f"round {number}: {counts['well_formed']:.1%} well formed, mean score {counts['mean_score']:.3f}, "
+            f"round {number}: {counts['well_formed']:.1%} valid, mean score {counts['mean_score']:.3f}, "
             f"gain {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] on {counts['texts']} validation texts"
         )
         nothing = gain["high"] < config.rounds.least_gain
-        lines.append(f"{line}; it gained nothing" if nothing else line)
+        lines.append(f"{line}; this round gained nothing" if nothing else line)
     return [*lines, f"the tagger is the model of round {delivered_round(run)}"] if lines else []

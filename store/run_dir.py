@@ -1,4 +1,4 @@
-"""The run directory: what is in it, who may write to it, and what is finished."""
+"""The run directory: its files, its lock and lease, and its finished steps."""
 
 import contextlib
 import errno
@@ -34,18 +34,18 @@ from semtag.store.packaged import weights_in
 from semtag.store.process_cleanup import left_at_work
 from semtag.store.stages import STAGES
 
-SCHEMA_VERSION = 5
-MIN_FREE_BYTES = 64 * 2**20
+SCHEMA_VERSION = 5  # of manifest.json
+MIN_FREE_BYTES = 64 * 2**20  # a disk with less counts as full
 AnyPlace = TypeVar("AnyPlace", bound=Place)
 
 
 class RunDir:
-    """One directory, on a disk or in an object store, that holds all that one job made.
+    """The directory of a run, on a disk or in an object store.
 
-    Every file in it appears whole or not at all: stages write into `writing(name)`, small files are replaced
-    atomically. The manifest records, for each stage, its state, counts and the config values that shaped it; in a
-    store, which cannot rename folders, it alone says whether a folder is complete. `here` is the part of the run that
-    only this machine needs, such as checkpoints: the directory itself, or for one in a store a local folder beside it.
+    Every file appears whole or not at all: steps write folders through `writing`, and small files are replaced
+    atomically. The manifest records each step's state, counts and shaping config values. An object store cannot rename
+    a folder, so only the manifest says whether a folder there is complete. `here` is the local folder for files that
+    only this machine needs, such as checkpoints. For a run on a disk, `here` is the directory itself.
     """
 
     def __init__(self, path: str | Place) -> None:
@@ -55,7 +55,7 @@ class RunDir:
 
     @classmethod
     def of(cls, config: Config) -> "RunDir":
-        """The directory that the config names."""
+        """Return the directory that the config names."""
         return cls(place_at(config.run.root) / config.run.name)
 
     # -- config ---------------------------------------------------------------------------------------------
@@ -70,22 +70,23 @@ class RunDir:
         """Write the config and, for a new run, the manifest. Raises UserError as `create` and `check_same` do."""
         self.check_same(config)
         write_text(self.layout.config, dump_config(config))
-        for step in self.done():  # a kill can come between a step's end and its clearing up
+        for step in self.done():  # a kill can come between a step's end and its cleanup
             self._clear_unfinished(step)
         if not self.layout.manifest.exists():
             new = Manifest(schema_version=SCHEMA_VERSION, created=_now(), steps={})
             write_json(self.layout.manifest, new.as_json())
 
     def config(self) -> Config:
-        """The resolved config the run was started with."""
+        """Return the resolved config that the run was started with."""
         if not self.layout.config.exists():
             raise UserError(
-                f"{self.path} is not a run directory: it has no config.yaml.", "Start it with `semtag run`."
+                f"{self.path} is not a run directory: it has no config.yaml.",
+                "Check the path, or start a run with `semtag run`.",
             )
         return load_config(self.layout.config)
 
     def check_same(self, config: Config) -> None:
-        """Raises UserError when a step that has begun was shaped by other values, naming the keys that differ."""
+        """Compare the config with the steps that have begun. Raises UserError that names the keys that differ."""
         differing = []
         for name, record in self.manifest().steps.items():
             values = shaping_values(config, Step.of(name))
@@ -100,7 +101,7 @@ class RunDir:
     # -- steps ----------------------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest:
-        """The manifest, or an empty one where there is none yet. Raises UserError for one of another version."""
+        """Return the manifest, empty for a new run. Raises UserError for another version of the schema."""
         file = self.layout.manifest
         if not file.exists():
             return Manifest(schema_version=SCHEMA_VERSION)
@@ -113,28 +114,28 @@ class RunDir:
         return Manifest.model_validate(values)
 
     def done(self) -> list[Step]:
-        """The steps that finished, in the order in which they began."""
+        """Return the steps that finished, in the order in which they began."""
         steps = self.manifest().steps
         return [Step.of(name) for name, record in steps.items() if record.state == "done"]
 
     def is_done(self, step: Step) -> bool:
-        """Whether the step finished."""
+        """Return whether the step finished."""
         return step in self.done()
 
     def counts(self, step: Step) -> StepCounts:
-        """What a finished step counted; nothing of any other."""
+        """Return the counts of a finished step; empty for other steps."""
         record = self.manifest().steps.get(step.name)
         return record.counts if record else {}
 
     def begin(self, step: Step, config: Config) -> None:
-        """Record that the step runs, with the values that shape it, and delete half-written folders."""
+        """Record that the step runs, and the values that shape its results; delete half-written folders."""
         self._clear_partial()
         values = shaping_values(config, step)
         record = StepRecord(state="running", started=_now(), config=values, identity=identity(values))
         self._set_step(step, record)
 
     def finish(self, step: Step, counts: StepCounts, versions: dict[str, str]) -> None:
-        """Record that the step is done, with this process's peak of memory in MB."""
+        """Record that the step is done, with this process's peak memory in MiB."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         found = {"state": "done", "finished": _now(), "peak_mb": peak, "counts": counts, "versions": versions}
         self._set_step(step, self.manifest().steps[step.name].model_copy(update=found))
@@ -147,17 +148,17 @@ class RunDir:
         write_json(self.layout.manifest, manifest.model_copy(update={"steps": steps}).as_json())
 
     def record(self, step: Step, unit: str, came_in: int, went_out: int, dropped: dict[str, int]) -> None:
-        """Replace the step's entry for `unit` in the ledger. Raises ValueError when it does not balance."""
+        """Replace the step's entry for `unit` in the ledger. Raises ValueError unless in = out + dropped."""
         balance = Balance(came_in=came_in, went_out=went_out, dropped=dict(sorted(dropped.items())))
         if not balance.holds:
-            raise ValueError(f"{step.name} ledger of {unit}: {came_in} in, {went_out} out, dropped {dropped}")
+            raise ValueError(f"{step.name}: {unit} do not balance: {came_in} in, {went_out} out, dropped {dropped}")
         check_held(self.path)
         ledger = self.ledger()
         units = ledger.of(step.name) | {unit: balance}
         write_json(self.layout.ledger, Ledger(ledger.root | {step.name: units}).as_json())
 
     def ledger(self) -> Ledger:
-        """The ledger, or an empty one where there is none yet."""
+        """Return the ledger, empty for a new run."""
         file = self.layout.ledger
         return Ledger.model_validate_json(file.read_text(encoding="utf-8") if file.exists() else "{}")
 
@@ -165,7 +166,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def writing(self, target: Place) -> Iterator[Path]:
-        """A local folder that becomes the run's folder `target` when the block ends well, in place of an old one."""
+        """Yield a local folder, which replaces the run's folder `target` when the block ends without an error."""
         check_held(self.path)
         inside = self.here / str(target).removeprefix(str(self.path)).strip("/")
         partial = inside.with_name(f".{target.name}.partial")
@@ -182,7 +183,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def sharing(self, target: Place) -> Iterator[Place]:
-        """The same for a folder that the workers of all nodes write into."""
+        """Yield a folder for the workers of all nodes: as `writing` on a disk, or `target`, emptied, in a bucket."""
         if isinstance(target, Path):
             with self.writing(target) as folder:
                 yield folder
@@ -192,11 +193,11 @@ class RunDir:
             yield target
 
     def scratch(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """A local folder that is gone after the block."""
+        """Return a context with a local folder, which is removed after the block."""
         return _temporary(self.here / f".{name}.partial")
 
     def shared_scratch(self, name: str) -> contextlib.AbstractContextManager[Place]:
-        """The same for a folder that the workers of all nodes reach."""
+        """Return a context with a folder that the workers of all nodes reach, which is removed after the block."""
         return _temporary(self.path / f".{name}.partial")
 
     def _clear_unfinished(self, step: Step) -> None:
@@ -205,35 +206,36 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self, reading: bool = False) -> Iterator[TextIO]:
-        """Hold the run for this process and for those that get the file. Raises UserError when another one holds it.
+        """Lock the run for this process and for children that inherit the file. Raises UserError for a locked run.
 
-        With `reading`, a run that cannot be written to is read all the same.
+        With `reading`, a run that this process may not write is opened without a lease.
         """
         make_folder(self.here)
         path = self.here.resolve() / ".lock"
         with file_lock(path, self.path, reading) as (file, place):
             if left := left_at_work(str(path)):
-                raise UserError(f"Processes {left} of a killed command work on {self.path}.", "End them.")
+                raise UserError(f"Processes {left} of a killed command work on {self.path}.", "End these processes.")
             with lease(self.path, place, reading):
                 yield file
 
     def open_log(self, name: str) -> int:
-        """A descriptor that writes to the end of a step's log here, behind what an earlier attempt left, elsewhere too.
+        """Open a step's local log, and return a descriptor that appends to the log.
 
-        Libraries may print what they were given, so the log is for this user's eyes alone.
+        The log of an earlier attempt, also on another machine, is kept. Only this user can read the log, because
+        libraries may print their inputs.
         """
         log = self.layout.log(name)
         make_folder(log.parent)
         if not isinstance(self.path, Path) and not log.exists():
             kept = self.path / log.relative_to(self.here).as_posix()
-            with contextlib.suppress(Exception):  # there may be none; a store that fails is named by the work itself
+            with contextlib.suppress(Exception):  # no log yet; if the object store fails, the step says so
                 log.write_bytes(kept.read_bytes())
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.fchmod(descriptor, 0o600)
         return descriptor
 
     def keep_logs(self) -> None:
-        """Put a copy of the logs and training curves of this machine into the store, where the run lies in one."""
+        """Copy this machine's logs and training curves to the object store, if the run lies there."""
         if isinstance(self.path, Path):
             return
         for folder in (self.layout.logs, *self.here.glob("round-*/tensorboard")):
@@ -257,29 +259,29 @@ def _temporary(folder: AnyPlace) -> Iterator[AnyPlace]:
 
 
 def shaping_values(config: Config, step: Step) -> dict[str, Any]:
-    """The config values that shape what a step makes, and hashes of packaged models: dotted key -> value."""
+    """Return the config values that shape a step's results, and hashes of packaged models: dotted key -> value."""
     settings = config.of_round(step.round) if step.round else config
     flat = flatten(settings, shaping_only=True)
     if config.rounds.texts == "reuse":
-        del flat["rounds.count"]  # a round more changes no text of the others
+        del flat["rounds.count"]  # one more round changes no text of the other rounds
     values = {key: value for key, value in flat.items() if key.startswith(STAGES[step.stage].keys)}
     return values | weights_in(values)
 
 
 def identity(values: dict[str, Any]) -> str:
-    """Hash of the values that shape a stage's data, 16 hex digits."""
+    """Return the hash of the values that shape a step's results, 16 hex digits."""
     return short_hash(json.dumps(values, sort_keys=True))
 
 
 def check_rejected(rejected: dict[str, int], total: int, config: Config, where: Place) -> None:
-    """Raises UserError when more than `run.max_rejected` of `total` rows are rejected, naming the reasons."""
+    """Check the rejects of `total` rows. Raises UserError, with the reasons, above the share `run.max_rejected`."""
     reasons = {reason: number for reason, number in rejected.items() if reason != "duplicate"}
     share = sum(reasons.values()) / max(1, total)
     if share > config.run.max_rejected:
         raise UserError(
             f"{share:.1%} of {total:,} rows are rejected, more than run.max_rejected={config.run.max_rejected:g}: "
             f"{', '.join(f'{number:,} {reason}' for reason, number in reasons.items())}.",
-            f"Look at {where}, mend the data or the config, or raise run.max_rejected and run the same command again.",
+            f"Look at {where}. Fix the data or the config, or raise run.max_rejected, and run the same command again.",
         )
 
 

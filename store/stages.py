@@ -1,12 +1,13 @@
-"""The stages of a run, in their order: what does them, what they count, and which config keys shape what they make."""
+"""The stages of a run, in order: their modules, units of progress, and the config keys that shape their results."""
 
 from typing import NamedTuple
 
 
 class Stage(NamedTuple):
-    """A stage: the module that does it as a process, the unit of its progress, and what its command says of it.
+    """A stage: the module that runs as its process, the unit of its progress, and the help of its command.
 
-    `keys` are sections of the config, or single keys; a stage that has begun pins their values for the run.
+    `keys` are sections of the config (`data.`) or single keys (`run.seed`). Once the stage has begun, a run can no
+    longer change the values of `keys`.
     """
 
     module: str
@@ -21,7 +22,7 @@ STAGES = {
         "semtag.generation.texts",
         "rows",
         ("run.seed", "data.", "rounds.count", "rounds.texts", "rounds.validation", "rounds.max_validation"),
-        "data -> distinct texts, split into train, validation and held-out ones",
+        "data -> distinct texts, split into train, validation and held-out texts",
     ),
     "rank": Stage(
         "semtag.scoring.rank",
@@ -41,14 +42,14 @@ STAGES = {
         "semtag.training.train",
         "steps",
         ("run.seed", "training."),
-        "pairs -> adapter, and the weights with it merged in",
+        "pairs or lists -> adapter and merged weights",
         in_each_round=True,
     ),
     "validate": Stage(
         "semtag.evaluation.validate",
         "answers",
         ("run.seed",),
-        "the validation texts, answered by a round's model -> its gain",
+        "validation texts -> answers of the round's model -> gain",
         in_each_round=True,
     ),
     "evaluate": Stage(

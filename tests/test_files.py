@@ -99,8 +99,8 @@ def test_folders_are_searched_and_endings_are_read_in_any_case(tmp_path: Path) -
         "sub/b.jsonl:1",
     ]
     assert [row.values.get("text") for row in rows] == ["a", "c", None, "b"]
-    assert said == [f"{tmp_path}: 3 files are hidden or no jsonl and not read, such as README.md"]
-    assert "3 files are hidden or no jsonl" in preview(Data(path=str(tmp_path)))
+    assert said == [f"{tmp_path}: 3 files are hidden or not jsonl and are not read, such as README.md"]
+    assert "3 files are hidden or not jsonl" in preview(Data(path=str(tmp_path)))
 
 
 def test_folders_that_are_links_are_searched_once(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_patterns_and_lists_of_paths(tmp_path: Path) -> None:
     for none in ("c*.jsonl", "x/*.jsonl"):
         with pytest.raises(UserError, match="No file in"):
             locate(str(tmp_path / none))
-    with pytest.raises(UserError, match="no pattern"):
+    with pytest.raises(UserError, match="not a valid pattern"):
         locate(str(tmp_path / "**a"))
 
 

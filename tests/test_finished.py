@@ -219,7 +219,7 @@ def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> No
     assert reject["reason"] == "not_a_number"
     with Progress("rank", "texts", folder.said) as progress:
         _check_counts(counts, expected, progress)
-    assert "left out: 2 rows of texts that have one, 1 rows of no text here" in folder.said.getvalue()
+    assert "skipped 2 rows of texts that already have a row, and 1 rows of unknown texts" in folder.said.getvalue()
     assert "warning: 1 texts are longer than the scoring model reads" in folder.said.getvalue()
 
 

@@ -56,6 +56,6 @@ def test_what_is_gated_is_named_with_what_to_do(hub: str, tmp_path: Path, of_hub
     done = semtag("rank", "configs/demo.yaml", f"run.root={tmp_path}", *local, "data.limit=null", *of_hub)
     assert done.returncode == 2, done.stdout + done.stderr
     said = done.stdout + done.stderr
-    assert "me/gated" in said and "Accept its terms" in said and "HF_TOKEN" in said
+    assert "me/gated" in said and "Accept the repository's terms" in said and "HF_TOKEN" in said
     assert "Traceback" not in said
     assert local_folder("me/gated") == "me/gated"

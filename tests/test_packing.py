@@ -154,7 +154,7 @@ def test_a_model_with_a_convolution_trains_on_separate_sequences_as_in_trl(
     ours = list_trainer(str(tmp_path / "model"), tokenizer, pairs, tmp_path / "ours", training)
     said: list[str] = []
     ours.choose_sequences(said.append)
-    assert "behind one prompt they score" in said[0]
+    assert "a shared prompt changes their log-probabilities by" in said[0]
     assert not ours.data_collator.shared
     curve = curve_of(ours)
     theirs = parts(str(tmp_path / "model"), tokenizer, tmp_path / "theirs", training)

@@ -42,17 +42,17 @@ def test_what_fits(wanted: tuple[Need, Need], nodes: list[Node]) -> None:
     [
         (needs(1, 1), [Node(8)], "A sampling actor takes 1 GPU, and the cluster has none"),
         (needs(16, 1, 4, 0.5), [Node(64, 8), Node(64, 8)], "take 18 GPUs, and the cluster has 16"),
-        (needs(2, 0), [Node(3)], "2 sampling and 1 scoring actors, with one for reading and writing, take 4 CPUs"),
+        (needs(2, 0), [Node(3)], "2 sampling and 1 scoring actors and a task that reads and writes take 4 CPUs"),
         (needs(1, 8), [Node(64, 4), Node(64, 4)], "8 GPUs of one node, and no node of the cluster has more than 4"),
-        (needs(1, 1, kind="H200"), [Node(8, 8, H100), Node(8, 1, L4)], "of type H200; there are: H100, L4"),
+        (needs(1, 1, kind="H200"), [Node(8, 8, H100), Node(8, 1, L4)], "of type H200. Types of its nodes: H100, L4"),
         # 1.8 GPUs of 2, but a GPU holds one share of 0.6
-        (needs(3, 0.6), [Node(8, 2)], "hold 2 of 3 sampling actors"),
+        (needs(3, 0.6), [Node(8, 2)], "have room for 2 of 3 sampling actors"),
         # Two of each take 2.2 GPUs of 3; one GPU holds one sampler of 0.7 or two scorers of 0.4, and 0.7 + 0.4 > 1
-        (needs(2, 0.7, 3, 0.4), [Node(16, 3)], "hold 2 of 2 sampling actors and 2 of 3 scoring"),
+        (needs(2, 0.7, 3, 0.4), [Node(16, 3)], "have room for 2 of 2 sampling actors and 2 of 3 scoring"),
         # 8 of 9 GPUs, but three nodes of three hold one engine of two GPUs each
-        (needs(4, 2), [Node(8, 3), Node(8, 3), Node(8, 3)], "hold 3 of 4 sampling actors"),
+        (needs(4, 2), [Node(8, 3), Node(8, 3), Node(8, 3)], "have room for 3 of 4 sampling actors"),
         # The one H100 goes to the sampler; the others are L4s of another node without CPUs
-        (needs(1, 1, 1, 1, "H100"), [Node(8, 1, H100), Node(0, 4, L4)], "hold 1 of 1 sampling actors and 0 of 1"),
+        (needs(1, 1, 1, 1, "H100"), [Node(8, 1, H100), Node(0, 4, L4)], "room for 1 of 1 sampling actors and 0 of 1"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(wanted: tuple[Need, Need], nodes: list[Node], message: str) -> None:

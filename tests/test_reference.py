@@ -57,7 +57,7 @@ def test_what_was_sampled_passes_the_audit_and_trains_alike(base: str, rows: Dat
     counts, references, said = settled(sampled, tmp_path)
     drawn, repaired = int((~np.isnan(known)).sum()), int(np.isnan(known).sum())
     assert counts == {"from_sampling": drawn, "recomputed_as_not_sampled_by_this_model": repaired}
-    assert "they serve" in said
+    assert "log-probabilities from sampling are used" in said
     counts, expected, said = settled(recomputed, tmp_path / "one")
     assert counts == {
         "from_sampling": 0,
@@ -81,7 +81,7 @@ def test_log_probabilities_of_other_weights_do_not_serve(base: str, rows: Datase
     wrong = rows.map(lambda row: {"reference": [value - 0.5 for value in row["reference"]]})
     trainer = trainer_for(base, wrong, tmp_path)
     counts, references, said = settled(trainer, tmp_path)
-    assert "they do not serve" in said
+    assert "log-probabilities from sampling are not used" in said
     known = ~np.isnan(np.concatenate(rows["reference"][:]))
     assert (counts["from_sampling"], counts["recomputed_after_the_audit"]) == (0, known.sum())
     (tmp_path / "one").mkdir()

@@ -64,10 +64,8 @@ def test_rounds_stop_at_one_that_gained_nothing(tmp_path: Path) -> None:
     assert last_round(run, config_of(tmp_path, "rounds.count=1")) == 1
     gained, stopped, tagger = round_lines(run, config)
     assert tagger == "the tagger is the model of round 1"
-    assert gained == (
-        "round 1: 90.0% well formed, mean score 0.400, gain +0.050 [-0.010, +0.110] on 30 validation texts"
-    )
-    assert stopped.endswith("gain +0.004 [+0.000, +0.010] on 30 validation texts; it gained nothing")
+    assert gained == "round 1: 90.0% valid, mean score 0.400, gain +0.050 [-0.010, +0.110] on 30 validation texts"
+    assert stopped.endswith("gain +0.004 [+0.000, +0.010] on 30 validation texts; this round gained nothing")
 
 
 @pytest.mark.parametrize("nothing_known", [{"texts": 0}, None, found(UNKNOWN)])

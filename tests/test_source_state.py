@@ -70,7 +70,8 @@ def test_a_folder_that_changed_is_noticed(kind: str, folder: Path, capsys: pytes
     change(folder)
     assert main(["run", str(ROOT / "configs" / "demo.yaml"), *overrides(folder), "--dry-run"]) == 2
     said = capsys.readouterr().err
-    assert f"no more what {folder.parent / 'runs' / 'demo'} read: {folder}/{words}." in said and "run.name=" in said
+    assert f"is not the data that {folder.parent / 'runs' / 'demo'} read: {folder}/{words}." in said
+    assert "run.name=" in said
 
 
 def test_the_same_data_is_taken_however_it_came(folder: Path) -> None:
@@ -106,5 +107,5 @@ def test_yesterdays_rows_are_not_written_today(folder: Path, tmp_path: Path) -> 
     work.layout.texts.mkdir(parents=True)
     write_json(work.layout.source_state, source_state(config_of(folder).data))
     (folder / "a.jsonl").write_text(LINES * 2)
-    with pytest.raises(UserError, match=r"a.jsonl has changed.*\n.*remove .*unfinished to start anew"):
+    with pytest.raises(UserError, match=r"a.jsonl has changed.*\n.*remove .*unfinished to start again"):
         tag(str(model), str(folder), out, [], votes=1, base=False, score=False, constrained=False)

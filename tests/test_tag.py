@@ -128,7 +128,7 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     assert [row["reason"] for row in rejects] == ["null_text", "empty_text", "too_long", "broken_line"]
     assert rejects[2]["row"]["number"] == -3
     check_tagger_agrees(finished_run, corpus, rows, tmp_path)
-    assert "is there already" in fails("tag", str(finished_run), *options, "--out", str(out))
+    assert "exists already" in fails("tag", str(finished_run), *options, "--out", str(out))
 
 
 # What the README's lines are followed by, within their `with`.

@@ -199,7 +199,7 @@ def test_rejects_of_another_job_are_not_overwritten(tmp_path: Path) -> None:
     model.mkdir()
     (model / "config.json").write_text("{}")
     Path(f"{out}.rejects.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match=r"tags.jsonl.rejects.jsonl is there already"):
+    with pytest.raises(UserError, match=r"tags.jsonl.rejects.jsonl exists already"):
         tag(str(model), "rows.jsonl", out, [], votes=1, base=False, score=False, constrained=False)
 
 

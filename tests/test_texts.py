@@ -260,7 +260,7 @@ def test_a_misspelt_article_column_is_named(tmp_path: Path) -> None:
     data: dict[str, Any] = {"held_out": 0.3, "held_out_by": "article"}
     for column in ("subjct", None):  # null means title
         config = config_for(tmp_path / "a.jsonl", tmp_path, **data, article_column=column)
-        message = rf"column '{column or 'title'}'; beside the text there is: subject\.(.|\n)*data.article_column"
+        message = rf"column '{column or 'title'}'. The other columns are: subject\.(.|\n)*data.article_column"
         with pytest.raises(UserError, match=message):
             preview(config.data)
         RunDir.of(config).create()

@@ -131,7 +131,7 @@ def test_nothing_left_to_learn_from_is_said(work: Any) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="flex attention trains on GPUs")
 def test_flex_attention_on_cpus_is_refused(work: Any) -> None:
-    with pytest.raises(UserError, match="trains on GPUs alone"):
+    with pytest.raises(UserError, match="attention=flex needs a GPU, and torch finds none"):
         work("training.attention=flex")
 
 

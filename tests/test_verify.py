@@ -31,16 +31,16 @@ from tests.tampering import (
 )
 
 FILES = "no half-written file, no unknown schema"
-IDENTITY = "every step is the one that its identity names"
+IDENTITY = "the identity of each step is the hash of the step's config"
 LEDGER = "the ledger balances and agrees with the files"
 TEXTS = "each text once, named by its content, on one side of the split"
 ONCE = "round 2: every train text exactly once, ranked or rejected"
 CANDIDATES = "round 2: candidates are complete, parsed as stored and in order of score"
-PAIRS = "round 2: every pair is a preference; pairs and lists are what their ranked texts give"
-CAP = "round 2: format pairs keep under their share"
-BINS = "round 2: bins of score gaps are filled evenly, where that was asked for"
-WEIGHTS = "round 2: adapter and merged weights are those that training left"
-VALIDATION = "round 2: every validation text is answered once, with the figures of the manifest"
+PAIRS = "round 2: every pair is a preference, and pairs and lists are those of the ranked texts"
+CAP = "round 2: format pairs keep within pairs.format_share"
+BINS = "round 2: bins of score gaps are filled evenly, if pairs.strategy=margin_bins"
+WEIGHTS = "round 2: adapter and merged weights are those that training wrote"
+VALIDATION = "round 2: every validation text has one answer, and the answers give the manifest's figures"
 
 
 MESSAGE = [{"role": "user", "content": "What is this?"}]
@@ -55,10 +55,10 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
     "what a killed attempt left": (
         FILES,
         lambda run: run.layout.round(2).sampled.mkdir(parents=True),
-        "rank-2 is done, and .* is still there",
+        "rank-2 is done, and .* still exists",
     ),
     "a file that is cut short": (FILES, cut_short, "round-2/pairs/.* cannot be read"),
-    "a damaged page": (ONCE, damaged, "the check could not go on: "),
+    "a damaged page": (ONCE, damaged, "the check could not continue: "),
     "a column that is not there": (FILES, of_another_schema, "round-2/lists/.* has columns .* with their types"),
     "a step of another config": (
         IDENTITY,
@@ -76,7 +76,7 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
         counted("rank-2", "texts", came_in=1, too_long=1),
         r"names \d+ texts of rank-2 for .*round-2/rejects, which holds \d+",
     ),
-    "a text on both sides of the split": (TEXTS, held_out_too, r"text_id -?\d+ is there twice"),
+    "a text on both sides of the split": (TEXTS, held_out_too, r"text_id -?\d+ occurs twice"),
     "a text of another name": (
         TEXTS,
         lambda run: rewrite(run.layout.held_out, lambda rows: [rows[0] | {"text": "Another text."}, *rows[1:]]),
@@ -86,21 +86,25 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
     "a ranked text that nobody gave": (
         ONCE,
         lambda run: rewrite(run.layout.train_texts(2, reuse=False), lambda rows: rows[1:]),
-        "is ranked but no train text",
+        "is ranked, but is no train text",
     ),
     "a lost text": (ONCE, rows_of("ranked", lambda rows: rows[1:]), "is neither ranked nor rejected"),
-    "a text both ranked and rejected": (ONCE, rejected(1), "is rejected and ranked, or no train text"),
+    "a text both ranked and rejected": (ONCE, rejected(1), "is rejected and ranked, or is no train text"),
     "a text rejected twice": (ONCE, rejected(2), "a text is rejected twice"),
     "another text under its name": (
         CANDIDATES,
         first("ranked", put(text="Another text.")),
         "is not the hash of its ranked text",
     ),
-    "another prompt": (CANDIDATES, first("ranked", put(prompt=MESSAGE)), "its prompt is not the configured one"),
+    "another prompt": (
+        CANDIDATES,
+        first("ranked", put(prompt=MESSAGE)),
+        "its prompt is not the prompt that the config gives",
+    ),
     "an example that nobody configured": (
         CANDIDATES,
         first("ranked", lambda row: {"sampled_prompt_ids": [1, *row["prompt_ids"]]}),
-        "sampled under other tokens than its prompt's",
+        "its sampled prompt has other tokens than its prompt",
     ),
     "a lost candidate": (
         CANDIDATES,
@@ -124,7 +128,7 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
     "a lost token": (
         CANDIDATES,
         best(lambda one: {"token_ids": one["token_ids"][:-1]}),
-        r"num_tokens is \d+, token_ids are \d+",
+        r"num_tokens is \d+, token_ids has \d+ tokens",
     ),
     "a log-probability over 0": (CANDIDATES, best(put(logprob=0.5)), "0.5 is no log-probability"),
     "a pair of no ranked text": (PAIRS, first("pairs", put(text_id=1)), r"pair 1 \(.*: no such candidates"),
@@ -139,7 +143,7 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
     "another margin": (PAIRS, similar(lambda row: {"margin": row["margin"] + 0.1}), r"score gap \S+, stored margin"),
     "a lost margin": (PAIRS, similar(put(margin=None)), r"score gap \S+, stored margin None"),
     "a pair of equal answers": (PAIRS, of_equal_answers, "equal answers"),
-    "a pair twice": (PAIRS, rows_of("pairs", lambda rows: [rows[0], *rows]), r"pair .*\): is there twice"),
+    "a pair twice": (PAIRS, rows_of("pairs", lambda rows: [rows[0], *rows]), r"pair .*\): occurs twice"),
     "swapped messages": (PAIRS, first("pairs", swapped("chosen", "rejected")), f"chosen, rejected: {AS_RANKED}"),
     "a pair of another prompt": (PAIRS, first("pairs", put(prompt=MESSAGE)), rf"pair .*\): prompt: {AS_RANKED}"),
     "a pair of other prompt tokens": (
@@ -160,17 +164,17 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
     "pairs of another strategy": (
         PAIRS,
         configured("pairs.strategy=first_two"),
-        r"\): the ranked text gives none such",
+        r"\): the ranked text gives no such record",
     ),
     "a lost pair": (PAIRS, rows_of("pairs", lambda rows: rows[1:]), r"group \d .* has \d+ pairs; of the \d+ .* stay"),
     "a ledger of other drops": (PAIRS, counted("pairs-2", "pairs", came_in=9, tie=9), "dropped pairs .*'tie': "),
     "a list of no ranked text": (
         PAIRS,
         first("lists", put(text_id=1)),
-        "list of text_id 1: the ranked text gives none",
+        "list of text_id 1: the ranked text gives no such record",
     ),
     "a lost list": (PAIRS, rows_of("lists", lambda rows: rows[1:]), "list of text_id .*: is missing"),
-    "a list twice": (PAIRS, rows_of("lists", lambda rows: [rows[0], *rows]), "list of text_id .*: is there 2 times"),
+    "a list twice": (PAIRS, rows_of("lists", lambda rows: [rows[0], *rows]), "list of text_id .*: occurs 2 times"),
     "a list of another prompt": (PAIRS, first("lists", put(prompt=MESSAGE)), f"list of .*: prompt: {AS_RANKED}"),
     "a list in another order": (
         PAIRS,
@@ -200,7 +204,7 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
     "more format pairs than may be": (
         CAP,
         rows_of("pairs", lambda rows: [row | {"kind": "format"} for row in rows]),
-        r"\d+ format pairs beside 0 similarity pairs; at most 0 may be",
+        r"\d+ format pairs beside 0 similarity pairs; 0 are allowed",
     ),
     "fewer format pairs than may be": (
         CAP,
@@ -208,12 +212,12 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
             rows_of("pairs", lambda rows: [row for row in rows if row["kind"] == "similarity"]),
             counted("pairs-2", "pairs", came_in=5, over_format_share=5),
         ),
-        r"\d+ format pairs were dropped, though \d+ may be and 0 are",
+        r"\d+ format pairs were dropped, though \d+ are allowed and 0 are kept",
     ),
     "a bin too full": (
         BINS,
         both(configured("pairs.strategy=margin_bins"), rows_of("pairs", fuller)),
-        r"1000 similarity pairs of \d+ texts, up to 1000 in a bin",
+        r"1000 similarity pairs of \d+ texts, up to 1000 in a bin; \d+ are allowed",
     ),
     "a bin with room": (
         BINS,

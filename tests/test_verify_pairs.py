@@ -51,6 +51,6 @@ def test_which_pairs_stay_is_decided_by_their_hashes() -> None:
     assert chosen(config, (7, True), (-3, True)) == []
     assert chosen(config, (7, True), (-3, True), (8, False)) == []
     [problem] = chosen(config, (7, True), (-3, False), (8, True))
-    assert problem.startswith("pair -3 is left out and pair 8 is there")
+    assert problem.startswith("pair -3 is left out and pair 8 is kept")
     [problem] = chosen(config, (7, True), (-3, True), (8, True))
-    assert problem.startswith("group 0 (0: format pairs) has 3 pairs; of the 3 there can be, 2 stay")
+    assert problem.startswith("group 0 (0: format pairs) has 3 pairs; of the 3 possible pairs, 2 stay")

@@ -157,7 +157,7 @@ def scored_otherwise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_a_tampered_pair_of_round_two_is_named(copy: RunDir) -> None:
     rewrite(copy.layout.round(2).pairs, swapped)
     [(check, [problem])] = problems(copy).items()
-    assert check == "round 2: every pair is a preference; pairs and lists are what their ranked texts give"
+    assert check == "round 2: every pair is a preference, and pairs and lists are those of the ranked texts"
     assert problem.startswith("pair ")
     rewrite(copy.layout.round(2).pairs, lambda rows: rows[1:])
     assert any(
@@ -173,14 +173,14 @@ def test_tampered_merged_weights_are_named(number: int, copy: RunDir) -> None:
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
     [(check, [problem])] = problems(copy).items()
-    assert check == f"round {number}: adapter and merged weights are those that training left"
+    assert check == f"round {number}: adapter and merged weights are those that training wrote"
     assert problem.startswith(f"the weights in {folder} have the hash ")
 
 
 def test_tampered_validation_answers_are_named(copy: RunDir) -> None:
     rewrite(copy.layout.round(2).validation, scored_otherwise)
     [(check, said)] = problems(copy).items()
-    assert check == "round 2: every validation text is answered once, with the figures of the manifest"
+    assert check == "round 2: every validation text has one answer, and the answers give the manifest's figures"
     assert [problem.split(" is ")[0] for problem in said] == ["manifest.json: well_formed", "manifest.json: mean_score"]
     rewrite(copy.layout.round(2).validation, lambda rows: rows[1:])
     assert "does not hold each validation text once" in problems(copy)[check][0]

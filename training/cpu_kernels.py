@@ -1,8 +1,8 @@
-"""Attention, LoRA layers and LM head for training on CPUs, with the figures of transformers, PEFT and TRL.
+"""Attention, LoRA layers and LM head for training on CPUs, with the results of transformers, PEFT and TRL.
 
-Those have kernels for GPUs. On a CPU, sdpa is no faster in bfloat16 than in float32, PEFT computes adapters in float32
-whatever the model's dtype, and TRL's head goes over the logits many times, though memory is what a CPU waits for. Here
-matrix products are in the model's dtype, and the sums within them, softmaxes and log-probabilities in float32.
+These libraries are made for GPUs. On a CPU, sdpa is no faster in bfloat16 than in float32. PEFT computes adapters in
+float32 whatever the model's dtype. TRL's head passes over the logits many times, although memory limits a CPU's
+speed. In this module matrix products use the model's dtype. Their sums, softmaxes and log-probabilities use float32.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,21 +18,22 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from trl.trainer import utils
 
-PACKED = "packed"  # name of the attention below among those of transformers
-HEAD_TOKENS = 128  # whose logits are in memory at a time
+PACKED = "packed"  # name under which transformers registers the attention below
+HEAD_TOKENS = 128  # number of tokens whose logits are in memory at a time
 THEIR_HEAD = utils._ChunkedLogProbFunction
 
 
 def lean_head_on_cpus() -> None:
-    """Have TRL's trainers use the head below from now on; on GPUs nothing changes. The version of TRL is pinned."""
-    utils._use_triton = lambda device: device.type in ("cpu", "cuda")  # completions alone go through the head
+    """Replace the head of TRL's trainers by the head below; GPUs keep TRL's head. The version of TRL is pinned."""
+    utils._use_triton = lambda device: device.type in ("cpu", "cuda")  # only completions go through the head
     utils._ChunkedLogProbFunction = SimpleNamespace(apply=head_log_probs)
 
 
 def lean_layers_on_cpus(model: Any, whole: bool) -> bool:
-    """Give a model with an adapter the layers below; returns whether its attention now takes packed rows.
+    """Give a model with an adapter the layers below; return whether the model's attention now takes packed rows.
 
-    It does if it was sdpa. `whole` says that each process has all weights: others fetch theirs in their own way.
+    Attention is replaced only if it is sdpa. `whole` says that each process holds all weights. Else LoRA layers stay
+    PEFT's, because libraries that share weights fetch the weights in PEFT's layers.
     """
     for layer in model.modules():
         if whole and isinstance(layer, Linear) and type(layer.get_base_layer()) is torch.nn.Linear:
@@ -47,10 +48,9 @@ def lean_layers_on_cpus(model: Any, whole: bool) -> bool:
 def packed_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **how: Any
 ) -> tuple[Tensor, None]:
-    """Attend within rows that stand one behind another, [1, heads, T, size], by a mask as `packed_mask` makes it.
+    """Attend within rows joined one after another, [1, heads, T, size], by a mask of `packed_mask`.
 
-    Masks of other kinds are left to sdpa. Scores are computed row by row, so no memory is held for rows that cannot see
-    each other.
+    sdpa handles masks of other kinds. Scores are computed row by row, so that no memory is used for pairs of rows.
     """
     if attention_mask is None or attention_mask.dtype == torch.bool:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
@@ -61,7 +61,7 @@ def packed_attention(
 class _Attention(torch.autograd.Function):
     """Attention of query [H, T, D] to key and value [G, T, D], G a divisor of H; heads of a group share their key.
 
-    The weights are computed again for the gradient: kept, they would take T times the memory of a layer's output.
+    The backward pass computes the weights again, because stored weights take T times the memory of a layer's output.
     """
 
     @staticmethod
@@ -83,7 +83,7 @@ class _Attention(torch.autograd.Function):
             asked, grad = _by_group(query[:, part], key), _by_group(grads[0][:, part], key)
             weights = _weights(asked, key[:, part], own, ctx.scale)
             to_value[:, part] = weights.transpose(1, 2) @ grad
-            # Of the softmax: p (g - sum p g).
+            # Gradient of the softmax: p (g - sum p g).
             to_weights = grad @ value[:, part].transpose(1, 2)
             to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype).mul_(ctx.scale)
             to_query[:, part] = (to_scores @ key[:, part]).view(len(query), -1, query.shape[-1])
@@ -92,7 +92,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _rows_of(mask: Tensor, repeats: int) -> Iterator[tuple[slice, Tensor]]:
-    """Where each row of a packed mask lies, and its own mask, repeated for the heads of a group."""
+    """Yield each row's slice of a packed mask, and the row's mask repeated for the heads of a group."""
     start = 0
     lengths = (mask.diagonal(dim1=2, dim2=3) == 0).sum(-1).flatten().tolist()  # each token sees itself, padding nothing
     for own, length in zip(mask[:, 0], lengths, strict=True):
@@ -101,7 +101,7 @@ def _rows_of(mask: Tensor, repeats: int) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _by_group(heads: Tensor, key: Tensor) -> Tensor:
-    """[H, L, D] -> [G, H / G L, D]: the heads of a group one behind another."""
+    """Reshape [H, L, D] to [G, H / G L, D], the heads of a group one after another."""
     return heads.reshape(len(key), -1, heads.shape[-1])
 
 
@@ -110,7 +110,7 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
 
 
 def lora_forward(layer: Linear, theirs: Callable[..., Tensor], inputs: Tensor) -> Tensor:
-    """Return x W' + b + scale x A' B' of a PEFT layer in one pass, or without its adapter what PEFT returns."""
+    """Return x W' + b + scale x A' B' of a PEFT layer; use PEFT's own pass if the adapter is off or merged."""
     if layer.disable_adapters or layer.merged:
         return theirs(inputs)
     (name,) = layer.active_adapters
@@ -144,7 +144,7 @@ class _Lora(torch.autograd.Function):
 
 
 def head_log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *how: Any) -> tuple[Any, ...]:
-    """Stand in for TRL's `ChunkedLogProbFunction.apply`, and for a head on a CPU that does nothing else do it here."""
+    """Replace TRL's `ChunkedLogProbFunction.apply`: use `_Head` for a plain frozen head on a CPU, else TRL's head."""
     temperature, _, softcap, scale, outputs = how
     plain = bias is None and softcap is None and temperature == scale == 1 and tuple(outputs) == ("log_probs",)
     if plain and hidden.device.type == "cpu" and not weight.requires_grad:
@@ -155,7 +155,7 @@ def head_log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets:
 class _Head(torch.autograd.Function):
     """Log-probabilities [N] of targets [N] after hidden states [N, H] under a frozen head [V, H].
 
-    Their gradients W_target - sum_j p_j W_j are computed with them, while the logits are there.
+    The forward pass also computes the gradients W_target - sum_j p_j W_j, because the logits are then in memory.
     """
 
     @staticmethod

@@ -2,15 +2,15 @@
 
 All take, for B lists of up to K completions:
 
-    ratios   [B, K]  log-ratios h of policy to reference, in nats: summed over a completion's tokens, or their mean a
-                     token where the config averages
+    ratios   [B, K]  log-ratios h of policy to reference, in nats: the sum over a completion's tokens, or the mean with
+                     training.per_token
     scores   [B, K]  what the completions are ranked by; of one scale within a list, of any scale between lists
-    present  [B, K]  bool, False where a list has no such completion; those places get no gradient
+    present  [B, K]  bool, False where a list has no such completion; these places get no gradient
     beta             strength of the pull to the reference, above 0
 
 and return the loss of each list, [B]. Rewards are r = beta h. Completions of a list stand in the order of their sample
-index; where a formula needs an order and two are equal, the lower index comes first. A list without two completions of
-different score has the loss 0.
+index. Of equal scores or rewards the lower index comes first. A list without two completions of different score has the
+loss 0.
 """
 
 import torch
@@ -19,30 +19,31 @@ from torch.nn.functional import logsigmoid
 
 
 def ipo(ratios: Tensor, scores: Tensor, present: Tensor, beta: float) -> Tensor:
-    """Mean over s_i > s_j of (h_i - h_j - 1/(2 beta))^2; with two completions IPO (arXiv 2310.12036, eq. 17)."""
+    """Return the mean over s_i > s_j of (h_i - h_j - 1/(2 beta))^2: IPO for pairs (arXiv 2310.12036, eq. 17)."""
     return _over_preferences((_gaps(ratios) - 1 / (2 * beta)) ** 2, scores, present)
 
 
 def ipo_margin(ratios: Tensor, scores: Tensor, present: Tensor, beta: float) -> Tensor:
-    """IPO with a target in proportion to the score gap: mean of (h_i - h_j - (s_i - s_j)/(2 beta))^2.
+    """Return IPO with a target in proportion to the score gap: mean of (h_i - h_j - (s_i - s_j)/(2 beta))^2.
 
-    Scores are rescaled to [0, 1] within each list, so the best and the worst have IPO's own target (REBEL, arXiv
-    2404.16767, eq. 4, with the list's own scale of rewards).
+    Scores are rescaled to [0, 1] within each list, so that best and worst have IPO's own target. This is REBEL (arXiv
+    2404.16767, eq. 4) with rewards on the list's own scale.
     """
     target = _gaps(rescaled(scores, present)) / (2 * beta)
     return _over_preferences((_gaps(ratios) - target) ** 2, scores, present)
 
 
 def sigmoid(ratios: Tensor, scores: Tensor, present: Tensor, beta: float) -> Tensor:
-    """Mean over s_i > s_j of -log sigmoid(r_i - r_j); with two completions DPO (arXiv 2305.18290, eq. 7)."""
+    """Return the mean over s_i > s_j of -log sigmoid(r_i - r_j): DPO for pairs (arXiv 2305.18290, eq. 7)."""
     return _over_preferences(-logsigmoid(beta * _gaps(ratios)), scores, present)
 
 
 def lipo_lambda(ratios: Tensor, scores: Tensor, present: Tensor, beta: float) -> Tensor:
-    """Sum over s_i > s_j of Delta_ij log(1 + exp(-(r_i - r_j))) (LiPO-lambda, arXiv 2402.01878, eq. 7 and 8).
+    """Return the sum over s_i > s_j of Delta_ij log(1 + exp(-(r_i - r_j))).
 
-    Delta_ij = |2^s_i - 2^s_j| |1/log(1 + rank_i) - 1/log(1 + rank_j)| with ranks 1 to K by the current rewards and
-    scores rescaled to [0, 1] within each list: raw cosine gaps of 0.05 would make the first factor vanish.
+    Delta_ij = |2^s_i - 2^s_j| |1/log(1 + rank_i) - 1/log(1 + rank_j)| with ranks 1 to K by the current rewards.
+    Scores are rescaled to [0, 1] within each list, because cosine gaps of 0.05 would make the first factor vanish. The
+    source is LiPO-lambda (arXiv 2402.01878, eq. 7 and 8).
     """
     gains = _gaps(2 ** rescaled(scores, present)).abs()
     discounts = _gaps(1 / torch.log1p(ranks(ratios.detach(), present).to(ratios.dtype))).abs()
@@ -51,14 +52,14 @@ def lipo_lambda(ratios: Tensor, scores: Tensor, present: Tensor, beta: float) ->
 
 
 def plackett_luce(ratios: Tensor, scores: Tensor, present: Tensor, beta: float) -> Tensor:
-    """-log of the probability of the whole order by score: -sum_k [r_(k) - logsumexp over j >= k of r_(j)].
+    """Return -log of the probability of the order by score: -sum_k [r_(k) - logsumexp over j >= k of r_(j)].
 
-    The DPO paper's appendix A.3 (arXiv 2305.18290, eq. 20). Equal scores count as in the order of their index.
+    The source is appendix A.3 of the DPO paper (arXiv 2305.18290, eq. 20). Equal scores are in order of index.
     """
     order = ranks(scores, present).argsort(dim=1)
     rewards = (beta * ratios).gather(1, order)
     there = present.gather(1, order)
-    # Absent places come last in the order, so a log-sum-exp from the end starts with nothing.
+    # Absent places come last in the order, so a log-sum-exp from the end starts with them at the lowest value.
     kept = rewards.masked_fill(~there, torch.finfo(rewards.dtype).min)
     rest = kept.flip(1).logcumsumexp(dim=1).flip(1)
     losses = torch.where(there, rest - rewards, 0).sum(dim=1)
@@ -75,7 +76,10 @@ LOSSES = {
 
 
 def rescaled(scores: Tensor, present: Tensor) -> Tensor:
-    """Scores mapped to [0, 1] within each list, its worst to 0 and its best to 1; 0 where all are equal or absent."""
+    """Map scores to [0, 1] within each list, the worst to 0 and the best to 1; 0 where all are equal or absent.
+
+    Example: [0.2, 0.6, 0.4] becomes [0, 1, 0.5].
+    """
     low = scores.masked_fill(~present, torch.inf).amin(dim=1, keepdim=True)
     high = scores.masked_fill(~present, -torch.inf).amax(dim=1, keepdim=True)
     span = high - low
@@ -83,19 +87,22 @@ def rescaled(scores: Tensor, present: Tensor) -> Tensor:
 
 
 def ranks(values: Tensor, present: Tensor) -> Tensor:
-    """Rank of each place in its list by falling value, 1 to K, int64; equal ones by index, absent ones last."""
+    """Rank the values of each list, int64 from 1 for the largest to K; equal values by index, absent ones last.
+
+    Example: [0.2, 0.6, 0.4] becomes [3, 1, 2].
+    """
     order = values.masked_fill(~present, -torch.inf).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(1, values.shape[1] + 1, device=values.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
 
 
 def _gaps(values: Tensor) -> Tensor:
-    """[B, K, K]: value i less value j."""
+    """Return value i less value j, [B, K, K]."""
     return values.unsqueeze(2) - values.unsqueeze(1)
 
 
 def _preferences(scores: Tensor, present: Tensor) -> Tensor:
-    """[B, K, K] bool: both are there and i scores higher than j."""
+    """Mark where i and j are present and i scores higher than j, bool [B, K, K]."""
     return (_gaps(scores) > 0) & present.unsqueeze(2) & present.unsqueeze(1)
 
 

@@ -1,4 +1,4 @@
-"""The weights that a round comes to: those that it started from, with its adapter folded in."""
+"""Merge of a round's adapter into the weights that the round started from."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ from pathlib import Path
 def merge(base: str, adapter: str, out: Path) -> None:
     """Write the model at `base` with `adapter` merged into it, and its tokenizer, to the folder `out`.
 
-    Weights are added in float32 and rounded once, to the precision of the base. An adapter that was trained over 4-bit
-    weights is added to the base's full ones: the answers differ by what quantisation had changed.
+    Weights are added in float32 and rounded once, to the dtype of the base. An adapter trained over 4-bit weights is
+    added to the full weights. Answers then differ by the quantisation error.
     """
     import torch
     from peft import PeftModel
@@ -18,11 +18,12 @@ def merge(base: str, adapter: str, out: Path) -> None:
         base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload().to(dtype)
-    # transformers loads settings that contradict each other, and refuses to save them.
+    # Save the generation settings apart, because save_pretrained refuses settings that contradict each other.
     generation, merged.generation_config = merged.generation_config, GenerationConfig()
     merged.save_pretrained(out)
     generation.to_json_file(out / "generation_config.json")
     AutoTokenizer.from_pretrained(adapter, trust_remote_code=False).save_pretrained(out)
+    # Write the adapter's model card for the merged weights.
     card = (Path(adapter) / "README.md").read_text(encoding="utf-8")
-    card = card.replace("library_name: peft", "library_name: transformers") + "\nThe adapter is merged here.\n"
+    card = card.replace("library_name: peft", "library_name: transformers") + "\nThese weights contain the adapter.\n"
     (out / "README.md").write_text(card, encoding="utf-8")

@@ -1,9 +1,10 @@
 """Ranked lists as rows of tokens in which the completions of a list share their prompt.
 
-A list is one sequence: the prompt less its last token, then for each completion that last token and the completion less
-its own last token. A position sees its list's prompt and its own completion, and positions count on from the prompt, so
-each completion's log-probabilities are those that it has by itself; the copies of the prompt's last token each predict
-the first token of a completion. Several lists share a row up to a budget of tokens.
+A list is one sequence. The sequence starts with the prompt without the prompt's last token. For each completion follow
+the prompt's last token and the completion without the completion's last token. So each copy of the prompt's last token
+predicts the first token of a completion. A position sees its list's prompt and its own completion, and positions count
+on from the prompt. So a completion has the same log-probabilities as in a sequence of its own. Several lists share a
+row, up to a budget of tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-IGNORED = -100  # label of a position that predicts nothing, as everywhere in transformers
-MOST_PADDING = 0.05  # of a batch's positions
+IGNORED = -100  # label of a position that predicts nothing, as in transformers
+MOST_PADDING = 0.05  # share of a batch's positions
 
 
 class Sequences(NamedTuple):
-    """A list's tokens in their places: what stands there, where it counts from, what it belongs to and predicts."""
+    """A list's sequence as four columns: token ids, position ids, numbers of completions, and labels."""
 
     ids: list[int]
     positions: list[int]
@@ -27,7 +28,11 @@ class Sequences(NamedTuple):
 
 
 def lay_out(prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Sequences:
-    """The sequence of one list. The prompt has one token at least, and so has each completion."""
+    """Lay out the sequence of one list; the prompt and each completion have at least one token.
+
+    Example: prompt `[1, 2]` and completions `[[3, 4], [5, 6]]` become ids `[1, 2, 3, 2, 5]`, positions
+    `[0, 1, 2, 1, 2]`, completions `[0, 1, 1, 2, 2]` and labels `[-100, 3, 4, 5, 6]`.
+    """
     *before, last = prompt
     laid = Sequences(list(before), list(range(len(before))), [0] * len(before), [IGNORED] * len(before))
     for number, completion in enumerate(completions, 1):
@@ -39,11 +44,10 @@ def lay_out(prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Sequ
 
 
 def into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Which sequences share a row: as many rows as keep padding under MOST_PADDING, or else those with least padding.
+    """Assign sequences to rows: as many rows as keep padding under MOST_PADDING, else the rows with least padding.
 
-    Many short rows, because attention costs the square of a row's length. A row holds `budget` tokens at most, or one
-    sequence that is longer. Rows are about equally long: the longest sequence first, each into the row with most room
-    (Graham's rule, 1969).
+    Many short rows are best, because attention costs the square of a row's length. A row holds at most `budget` tokens,
+    or one longer sequence. Example: lengths [5, 3, 2] and budget 5 give the rows [[0], [1, 2]].
     """
     total, best, least = sum(lengths), [], 1.0
     fewest = max(1, min(-(-total // budget), len(lengths)))
@@ -58,7 +62,10 @@ def into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def _spread(lengths: Sequence[int], count: int) -> tuple[list[list[int]], list[int]]:
-    """Rows of about as many tokens, and how many each has."""
+    """Spread sequences over `count` rows of about equal length; return the rows and the tokens of each row.
+
+    The longest sequence comes first, and each sequence goes into the row with most room (Graham's rule, 1969).
+    """
     rows: list[list[int]] = [[] for _ in range(count)]
     used = [0] * count
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
@@ -69,9 +76,10 @@ def _spread(lengths: Sequence[int], count: int) -> tuple[list[list[int]], list[i
 
 
 def may_see(lists: Tensor, completions: Tensor) -> Callable[..., Tensor]:
-    """Which position j a position i of row r of [R, L] may see: a function of index tensors (r, head, i, j) to bool.
+    """Make a function of index tensors (r, head, i, j): whether position i of row r sees position j.
 
-    `lists` says which list of its row a position belongs to, -1 for padding, which sees itself alone.
+    `lists` and `completions` are [R, L]. `lists` holds the index in the row of a position's list, or -1 for padding. A
+    position of padding sees only itself.
     """
 
     def sees(row: Tensor, _head: Any, i: Tensor, j: Tensor) -> Tensor:
@@ -83,35 +91,35 @@ def may_see(lists: Tensor, completions: Tensor) -> Callable[..., Tensor]:
 
 
 def dense_mask(lists: Tensor, completions: Tensor) -> Tensor:
-    """Attention mask [R, 1, L, L] of what `may_see` says, for sdpa."""
+    """Make the bool attention mask [R, 1, L, L] of `may_see`, for sdpa."""
     rows, places = (torch.arange(size, device=lists.device) for size in lists.shape)
     return may_see(lists, completions)(rows[:, None, None], 0, places[:, None], places).unsqueeze(1)
 
 
 def packed_mask(lists: Tensor, completions: Tensor) -> Tensor:
-    """Mask to add to scores, [R, 1, L, L], of rows that stand one behind another without their padding.
+    """Make the mask [R, 1, L, L] to add to attention scores, for rows joined one after another without padding.
 
-    It is 0 where `may_see` allows it and -inf elsewhere, on the diagonal of padding too: there it ends a row.
+    The mask is 0 where `may_see` allows attention, and -inf elsewhere. On the diagonal of padding the mask is -inf too,
+    because this marks the end of a row.
     """
     seen = dense_mask(lists, completions) & (lists >= 0)[:, None, :, None]
     return torch.zeros(seen.shape, device=lists.device).masked_fill_(~seen, -torch.inf)
 
 
 def block_mask(lists: Tensor, completions: Tensor) -> BlockMask:
-    """The same for flex attention, which leaves out the blocks that nobody sees."""
+    """Make the mask of `may_see` for flex attention, which skips blocks that no position sees."""
     rows, length = lists.shape
     return create_block_mask(may_see(lists, completions), rows, None, length, length, device=lists.device)
 
 
 class ListCollator:
-    """Examples with `row`, `prompt_ids`, `completion_ids` (K lists) and `scores` (K) -> B lists in R rows.
+    """Collator of B lists into R rows; an example has `row`, `prompt_ids`, `completion_ids` (K lists) and `scores` (K).
 
-    `scores`, `present` and `lengths` are [B, K] with K the longest list's, `row` is [B]; `input_ids`, `position_ids`,
-    `shift_labels` and `slots` are [R, L]. A slot is b K + k of the completion that a position predicts, or -1. The mask
-    is made from `lists` and `completions` on the device that trains.
+    `scores`, `present` and `lengths` are [B, K], with the K of the longest list. `row` is [B]. `input_ids`,
+    `position_ids`, `shift_labels`, `lists`, `completions` and `slots` are [R, L]. `slots` is b K + k where a position
+    predicts a token of completion k of list b, else -1. The trainer makes the mask from `lists` and `completions`.
 
-    With `shared` false each completion is a row of its own behind its own copy of the prompt, for models that heed no
-    such mask.
+    If `shared` is false, each completion is a row with its own copy of the prompt, for models that ignore the mask.
     """
 
     def __init__(self, pad_token_id: int, budget: int, shared: bool = True) -> None:
@@ -120,13 +128,14 @@ class ListCollator:
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         most = max(len(example["completion_ids"]) for example in examples)
         lengths = [list(map(len, example["completion_ids"])) for example in examples]
-        batch = {  # trainers read the batch size off the first tensor
+        batch = {  # trainers read the batch size from the first tensor
             "scores": _table([example["scores"] for example in examples], most, torch.float32),
             "present": _table([[True] * len(one) for one in lengths], most, torch.bool),
             "lengths": _table(lengths, most, torch.int64),
             "row": torch.tensor([example["row"] for example in examples]),
         }
-        laid, slots = [], []  # sequences, and the slot of the first completion of each
+        # One sequence for each list, or for each completion if prompts are not shared.
+        laid, slots = [], []  # sequences, and the slot of each sequence's first completion
         for index, example in enumerate(examples):
             own, size = example["completion_ids"], len(example["completion_ids"]) if self.shared else 1
             for first in range(0, len(own), size):
@@ -154,7 +163,7 @@ class ListCollator:
 
 
 def sum_by_slot(log_probs: Tensor, slots: Tensor, shape: torch.Size) -> Tensor:
-    """Sums [B, K] of the log-probabilities [R, L] of each slot's tokens."""
+    """Sum the log-probabilities [R, L] of each slot's tokens; `shape` is [B, K], the result's shape."""
     predicting = slots >= 0
     sums = log_probs.new_zeros(shape.numel())
     return sums.index_add(0, slots[predicting], log_probs[predicting]).view(shape)

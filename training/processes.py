@@ -1,4 +1,4 @@
-"""Where the processes of a training run: in this one, by accelerate on this machine, or on a Ray cluster."""
+"""Launch of a training: in this process, by accelerate on this machine, or on a Ray cluster."""
 
 import os
 import subprocess
@@ -18,14 +18,14 @@ from semtag.store.run_dir import RunDir
 from semtag.training.worker import learn, work
 from semtag.training.worker_messages import Listener
 
-# Processes of one machine need not be heard beyond it.
+# Use loopback, because the processes of one machine need no network.
 ONE_MACHINE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None:
-    """Do `learn` for a round where `training.launcher` says, and return when it is done.
+    """Run `learn` for a round with `training.launcher`, and wait for the end.
 
-    Raises UserError for what the user can mend, whichever process met it.
+    Raises UserError for a problem that the user can fix, in whichever process the problem arose.
     """
     if config.training.launcher == "local":
         learn(run, config, number, progress)
@@ -33,8 +33,9 @@ def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None
     if config.training.parallel.startswith("zero") and find_spec("deepspeed") is None:
         raise UserError(
             f"training.parallel={config.training.parallel} needs DeepSpeed, which is not installed.",
-            "It comes with the extras cpu and gpu; or set training.parallel to ddp or fsdp2.",
+            "Install Semtag with the extra cpu or gpu, or set training.parallel to ddp or fsdp2.",
         )
+    # Show the messages of the processes while they train.
     listener = Listener(run.layout.round(number).training / "events.jsonl", progress)
     start = _by_accelerate if config.training.launcher == "accelerate" else _on_ray
     try:
@@ -46,8 +47,8 @@ def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None
 
 
 def _by_accelerate(run: RunDir, config: Config, number: int, events: Path) -> None:
-    # --multi_gpu is accelerate's word for torchrun: without a GPU it starts processes that train on CPUs, which --cpu
-    # would not.
+    # --multi_gpu makes accelerate use torchrun. Without a GPU torchrun's processes train on CPUs, and --cpu would start
+    # no such processes.
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--num_processes", str(config.training.workers), "--num_machines", "1", "--mixed_precision", "no"),
@@ -80,7 +81,7 @@ def _fit(run: RunDir, config: Config, number: int, events: Path) -> None:
         torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=training.workers,
-            use_gpu=training.gpus_per_worker > 0,  # one each
+            use_gpu=training.gpus_per_worker > 0,  # one GPU per worker
             resources_per_worker={"CPU": 1},
             accelerator_type=training.accelerator_type,
         ),
@@ -100,5 +101,5 @@ def _ray_worker(told: dict[str, Any]) -> None:
     from ray.train import get_context
 
     if not Path(told["run"]).is_dir():
-        raise FileNotFoundError(f"{told['run']} is not on this node: run.root must be on a disk that all nodes share")
+        raise FileNotFoundError(f"{told['run']} is not on this node. Set run.root to a disk that all nodes share.")
     work(told["run"], told["round"], told["events"], get_context().get_world_rank())

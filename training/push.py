@@ -1,4 +1,4 @@
-"""`semtag push`: the tagger on the Hugging Face hub, or on a hub of one's own that HF_ENDPOINT names."""
+"""`semtag push`: upload of a tagger to the Hugging Face hub, or to the hub that HF_ENDPOINT names."""
 
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
@@ -9,21 +9,21 @@ from semtag.store.run_dir import RunDir
 
 
 def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> str:
-    """Upload the tagger's adapter, or its merged weights, to the repository `name` in one commit; returns its address.
+    """Upload the tagger's adapter, or its merged weights, to the repository `name` in one commit; return its URL.
 
-    The repository is made where there is none, private unless `public`. The token is the one that huggingface_hub
-    finds, in HF_TOKEN or left by `hf auth login`. Raises UserError when there is nothing to upload, when nobody could
-    use it, and when the hub refuses it.
+    A missing repository is created, private unless `public`. huggingface_hub finds the token in HF_TOKEN or from
+    `hf auth login`. Raises UserError if the run has no tagger, the adapter's base is not on a hub, or the hub rejects
+    the upload.
     """
     number = delivered_round(run)
     layout, base = run.layout.round(number), start_of(run, config, number)
     folder = layout.merged if merged else layout.adapter
     if not merged and not (number == 1 and is_hub_name(base)):
-        dequantised = "is on no hub with these weights, which are dequantised from a Python package's file"
+        dequantised = "is not on a hub with these weights, which are dequantised from a Python package's file"
         raise UserError(
             f"The adapter starts from {base}, which {dequantised if is_packaged(base) else 'is not on a hub'}, "
-            "so nobody else could use the adapter.",
-            "Push the whole model with --merged.",
+            "so nobody else could load the adapter.",
+            "Upload the merged weights with --merged.",
         )
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -36,7 +36,7 @@ def push(run: RunDir, config: Config, name: str, merged: bool, public: bool) -> 
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise UserError(
-            f"The hub at {hub.endpoint} did not take {name}: {str(error).strip().splitlines()[0]}",
-            "Check the name, OWNER/NAME, and the token, in HF_TOKEN or by `hf auth login`; it must allow writing.",
+            f"The hub at {hub.endpoint} rejected {name}: {str(error).strip().splitlines()[0]}",
+            "Name the repository OWNER/NAME. Set HF_TOKEN to a token that may write, or run `hf auth login`.",
         ) from None
     return commit.commit_url

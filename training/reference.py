@@ -1,7 +1,7 @@
-"""Reference log-probabilities: those the candidates were sampled with where they hold, recomputed where they do not.
+"""Reference log-probabilities: taken from sampling where an audit confirms them, recomputed elsewhere.
 
-The model that is trained is the model that was sampled from, so its log-probabilities before the first update are
-known already. An audit recomputes a sample of them before any is believed.
+Training starts from the model that sampled, so sampling has already computed the model's log-probabilities before the
+first update. An audit recomputes those of some lists before Semtag uses any of them.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from semtag.cluster.progress import Progress
 if TYPE_CHECKING:
     from semtag.training.trainer import PreferenceTrainer
 
-AUDITED = 64  # lists
+AUDITED = 64  # lists that the audit recomputes, at most
 
 
 class Audit(NamedTuple):
-    """How far log-probabilities from sampling are from recomputed ones, in nats a token, absolute."""
+    """Absolute gap between log-probabilities from sampling and recomputed ones, in nats per token."""
 
     completions: int
     mean: float
@@ -33,13 +33,13 @@ class Audit(NamedTuple):
 def settle(
     trainer: "PreferenceTrainer", lists: Dataset, tolerance: float, kept: Path, progress: Progress
 ) -> dict[str, int]:
-    """Give the trainer its reference log-probabilities; returns and says how many are from where.
+    """Set the trainer's reference log-probabilities; return and print their number by source.
 
-    Those from sampling serve if they differ from recomputed ones by `tolerance` nats a token at most, in the mean over
-    a sample. A completion has none if it was drawn under another prompt or within a grammar, or if nobody sampled it: a
-    repaired answer, a replayed one without its tokens, one that another tokenizer wrote. Missing ones are computed in a
-    pass whose results so far lie in `kept`, so that neither a resumed training nor a second epoch pays for them again.
-    The processes of a training share the pass, and all get all results.
+    Log-probabilities from sampling are used if the mean gap of the audit is at most `tolerance` nats per token. None
+    exists for a completion that was sampled under another prompt or within a grammar. None exists either for a
+    completion that the model did not sample: a repaired answer, or a replayed one without this tokenizer's tokens.
+    Missing ones are computed and stored in `kept`, so that a resumed training does not compute them again.
+    All processes share this work and get all results.
     """
     known, sampled, present = _tables(lists)
     counts = {
@@ -53,8 +53,9 @@ def settle(
         agree = audit.mean <= tolerance
         trainer.reference_gap = audit.mean if agree else 0.0
         progress.say(
-            f"audit of {audit.completions} log-probabilities from sampling: {audit.mean:.2g} nats a token from the "
-            f"training model's in the mean, {audit.largest:.2g} at most; they {'' if agree else 'do not '}serve"
+            f"audit of {audit.completions} log-probabilities from sampling: the mean gap to recomputed ones is "
+            f"{audit.mean:.2g} nats per token, the largest {audit.largest:.2g}; "
+            f"log-probabilities from sampling are {'' if agree else 'not '}used"
         )
         if not agree:
             known[:] = np.nan
@@ -72,7 +73,7 @@ def settle(
 
 
 def audited(trainer: "PreferenceTrainer", lists: Dataset, known: np.ndarray) -> Audit:
-    """Recompute up to `AUDITED` lists, spread evenly over those with a known log-probability."""
+    """Recompute up to `AUDITED` lists, spread evenly over the lists with a known log-probability; return the gaps."""
     candidates = np.flatnonzero((~np.isnan(known)).any(axis=1))
     chosen = candidates[np.linspace(0, len(candidates) - 1, min(AUDITED, len(candidates))).astype(int)]
     differences: list[float] = []
@@ -92,18 +93,23 @@ def _recomputed(
     kept: Path,
     progress: Progress,
 ) -> np.ndarray:
-    """[missing, K] log-probabilities, NaN where a list has no such completion. The main process alone keeps them."""
+    """Compute log-probabilities [missing, K], NaN where a list has no such completion.
+
+    Only the main process reads and writes `kept`. Lists that are in `kept` are not computed again.
+    """
+    # Load the log-probabilities that an earlier attempt computed.
     accelerator = trainer.accelerator
     table = np.full(shape, np.nan)
     on_disk = _open(kept, shape) if accelerator.is_main_process else table
     table = broadcast(torch.from_numpy(np.array(on_disk)).to(accelerator.device)).cpu().numpy()
+    # Compute the other lists.
     todo = missing[np.isnan(table[missing, 0])]
     before = f"; {len(missing) - len(todo):,} were computed before" if len(todo) < len(missing) else ""
     progress.say(f"computing reference log-probabilities of {len(todo):,} of {len(lists):,} lists{before}")
     progress.begin(len(missing), len(missing) - len(todo), "lists")
     for batch, values in _computed(trainer, lists, todo, shape[1]):
         for one in (table, on_disk):
-            # The first column comes last: it says that the row is whole.
+            # Write the first column last, because its value marks the row as complete.
             one[batch, 1:] = values[:, 1:]
             one[batch, 0] = values[:, 0]
         progress.advance(len(batch))
@@ -113,10 +119,10 @@ def _recomputed(
 def _computed(
     trainer: "PreferenceTrainer", lists: Dataset, wanted: np.ndarray, most: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of `wanted` with their log-probabilities [batch, most], each computed by one process and known to all.
+    """Yield batches of `wanted` with their log-probabilities [batch, most]. One process computes a batch for all.
 
-    Each process computes as many batches as the others, the last one again if need be: processes that hold the model
-    together read it together.
+    Each process computes the same number of batches, because processes that share the model must run it together. At
+    the end a process without a batch computes another process's batch again.
     """
     accelerator, size = trainer.accelerator, trainer.args.train_batch_size
     batches = np.split(wanted, range(size, len(wanted), size)) if len(wanted) else []
@@ -140,7 +146,7 @@ def _open(kept: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _tables(lists: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[N, K] log-probabilities, NaN where unknown, and whether a place was sampled and is there at all."""
+    """Return [N, K] log-probabilities, NaN where unknown, and bools: sampled by this model, and present in the list."""
     columns = lists.select_columns(["reference", "sampled"]).with_format("arrow")[:]
     references, flags = (columns[name].combine_chunks() for name in ("reference", "sampled"))
     lengths = references.value_lengths().to_numpy()

@@ -1,4 +1,4 @@
-"""Ranked lists for training: memory-mapped, in one order, as token ids, with nothing cut off in silence."""
+"""Ranked lists for training as token ids: memory-mapped, in a fixed order, never cut silently."""
 
 import glob
 import math
@@ -36,9 +36,9 @@ TOKENIZED = Features(
 
 
 def load_rows(folder: Path, kind: Literal["pairs", "lists"], cache: Path) -> Dataset:
-    """The rows of pairs/ or lists/, memory-mapped; they never lie in memory as a whole.
+    """Load the rows of pairs/ or lists/, memory-mapped, so that memory never holds all rows.
 
-    They come in order of their keys: ranking ends texts in any order, and what a model learns must not depend on it.
+    Rows are sorted by their keys, because ranking finishes texts in any order and training must not depend on it.
     """
     files = sorted(map(str, folder.glob("*.parquet")))
     columns = [name for name in pq.read_schema(files[0]).names if name in COLUMNS[kind]]
@@ -49,21 +49,21 @@ def load_rows(folder: Path, kind: Literal["pairs", "lists"], cache: Path) -> Dat
 def tokenized(rows: Dataset, tokenizer: Any, kept: int | None = None, processes: int = 1) -> Dataset:
     """Turn pairs or lists in chat form into rows of TOKENIZED, with K completions, scores and references each.
 
-    `row` numbers them from 0, and stays theirs when some are dropped and the order changes.
-    A pair is a list of two with the scores 1 and 0. Its `gap` is its margin, infinite for a format pair; that of a list
-    is the gap between its best and its worst score. Of a list only the `kept` best completions stay; None keeps all.
-    A completion is the tokens that were `sampled`, so that the model learns from what it does, not from another
-    spelling of it. Its reference is the log-probability that they were sampled with, summed; NaN where that is null.
-    Where the tokens are not known, the chat template renders the completion, which ends with its end token. Its
-    reference is NaN. A prompt is its `prompt_ids` where the row has some, and a rendered completion begins with what
-    was said. Else the template renders the prompt as well, and a completion starts where both together part from it.
+    `row` numbers the rows from 0, and stays the same when rows are dropped or reordered. `gap` is a pair's margin,
+    infinite for a format pair, or a list's best score less the worst. Of a list only the `kept` best completions stay;
+    None keeps all. Sampled token ids are used where they are known, because the model must learn its own spelling.
+    `reference` is then the summed log-probability of sampling, or NaN if null. Elsewhere the chat template renders the
+    completion up to its end token, and `reference` is NaN. A prompt is its `prompt_ids`, and a rendered completion then
+    starts with the answer's first word. Without `prompt_ids` the template renders the prompt too. A completion then
+    starts at the first token that differs from the prompt rendered alone.
+    Example: a pair with margin 0.2 becomes a list of two with `scores` [1.0, 0.0] and `gap` 0.2.
     """
     return rows.map(
         _tokenized,
         batched=True,
         with_indices=True,
         fn_kwargs={"tokenizer": tokenizer, "kept": kept},
-        num_proc=processes if processes > 1 else None,  # 1 would start one
+        num_proc=processes if processes > 1 else None,  # 1 would start a process
         remove_columns=rows.column_names,
         features=TOKENIZED,
         desc="Tokenizing",
@@ -71,12 +71,14 @@ def tokenized(rows: Dataset, tokenizer: Any, kept: int | None = None, processes:
 
 
 def _tokenized(batch: dict[str, list[Any]], numbers: list[int], tokenizer: Any, kept: int | None) -> dict[str, Any]:
+    # Render and tokenise all prompts and completions of the batch.
     completions, scores, gaps, logprobs, sampled = _sides(batch, kept)
     whole = [prompt + one for prompt, own in zip(batch["prompt"], completions, strict=True) for one in own]
     prompts = _ids(tokenizer, _rendered(tokenizer, batch["prompt"], add_generation_prompt=True))
     openings = _ids(tokenizer, _openings(tokenizer, batch["prompt"]))
     rendered = iter(_ids(tokenizer, _rendered(tokenizer, whole)))
     given = batch.get("prompt_ids") or [None] * len(prompts)
+    # Make a row of each list, with sampled ids where they are known.
     made = []
     for place, drawn in enumerate(sampled):
         own = [(next(rendered), ids or None) for ids in drawn]
@@ -100,15 +102,15 @@ def _tokenized(batch: dict[str, list[Any]], numbers: list[int], tokenizer: Any, 
     return {name: list(map(itemgetter(name), made)) for name in TOKENIZED}
 
 
-# Completions as the rendered ids of prompt and completion together, and as the sampled ids, None where not known.
+# For each completion the rendered ids of prompt and completion together, and the sampled ids or None.
 Completions = list[tuple[list[int], list[int] | None]]
 
 
 def _behind(tokenizer: Any, opening: list[int], completions: Completions) -> tuple[list[list[int]], list[bool]]:
-    """Token ids of completions behind the prompt that they were drawn under, and which of them are as sampled.
+    """Return token ids of completions after the prompt of sampling, and which completions are as sampled.
 
-    What was drawn is trusted, however the template would write it. What was not begins with what was said, behind the
-    `opening` of an answer, because the template may open an answer in another way than it asks for one.
+    Sampled ids stay as they are. A rendered completion starts after the `opening` of an answer, because templates may
+    open answers differently from their generation prompt.
     """
     spelled = [
         drawn or _up_to_end(tokenizer, together[_common(opening, together) :]) for together, drawn in completions
@@ -119,19 +121,19 @@ def _behind(tokenizer: Any, opening: list[int], completions: Completions) -> tup
 def _parted(
     tokenizer: Any, prompt: list[int], completions: Completions
 ) -> tuple[list[int], list[list[int]], list[bool]]:
-    """Token ids of a rendered prompt and of its completions, and which of these are as sampled."""
+    """Return token ids of a rendered prompt and of its completions, and which completions are as sampled."""
     start = min(_common(prompt, together) for together, _ in completions)
     if start < len(prompt):
-        # A prompt that is read otherwise before its completions is not the one that they were drawn under.
+        # With a completion the prompt has other tokens, so the completions were not sampled under these tokens.
         completions = [(together, None) for together, _ in completions]
     spelled = [drawn or _up_to_end(tokenizer, together[start:]) for together, drawn in completions]
     return prompt[:start], spelled, [drawn is not None for _, drawn in completions]
 
 
 def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
-    """The tokenised lists whose prompt and longest completion fit into `max_length` tokens, and a count of the others.
+    """Select the lists whose prompt and longest completion fit into `max_length` tokens, and count the others.
 
-    TRL would cut a longer one at its right end, end token included, without a word.
+    TRL would silently cut a longer list at the right end, end token included.
     """
     fitting = lists.filter(
         lambda prompt, completions: len(prompt) + max(map(len, completions)) <= max_length,
@@ -141,7 +143,7 @@ def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
 
 
 def split(lists: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """The lists to train on, and those of about a `share` of the texts, by hash, to measure the loss on."""
+    """Split lists by hash of the text: lists to train on, and about a `share` of them to measure the loss on."""
     if not share:
         return lists, lists.select([])
     ids = lists.with_format("numpy")["text_id"][:]
@@ -151,7 +153,7 @@ def split(lists: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def _sides(batch: dict[str, list[Any]], kept: int | None) -> tuple[list[Any], ...]:
-    """Completions, scores, gap, and log-probabilities and tokens when sampled, of each row."""
+    """Return completions, scores, gap, and log-probabilities and tokens of sampling, for each row."""
     if "completions" in batch:
         gaps = [max(scores) - min(scores) for scores in batch["scores"]]
         columns = (batch[name] for name in ("completions", "scores", "ref_logprobs", "sampled_ids"))
@@ -167,7 +169,10 @@ def _sides(batch: dict[str, list[Any]], kept: int | None) -> tuple[list[Any], ..
 
 
 def _best(scores: list[float], kept: int | None) -> list[int]:
-    """The places of the `kept` best scores in their order in the list; of equal ones the first. All for None."""
+    """Return the indices of the `kept` best scores in rising order; of equal scores the first. None keeps all.
+
+    Example: scores [0.3, 0.9, 0.5] and `kept` 2 give [1, 2].
+    """
     return sorted(sorted(range(len(scores)), key=lambda place: -scores[place])[:kept])
 
 
@@ -176,7 +181,7 @@ def _taken(values: list[Any], places: list[int]) -> list[Any]:
 
 
 def in_order(lists: Dataset, order: Literal["shuffled", "easy_first"]) -> Dataset:
-    """The lists as they are, for the trainer to shuffle, or from the largest gap to the smallest (arXiv 2403.07230)."""
+    """Return the lists unchanged for the trainer to shuffle, or sorted by falling gap (arXiv 2403.07230)."""
     return lists if order == "shuffled" else lists.sort(["gap", "text_id"], reverse=[True, False])
 
 
@@ -186,13 +191,13 @@ def _rendered(tokenizer: Any, conversations: list[Any], **how: Any) -> list[str]
 
 
 def _openings(tokenizer: Any, prompts: list[Any]) -> list[str]:
-    """Each prompt as it is rendered before an answer, up to that answer's first word."""
+    """Render each prompt with an answer, and return the text up to the answer's first word."""
     answered = [[*prompt, {"role": "assistant", "content": PROBE}] for prompt in prompts]
     return [text.rpartition(PROBE)[0] for text in _rendered(tokenizer, answered)]
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text; equal ones, such as the prompt of all pairs of a text, are tokenised once."""
+    """Tokenise texts; equal texts, such as the prompt of all pairs of a text, are tokenised once."""
     distinct = list(dict.fromkeys(texts))
     found = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     ids = dict(zip(distinct, found, strict=True))
@@ -200,12 +205,12 @@ def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _up_to_end(tokenizer: Any, ids: list[int]) -> list[int]:
-    """The ids without what a template puts behind the end token: many end a turn by a newline, which no model says."""
+    """Drop ids after the last end token, because many templates add a newline that no model samples."""
     if tokenizer.eos_token_id not in ids:
         return ids
     return ids[: len(ids) - ids[::-1].index(tokenizer.eos_token_id)]
 
 
 def _common(left: list[int], right: list[int]) -> int:
-    """Length of the longest common prefix."""
+    """Return the length of the longest common prefix. Example: [1, 2, 3] and [1, 2, 4] have 2."""
     return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))

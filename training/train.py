@@ -1,4 +1,4 @@
-"""The train stage: pairs -> adapter, resuming from the last checkpoint."""
+"""The train stage: pairs or lists -> adapter and merged weights, resuming from the last checkpoint."""
 
 import json
 import os
@@ -21,21 +21,24 @@ from semtag.store.run_dir import RunDir
 from semtag.training.merge import merge
 from semtag.training.processes import launch
 
-ROWS_PER_PROCESS = 10_000  # some ten seconds of tokenising
+ROWS_PER_PROCESS = 10_000  # about ten seconds of tokenising
 
 
 def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepCounts:
-    """Fine-tune a LoRA adapter on a round's pairs or lists, write it to model/ and what it makes of the weights to
-    merged/; returns the final figures."""
+    """Fine-tune a LoRA adapter on a round's pairs or lists; return the final figures.
+
+    The adapter goes to model/, and the weights with the adapter go to merged/.
+    """
     layout, base = run.layout.round(number), local_folder(start_of(run, config, number))
     tokenizer = load_tokenizer(base, config.model)
     _keep_tokenized_rows(run, config, number, tokenizer, progress)
     launch(run, config, number, progress)
     outcome = json.loads((layout.training / "outcome.json").read_text())
     curve, counts = outcome["curve"], outcome["counts"]
+    # Write the adapter with its tokenizer, curve and model card.
     with run.writing(layout.adapter) as folder:
         shutil.copytree(layout.training / "adapter", folder, dirs_exist_ok=True)
-        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which Semtag never leaves in a run
         tokenizer.save_pretrained(str(folder))
         (folder / "curve.json").write_text(json.dumps(curve))
         card = model_card(config, number, counts[config.training.rows], curve)
@@ -49,10 +52,10 @@ def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
 
 
 def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: Any, progress: Progress) -> None:
-    """Put the round's pairs, or lists, that fit into training.max_length into rows/ of its unfinished training.
+    """Tokenise the round's pairs or lists into rows/, without those longer than training.max_length.
 
-    The others go to the ledger. They stay there until the stage is done: a training that was stopped goes on without
-    reading them again.
+    The ledger counts the longer ones. rows/ stays until the stage is done, so that a resumed training does not tokenise
+    again. Raises UserError if all are too long.
     """
     from semtag.training.tokenized import fit_length, in_order, load_rows, tokenized
 
@@ -68,14 +71,17 @@ def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: An
         fitting, dropped = fit_length(tokenized(loaded, tokenizer, training.kept, processes), longest)
         run.record(Step("train", number), kind, len(loaded), len(fitting), dict(dropped))
         if not len(fitting):
-            raise UserError(f"All {kind} are longer than {longest} tokens.", "Raise training.max_length.")
+            raise UserError(
+                f"All {len(loaded):,} {kind} are longer than training.max_length={longest} tokens.",
+                "Raise training.max_length.",
+            )
         in_order(fitting, training.order).save_to_disk(scratch / "whole")
         done.parent.mkdir(parents=True, exist_ok=True)
         (scratch / "whole").rename(done)
 
 
 def tail_means(curve: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the last tenth of the steps: loss, and nats per token where the loss compares with a reference."""
+    """Return means over the last tenth of the steps: the loss, and nats per token if the loss uses a reference."""
     tail = curve[-max(1, len(curve) // 10) :]
     keys = [key for key in ("loss", "nats_per_token/chosen", "nats_per_token/rejected") if key in tail[0]]
     return {key: round(statistics.fmean(entry[key] for entry in tail), 5) for key in keys}
@@ -85,13 +91,13 @@ def _warn_if_falling(curve: list[dict[str, float]], progress: Progress) -> None:
     chosen = tail_means(curve).get("nats_per_token/chosen", 0.0)
     if chosen < -0.02:
         progress.say(
-            f"warning: the chosen answers lost probability ({chosen:+.3f} nats a token). Look at the format rate; "
-            "a lower training.learning_rate or a training.likelihood_weight above 0 helps."
+            f"warning: the chosen answers lost probability ({chosen:+.3f} nats per token). Check the rate of valid "
+            "answers. Lower training.learning_rate, or set training.likelihood_weight above 0."
         )
 
 
 def model_card(config: Config, number: int, rows: int, curve: list[dict[str, float]]) -> str:
-    """The README.md of the adapter: what it is, how it was made, how to use it."""
+    """Return the README.md of the adapter: base model, data, loss, and figures of the training."""
     training, base = config.training, config.model.base
     front = f"base_model: {base}\n" if number == 1 and is_hub_name(base) else ""
     if config.model.revision:

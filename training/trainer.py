@@ -1,7 +1,7 @@
 """TRL's DPOTrainer over ranked lists: the prompt is read once for all completions of a list. A pair is a list of two.
 
-From TRL come the fused LM head, adapters as their own reference, checkpoints and launchers; from here what a batch is
-and what is paid for it.
+TRL gives the fused LM head, the reference (the policy without its adapter), checkpoints and launchers. This module adds
+list batches and prompt sharing.
 """
 
 import contextlib
@@ -28,40 +28,40 @@ from semtag.training.tokenized import tokenized
 
 PARALLEL = Path(__file__).parent.parent / "configs" / "parallel"
 MASKS: dict[str, Callable[[Tensor, Tensor], Any]] = {"sdpa": dense_mask, "flex": block_mask}
-FIRST_LOSS_TOLERANCE = 1e-3
+FIRST_LOSS_TOLERANCE = 1e-3  # relative
 SHARING_TOLERANCES = {
     "float32": 1e-3,
     "bfloat16": 0.2,
     "float16": 0.2,
-}  # nats a token; a state that leaks costs whole nats
+}  # nats per token; a state that leaks between completions costs whole nats
 
 
 class PreferenceTrainer(DPOTrainer):
-    """DPOTrainer over lists, which refuses a false start and logs how far it is from IPO's target.
+    """DPOTrainer over lists, which checks the first loss and logs the margin beside IPO's target.
 
-    Takes rows as `tokenized` does, or makes. With `training.per_token` the log-ratios are means a token of
-    a completion, its end token included, as TRL has them for IPO; else sums, as DPO has them. `nats_per_token/chosen`
-    and `/rejected` are those of the best and the worst completion of each list (token-weighted over the batch), to be
-    read beside `nats_per_token/target`; `accuracy` is the share of lists whose best gained more than their worst.
-    The loss likelihood needs no reference and logs none of these.
+    Datasets hold pairs, lists, or rows that `tokenized` made of them. With `training.per_token` a log-ratio is the mean
+    over a completion's tokens, end token included, as in TRL's IPO. Else a log-ratio is the sum, as in DPO.
+    `nats_per_token/chosen` and `/rejected` are the mean log-ratios per token of the best and the worst completions in
+    the batch. `nats_per_token/target` is IPO's target for their difference. `accuracy` is the share of lists whose best
+    completion gained more than the worst. The loss likelihood needs no reference and logs none of these figures.
     """
 
-    references: Tensor | None = None  # [rows, K], NaN where a list has no such completion; without, each step computes
-    reference_gap = 0.0  # of the references from the model's own log-probabilities, in nats a token
-    first_loss: float | None = None  # of the preferences alone, by the references that are trained on
+    references: Tensor | None = None  # [rows, K], NaN where a list has no such completion; None: computed at each step
+    reference_gap = 0.0  # mean gap of the references to recomputed ones, in nats per token
+    first_loss: float | None = None  # of the preference loss alone, without the likelihood term
 
     def __init__(self, training: Training, **arguments: Any) -> None:
         self.training = training
         tokenizer = arguments["processing_class"]
         filling = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         super().__init__(data_collator=ListCollator(filling, training.row_tokens), **arguments)
-        # TRL's own head measures entropy and more at each token, which nobody reads here.
+        # Replace TRL's own head, because that head also computes entropy and more, which Semtag does not use.
         add_fused_lm_head(self._plain_model(), outputs=("log_probs",))
         self.packed = False
         if self.args.device.type == "cpu":
             self.packed = lean_layers_on_cpus(self._plain_model(), whole=training.parallel != "zero3")
         if self.packed:
-            self.data_collator.budget = 1  # a list a row
+            self.data_collator.budget = 1  # one list per row
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         if "completion_ids" in dataset.column_names:
@@ -72,14 +72,14 @@ class PreferenceTrainer(DPOTrainer):
         self._signature_columns = ["row", "prompt_ids", "completion_ids", "scores"]
 
     def log_probs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        """Log-probabilities [B, K] of the completions, summed over their tokens."""
+        """Compute log-probabilities [B, K] of the completions, summed over tokens."""
         lists, completions = inputs["lists"], inputs["completions"]
         rows: dict[str, Any] = {name: inputs[name] for name in ("input_ids", "shift_labels", "position_ids", "slots")}
         if not self.data_collator.shared:
             del rows["position_ids"]
             rows["attention_mask"] = (lists >= 0).long()
         elif self.packed:
-            # Nothing is computed for padding, and attention costs the square of a list's length, not of a row's.
+            # Drop the padding. Attention then costs the square of a list's length, not of the longest row's.
             rows = {name: values[lists >= 0].unsqueeze(0) for name, values in rows.items()}
             rows["attention_mask"] = packed_mask(lists, completions)
         else:
@@ -97,6 +97,7 @@ class PreferenceTrainer(DPOTrainer):
         reference = self._settled(inputs) if self.references is not None else self._reference_log_probs(model, inputs)
         ratios = policy - reference
         loss = self._preference_loss(ratios, inputs)
+        # Check the very first loss, before any update.
         if model.training and self.first_loss is None and self.state.global_step == 0:
             self.first_loss = float(loss)
             self._metrics["train"]["first_loss"].append(self.first_loss)
@@ -110,16 +111,16 @@ class PreferenceTrainer(DPOTrainer):
         return (loss, None) if return_outputs else loss
 
     def reference(self, examples: list[dict[str, Any]]) -> np.ndarray:
-        """Reference log-probabilities [B, K] of tokenised lists, NaN where a list has no such completion.
+        """Compute reference log-probabilities [B, K] of tokenised lists, NaN where a list has no such completion.
 
-        All processes must call it equally often: they may hold the model together.
+        All processes must call this method equally often, because they may share the model.
         """
         inputs = self._prepare_inputs(self.data_collator(examples))
         found = self._reference_log_probs(self.model_wrapped, inputs).double()
         return found.masked_fill(~inputs["present"], torch.nan).cpu().numpy()
 
     def _settled(self, inputs: dict[str, Tensor]) -> Tensor:
-        """[B, K] of `references`; 0 where a list has no such completion, as the policy has it."""
+        """Return the batch's `references` [B, K]; 0 where a list has no such completion, as in the policy's."""
         assert self.references is not None
         self.references = self.references.to(inputs["row"].device)
         return self.references[inputs["row"], : inputs["scores"].shape[1]].nan_to_num()
@@ -141,23 +142,23 @@ class PreferenceTrainer(DPOTrainer):
         return plain.disable_adapter() if isinstance(plain, PeftModel) else contextlib.nullcontext()
 
     def choose_sequences(self, say: Callable[[str], None]) -> None:
-        """Give each completion a sequence of its own, and say so, if the model cannot share prompts.
+        """Give each completion a sequence of its own, and print the reason, if the model cannot share prompts.
 
-        Those are models with a state or a convolution, for which a list's completions score otherwise behind one prompt
-        than alone, and models whose attention windows are shorter than the longest list.
+        Models with a state or a convolution cannot, because completions that share a prompt change each other's
+        log-probabilities. Models with an attention window shorter than `training.max_length` cannot either.
         """
         window, gap = getattr(self.model.config.get_text_config(), "sliding_window", None), self._sharing_gap()
         if gap > SHARING_TOLERANCES["bfloat16" if self.training.four_bit else self.training.dtype]:
-            reason = f"behind one prompt they score {gap:.2g} nats a token otherwise than alone"
+            reason = f"a shared prompt changes their log-probabilities by {gap:.2g} nats per token"
         elif window and window < self.training.max_length:
-            reason = f"the model's attention windows have {window} tokens, training.max_length is more"
+            reason = f"the model's attention window of {window} tokens is less than training.max_length"
         else:
             return
         self.data_collator.shared = False
-        say(f"each completion gets a sequence of its own, which takes longer: {reason}")
+        say(f"completions do not share prompts, which makes training slower: {reason}")
 
     def _sharing_gap(self) -> float:
-        """Difference in nats a token of a completion of the first list alone and behind another one."""
+        """Compute the gap in nats per token between one completion of the first list alone and after another one."""
         example = self.train_dataset[0]
         ahead, watched = (example["completion_ids"] * 2)[:2]
         (_, together), (alone,) = (
@@ -167,9 +168,10 @@ class PreferenceTrainer(DPOTrainer):
         return float(abs(together - alone) / len(watched))
 
     def _check_first_loss(self, first: float, of_zeros: Tensor, inputs: dict[str, Tensor]) -> None:
-        """Raises UserError unless the first loss is that of log-ratios of 0, as far as the references are exact.
+        """Check that the first loss is that of log-ratios of 0, within the error of the references. Raises UserError.
 
-        References that are g nats a token off move IPO's gap of 0 by up to 2 g, which its loss sees against 1/(2 beta).
+        References that are off by g nats per token move IPO's gap of 0 by up to 2 g. IPO compares this gap with its
+        target 1/(2 beta).
         """
         expected = float(of_zeros)
         tokens = 1.0 if self.training.per_token else float(inputs["lengths"].max())
@@ -177,8 +179,8 @@ class PreferenceTrainer(DPOTrainer):
         if abs(first - expected) > (FIRST_LOSS_TOLERANCE + slack) * expected:
             formula = " = (1/(2 beta))^2" if self.training.loss == "ipo" else ""
             raise UserError(
-                f"The first loss is {first:.6g}, not {expected:.6g}{formula} at beta {self.beta:g}: before the first "
-                "update policy and reference must be the same model, and here they are not.",
+                f"The first loss is {first:.6g}, not {expected:.6g}{formula} at beta {self.beta:g}. Policy and "
+                "reference must be the same model before the first update, but they differ.",
                 "Look for dropout, an adapter that was trained before, or a process that loaded other weights.",
             )
 
@@ -196,38 +198,38 @@ class PreferenceTrainer(DPOTrainer):
 
 
 def _one_hot(scores: Tensor, present: Tensor, best: bool) -> Tensor:
-    """[B, K] bool: the best, or the worst, of each list; of equal ones the first, or the last."""
+    """Mark the best or the worst completion of each list, bool [B, K]; of equal ones the first best, the last worst."""
     marks = scores.masked_fill(~present, -torch.inf if best else torch.inf)
     place = marks.argmax(dim=1) if best else marks.shape[1] - 1 - marks.flip(1).argmin(dim=1)
     return torch.zeros_like(present).scatter_(1, place.unsqueeze(1), True) & present
 
 
 class BeforeFirstStep(TrainerCallback):
-    """Does `work` when the model stands as it will be trained, spread over its processes, and no list was read yet."""
+    """Callback that calls `work` after the model is spread over its processes and before the first batch."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work = work
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Do it."""
+        """Call `work`."""
         self.work()
 
 
 class ShowProgress(TrainerCallback):
-    """Shows optimizer steps and the last loss."""
+    """Callback that shows optimizer steps and the last loss."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.note = ""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Count steps from here, where the references are settled."""
+        """Start to count steps, after the references are settled."""
         self.progress.begin(state.max_steps, state.global_step, "steps")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        """Keep the figures that the next step shows."""
+        """Print held-out and first loss, and keep the figures that the next step shows."""
         if logs and "eval_loss" in logs:
             self.progress.say(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4g}")
         if logs and "first_loss" in logs:
@@ -244,7 +246,7 @@ class ShowProgress(TrainerCallback):
 
 
 def trainer_arguments(training: Training, out: str, seed: int, on_gpu: bool) -> DPOConfig:
-    """TRL's arguments for a config; the loss and the lengths are not among them."""
+    """Return TRL's arguments for a config, without the loss and the lengths, which Semtag handles itself."""
     return DPOConfig(
         output_dir=out,
         beta=training.beta,
@@ -280,7 +282,7 @@ def trainer_arguments(training: Training, out: str, seed: int, on_gpu: bool) -> 
 
 
 def parallelism(parallel: str) -> dict[str, Any]:
-    """TRL's arguments for what the processes share, from configs/parallel/; nothing where each holds all of it."""
+    """Return TRL's arguments for shared state, from configs/parallel/; empty for ddp, where each process holds all."""
     if parallel == "ddp":
         return {}
     found: dict[str, Any] = yaml.safe_load((PARALLEL / f"{parallel}.yaml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What each process of a training does; one of them, or many that hold the model or its optimizer together."""
+"""One process of a training, alone or among several that share the model or its optimizer."""
 
 import argparse
 import atexit
@@ -21,13 +21,13 @@ from semtag.store.rounds import start_of
 from semtag.store.run_dir import RunDir
 from semtag.training.worker_messages import Teller
 
-KINDS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}  # accelerate's words for what shares something
+KINDS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}  # accelerate's names for kinds that share state
 
 
 def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
-    """Fine-tune a LoRA adapter on a round's tokenised rows, from the last checkpoint, and leave it beside them.
+    """Fine-tune a LoRA adapter on a round's tokenised rows, from the last checkpoint, and save the adapter beside them.
 
-    outcome.json holds the curve, an entry for each step, and the counts.
+    outcome.json gets the curve, with an entry for each optimizer step, and the counts.
     """
     from datasets import Dataset
 
@@ -38,6 +38,7 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
     training, layout = config.training, run.layout.round(number)
     folder = layout.training
     counts: dict[str, Any] = {"references": {"needed": 0}}
+    # Join the processes first, then load rows and model.
     arguments = _arguments(layout, config)
     rows = Dataset.load_from_disk(folder / "rows")
     model = start_of(run, config, number)
@@ -52,11 +53,12 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
 
     trainer.add_callback(BeforeFirstStep(before_first_step))
     trainer.add_callback(ShowProgress(progress))
-    # The checkpoint is of this very stage: begin() refused other values, so it can be taken up as it is.
+    # A checkpoint is safe to resume, because a run refuses config values other than its own.
     last = last_checkpoint(layout.checkpoints)
     if last:
         progress.say(f"resuming from {last}")
     trainer.train(resume_from_checkpoint=last)
+    # Save the adapter and the outcome.
     trainer.save_model(str(folder / "adapter"))
     if trainer.accelerator.is_main_process:
         curve = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -65,9 +67,9 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
 
 
 def _arguments(layout: RoundLayout, config: Config) -> Any:
-    """TRL's arguments. Make them before a model is loaded.
+    """Make TRL's arguments. Call this before a model is loaded.
 
-    They join the processes, and where these share weights, each then loads its part alone.
+    The arguments join the processes. Where processes share weights, each process then loads only its own part.
     """
     import torch
 
@@ -85,27 +87,27 @@ def _arguments(layout: RoundLayout, config: Config) -> Any:
 
 def _use_cpus(training: Training) -> None:
     if training.attention == "flex":
-        raise UserError("training.attention=flex trains on GPUs alone, and none is here.", "Set it to sdpa.")
+        raise UserError("training.attention=flex needs a GPU, and torch finds none.", "Set training.attention=sdpa.")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if training.parallel.startswith("zero"):
         import deepspeed
 
-        deepspeed.init_distributed(dist_backend="gloo")  # left to itself it looks for another one on CPUs
+        deepspeed.init_distributed(dist_backend="gloo")  # DeepSpeed's default for CPUs is another backend
 
 
 def _check_processes(accelerator: Any, training: Training) -> None:
-    """Raises UserError where accelerate trains otherwise than configured, of which it says nothing itself."""
+    """Check that accelerate trains as configured, because accelerate reports no difference. Raises UserError."""
     kind, wanted = accelerator.distributed_type.name, KINDS.get(training.parallel)
     if accelerator.num_processes != training.workers or (wanted and kind != wanted):
         raise UserError(
             f"training.workers={training.workers} with training.parallel={training.parallel} would train as {kind} in "
-            f"{accelerator.num_processes} processes, each with what it should share.",
-            "fsdp2 works on GPUs alone: on CPUs set training.parallel to zero2 or zero3.",
+            f"{accelerator.num_processes} processes, not as {wanted or 'DDP'} in {training.workers}.",
+            "fsdp2 needs GPUs. On CPUs set training.parallel to zero2 or zero3.",
         )
 
 
 def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], progress: Progress) -> Any:
-    """The trainer of a model over rows to train on and rows to measure the loss on."""
+    """Make the trainer of a model; `rows` are those to train on and those to measure the loss on. Raises UserError."""
     from accelerate import PartialState
     from transformers import EarlyStoppingCallback
 
@@ -116,7 +118,7 @@ def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], 
         raise UserError(
             f"training.held_out={training.held_out:g} leaves {len(learned)} {training.rows} to train on and "
             f"{len(watched)} to measure on.",
-            "Take another share, or more texts.",
+            "Change training.held_out, or add texts.",
         )
     first = f"; the first loss must be {training.first_loss:g}" if training.first_loss else ""
     progress.say(f"{len(learned):,} {training.rows}{first}")
@@ -125,7 +127,7 @@ def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], 
         base = local_folder(model)
     loaded = load_base(base, training)
     if is_hub_name(model):
-        loaded.name_or_path = config.model.base  # what the adapter says that it is for, in place of a folder here
+        loaded.name_or_path = config.model.base  # the adapter's card names this model, not a local folder
     return PreferenceTrainer(
         training,
         model=loaded,
@@ -139,7 +141,7 @@ def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], 
 
 
 def _best_step(trainer: Any) -> dict[str, float]:
-    """The step whose adapter is kept and its held-out loss, where one was measured."""
+    """Return the step whose adapter is kept and its held-out loss; empty if no loss was measured."""
     measured = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if not measured:
         return {}
@@ -148,7 +150,7 @@ def _best_step(trainer: Any) -> dict[str, float]:
 
 
 def load_base(base: str, training: Training) -> Any:
-    """The base model with frozen weights to come, in 4 bit where configured."""
+    """Load the base model, in 4 bit if configured. PEFT freezes the weights later."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -164,21 +166,21 @@ def load_base(base: str, training: Training) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         base,
         dtype=dtype,
-        attn_implementation="flex_attention" if training.attention == "flex" else None,  # None: sdpa where it can
+        attn_implementation="flex_attention" if training.attention == "flex" else None,  # None: sdpa if supported
         quantization_config=quantization,
         use_safetensors=True,
         trust_remote_code=False,
     )
     for module in model.modules() if training.four_bit else ():
-        # On CPUs with AVX512-BF16 the layer repacks its weights at the first forward in eval mode, after which
-        # gradients are silently wrong.
+        # On CPUs with AVX512-BF16 the layer repacks its weights at the first forward in eval mode. Later gradients are
+        # silently wrong.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
 
 
 def lora_config(training: Training, revision: str | None = None) -> Any:
-    """PEFT's config of the adapter; dropout is 0, or the first loss could not be checked."""
+    """Return PEFT's config of the adapter. Dropout is 0, because dropout would change the first loss."""
     from peft import LoraConfig
 
     lora = training.lora
@@ -193,13 +195,13 @@ def lora_config(training: Training, revision: str | None = None) -> Any:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint, or None; the trainer's state is the last file that one gets."""
+    """Return the newest complete checkpoint, or None. The trainer writes trainer_state.json last."""
     whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 def work(folder: str, number: int, events: str, rank: int) -> None:
-    """Be process `rank` of the training of a round of the run at `folder`; errors are told in `events` and raised."""
+    """Run process `rank` of a round's training in the run at `folder`; write errors to `events` and raise them."""
     set_environment()
     teller = Teller(Path(events), speaks=rank == 0)
     try:
@@ -211,15 +213,15 @@ def work(folder: str, number: int, events: str, rank: int) -> None:
 
 
 def main() -> None:
-    """`python -m semtag.training.worker RUN ROUND EVENTS`, as `accelerate launch` starts it."""
+    """Run `python -m semtag.training.worker RUN ROUND EVENTS`; `accelerate launch` starts this command."""
     parser = argparse.ArgumentParser(description="One process of a training.")
     parser.add_argument("run", help="the run directory")
     parser.add_argument("round", type=int, help="the number of the round")
-    parser.add_argument("events", help="the file for what it has to tell")
+    parser.add_argument("events", help="the file for progress and errors, as JSON lines")
     arguments = parser.parse_args()
     end_with_parent()
     work(arguments.run, arguments.round, arguments.events, int(os.environ["RANK"]))
-    # All is on disk. Beyond Python's own exit functions, threads of the libraries abort a process now and then.
+    # All files are on disk. Skip the rest of the exit, because threads of libraries sometimes abort it.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(0)

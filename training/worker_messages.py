@@ -1,4 +1,4 @@
-"""How the processes of a training tell the stage that started them what they do: a file of JSON lines."""
+"""Messages from the processes of a training to the stage that started them, in a file of JSON lines."""
 
 import io
 import json
@@ -11,28 +11,28 @@ from semtag.configs.errors import UserError
 
 
 class Teller(Progress):
-    """Progress of a training process, for `Listener` to show. Without `speaks` it tells errors alone."""
+    """Progress of a training process, written for `Listener`. If `speaks` is false, only errors are written."""
 
     def __init__(self, file: Path, speaks: bool) -> None:
         super().__init__("train", "steps", io.StringIO())
         self._file, self._speaks = file, speaks
 
     def say(self, message: str) -> None:
-        """Tell a line."""
+        """Write a line to show."""
         self._tell("say", message)
 
     def begin(self, total: int, before: int = 0, unit: str | None = None) -> None:
-        """Tell that counting begins anew."""
+        """Write that the count begins again."""
         super().begin(total, before, unit)
         self._tell("begin", total, before, self.unit)
 
     def set(self, count: int, note: str = "") -> None:
-        """Tell the count."""
+        """Write the count."""
         self._tell("set", count, note)
         self.count = count
 
     def failed(self, error: BaseException) -> None:
-        """Tell why this process ends."""
+        """Write the error that ends this process."""
         self._speaks = True
         if isinstance(error, UserError):
             self._tell("mistake", error.what, error.mend)
@@ -41,13 +41,13 @@ class Teller(Progress):
 
     def _tell(self, *event: Any) -> None:
         if self._speaks:
-            # One write of a short line to a file opened for appending: the lines of several processes do not mix.
+            # Append each line by one short write, so that the lines of several processes do not mix.
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
 
 
 class Listener:
-    """Shows on `progress` what training processes tell in `file`, and keeps what they say of their end."""
+    """Reader of `file` that shows the messages of training processes on `progress` and keeps the first error."""
 
     def __init__(self, file: Path, progress: Progress) -> None:
         file.unlink(missing_ok=True)
@@ -57,7 +57,7 @@ class Listener:
         self._trace = ""
 
     def show(self) -> None:
-        """Show what was told since the last call."""
+        """Show the messages since the last call."""
         with self.file.open("rb") as file:
             file.seek(self._read)
             told = file.read()
@@ -73,6 +73,6 @@ class Listener:
                     getattr(self._progress, method)(*arguments)
 
     def failure(self, how: str) -> Exception:
-        """The first error that a process told: the user's if there is one; else that it ended so."""
+        """Return the first UserError of a process, else a RuntimeError with `how` and the first traceback."""
         self.show()
         return self._error or RuntimeError(f"{how}\n{self._trace}")

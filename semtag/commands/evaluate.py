@@ -11,5 +11,5 @@ add = add_steps
 
 
 def run(arguments: Namespace) -> int:
-    """Do what is not done yet."""
+    """Do the step, if it is not done yet; return the exit status."""
     return do(arguments, {Step("evaluate")})

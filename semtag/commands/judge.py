@@ -1,4 +1,4 @@
-"""`semtag judge`: two arms' tags, compared blindly by a person or by a language model."""
+"""`semtag judge`: a blind comparison of two arms' tags, by a person or by a language model."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -10,33 +10,38 @@ from semtag.store.locations import naming_store
 from semtag.store.run_dir import RunDir
 
 HELP = "compare two arms' tags blindly: by a person, on a page, or by a language model"
-MORE = "Without --results and --model it makes the page."
+MORE = "Without --results and --model, Semtag makes the page for a person."
 
 
 def add(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     add_run(parser)
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="with --model, how it is served")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="changes of keys for serving --model")
     parser.add_argument("--first", default="base", metavar="ARM", help="an arm of the evaluation; default %(default)s")
-    parser.add_argument("--second", default="tuned", metavar="ARM", help="the arm compared with it; %(default)s")
+    parser.add_argument("--second", default="tuned", metavar="ARM", help="the other arm; default %(default)s")
     parser.add_argument("--count", type=positive, default=50, metavar="N", help="texts to judge; default %(default)s")
-    parser.add_argument("--out", metavar="FILE", help="a new file; default RUN/judgement/judge.html or model.json")
+    parser.add_argument("--out", metavar="FILE", help="new file; default judge.html or model.json in RUN/judgement")
     way = parser.add_mutually_exclusive_group()
     way.add_argument(
-        "--results", nargs="+", type=Path, metavar="FILE", help="analyse what the page saved, of one person or more"
+        "--results", nargs="+", type=Path, metavar="FILE", help="analyse the page's files, of one person or more"
     )
     way.add_argument("--model", metavar="MODEL", help="path or hub name of the model that judges")
 
 
 def run(arguments: Namespace) -> int:
-    """Make the page, or say what came of it, or have a language model judge."""
+    """Make the page, analyse its results, or have a language model judge.
+
+    Returns 0. Raises UserError for options that exclude each other.
+    """
     if arguments.overrides and not arguments.model:
-        raise UserError(f"{arguments.overrides[0]} has nothing to override.", "Overrides go with --model.")
+        raise UserError(f"{arguments.overrides[0]} has no effect without --model.", "Overrides go with --model.")
     if arguments.out and arguments.results:
-        raise UserError("--out is of no use with --results.", "The analysis is written beside the first of them.")
+        problem = "--out has no effect with --results: Semtag writes the analysis beside the first file of --results."
+        raise UserError(problem, "Leave --out out.")
     run = RunDir(arguments.run)
     with naming_store(run.path):
-        run.config()  # says so where there is no run
+        run.config()  # raises UserError where there is no run
+        # Each branch imports its own module, because `semtag --help` must load no heavy library.
         if arguments.results:
             from semtag.evaluation.judgement import analyse_files
 

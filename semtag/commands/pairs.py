@@ -11,5 +11,5 @@ add = add_round
 
 
 def run(arguments: Namespace) -> int:
-    """Do what is not done yet."""
+    """Do the step, if it is not done yet; return the exit status."""
     return do(arguments, {Step("pairs", arguments.round)})

@@ -1,4 +1,4 @@
-"""`semtag push`: the tagger on the Hugging Face hub, or on a hub of one's own that HF_ENDPOINT names."""
+"""`semtag push`: the upload of the tagger to the Hugging Face hub, or to the hub at HF_ENDPOINT."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -6,19 +6,19 @@ from semtag.commands.arguments import add_run
 from semtag.store.locations import naming_store
 from semtag.store.run_dir import RunDir
 
-HELP = "put the tagger on the Hugging Face hub, in a private repository"
+HELP = "upload the tagger to the Hugging Face hub, into a private repository"
 
 
 def add(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     add_run(parser)
-    parser.add_argument("name", metavar="OWNER/NAME", help="the repository; made where there is none")
-    parser.add_argument("--merged", action="store_true", help="the whole model, in place of the adapter")
+    parser.add_argument("name", metavar="OWNER/NAME", help="the repository; Semtag makes a missing one")
+    parser.add_argument("--merged", action="store_true", help="upload the whole model, in place of the adapter")
     parser.add_argument("--public", action="store_true", help="make a new repository public")
 
 
 def run(arguments: Namespace) -> int:
-    """Upload, and print the commit's address."""
+    """Upload the tagger, and print the address of the commit."""
     from semtag.training.push import push
 
     run = RunDir(arguments.run)

@@ -11,5 +11,5 @@ add = add_round
 
 
 def run(arguments: Namespace) -> int:
-    """Do what is not done yet."""
+    """Do the texts step and the rank step, if they are not done yet; return the exit status."""
     return do(arguments, {Step("texts"), Step("rank", arguments.round)})

@@ -8,8 +8,8 @@ from semtag.store.run_dir import RunDir
 
 HELP = "write a run's report.html again, or compare several runs"
 MORE = (
-    "Several runs give a table here and a page of its own: how well their models do, which gates failed, and which "
-    "settings differ."
+    "Several runs give a table on the terminal and a page: the results of their models, the gates that failed, and the "
+    "settings that differ."
 )
 
 
@@ -20,14 +20,15 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Write the page; print where it is, or how the runs compare."""
+    """Write the page; print the path of a run's page, or the table of several runs."""
     runs = [RunDir(name) for name in arguments.runs]
     if len(runs) > 1:
         from semtag.evaluation.compare_runs import compare_runs
 
         print(compare_runs(runs, arguments.out or Path("comparison.html")))
     elif arguments.out:
-        raise UserError("--out is where a comparison goes, and that needs several runs.", "Name another run.")
+        problem = "--out is the page of a comparison, and a comparison needs several runs."
+        raise UserError(problem, "Name another run, or leave --out out.")
     else:
         from semtag.evaluation.report import rewrite
 

@@ -4,10 +4,10 @@ from argparse import Namespace
 
 from semtag.commands.arguments import add_steps, do
 
-HELP = "all steps: texts, rounds of ranking, pairs, training, validation; evaluation; resumes"
+HELP = "do all steps: texts, rounds of rank, pairs, train and validate, then evaluate; resumes a run"
 add = add_steps
 
 
 def run(arguments: Namespace) -> int:
-    """Do what is not done yet."""
+    """Do all steps that are not done yet; return the exit status."""
     return do(arguments)

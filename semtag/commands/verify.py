@@ -1,4 +1,4 @@
-"""`semtag verify`: each check of a run with what is wrong."""
+"""`semtag verify`: the checks of a run, each with its problems."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -7,7 +7,7 @@ from semtag.store.locations import naming_store
 from semtag.store.run_dir import RunDir
 
 HELP = "check a run's files against every invariant; exit status 0 or 1"
-SHOWN = 20  # problems of a check
+SHOWN = 20  # problems of a check, at most
 
 
 def add(parser: ArgumentParser) -> None:
@@ -16,12 +16,12 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print each check with what is wrong; returns 0 when all is well, else 1."""
+    """Print each check with its problems; return 0 when every check passes, else 1."""
     from semtag.verify import verify
 
     run = RunDir(arguments.run)
     with naming_store(run.path):
-        run.config()  # what is no run directory gets no lock file
+        run.config()  # raises UserError first, because a folder that is no run gets no lock file
         with run.lock(reading=True):
             found = verify(run)
     for name, problems in found.items():
@@ -31,6 +31,6 @@ def run(arguments: Namespace) -> int:
         if len(problems) > SHOWN:
             print(f"        and {len(problems) - SHOWN:,} more")
     bad = sum(map(len, found.values()))
-    outcome = f"{bad:,} problems" if bad else "every check holds" if found else "nothing is finished yet"
+    outcome = f"{bad:,} problems" if bad else "every check passes" if found else "no step is done yet"
     print(f"{arguments.run}: {outcome}")
     return 1 if bad else 0
