@@ -6,7 +6,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Files go to the workers in the order that tests/conftest.py gives them, and not by their number of tests.
 IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-cluster coverage check lock clean
+.PHONY: setup demo test test-cluster test-benchmarks coverage check lock clean
 
 setup: .venv/.ready
 
@@ -22,17 +22,20 @@ demo: setup
 
 test: setup check
 	@requirements/chromium.sh
-	@$(BIN)/python -m pytest -m "not cluster" $(IN_TWO) --durations=8
+	@$(BIN)/python -m pytest -m "not cluster and not benchmark" $(IN_TWO) --durations=8
 
-# Clusters of several nodes, jobs sent to them, object stores that see kills and outages, and every script of benchmarks/
-# at its smallest size: some 40 minutes.
+# Clusters of several nodes, jobs sent to them, object stores that see outages, and kills of all kinds.
 test-cluster: setup
 	@$(BIN)/python -m pytest -m cluster $(IN_TWO) --durations=8
+
+# Every script of benchmarks/ at its smallest size.
+test-benchmarks: setup
+	@$(BIN)/python -m pytest -m benchmark $(IN_TWO) --durations=8
 
 # The same tests, watched in every process that they start: half as long again.
 coverage: setup
 	@requirements/chromium.sh
-	@$(BIN)/python -m pytest -m "not cluster" --cov --cov-report=term --cov-fail-under=85
+	@$(BIN)/python -m pytest -m "not cluster and not benchmark" --cov --cov-report=term --cov-fail-under=85
 
 check: setup
 	@$(BIN)/ruff check .

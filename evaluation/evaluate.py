@@ -37,12 +37,19 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> StepCounts:
     with run.shared_scratch("answers") as scratch:
         texts = scratch / "texts.parquet"
         count = choose_texts(run.layout.held_out, texts, config.evaluation.max_texts, config.run.seed)
-        for model in dict.fromkeys(arm.model for arm in arms):
+        models = dict.fromkeys(arm.model for arm in arms)
+        arms_by_model = {model: [arm for arm in arms if arm.model == model] for model in models}
+        keyphrases = arms_by_model.pop(KEYPHRASES, [])
+        # A session for each engine, because its end is what frees the GPU for certain.
+        for model, own in arms_by_model.items():
             with ray_session(config):
-                _answer(run, config, scratch, model, [arm for arm in arms if arm.model == model], progress)
-        corpus = read_corpus(scratch, arms)
-    with run.writing(run.layout.evaluation) as folder, ray_session(config):
-        report = build_report(run, config, corpus, arms, progress)
+                _answer(run, config, scratch, model, own, progress)
+        with ray_session(config):
+            if keyphrases:
+                _answer(run, config, scratch, KEYPHRASES, keyphrases, progress)
+            corpus = read_corpus(scratch, arms)
+            report = build_report(run, config, corpus, arms, progress)
+    with run.writing(run.layout.evaluation) as folder:
         write_corpus(corpus, folder / run.layout.answers.name)
         (folder / run.layout.report.name).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         write_pages(report, folder)
@@ -62,10 +69,10 @@ def _answer(run: RunDir, config: Config, scratch: Place, model: str, arms: list[
     if model == KEYPHRASES:
         extract_and_score(texts, scratch / model, config, [arm.name for arm in arms], progress)
         return
-    sample_and_score(texts, scratch / model, config, _weights(run, config, model), decodings, progress)
+    sample_and_score(texts, scratch / model, config, weights_place(run, config, model), decodings, progress)
 
 
-def _weights(run: RunDir, config: Config, model: str) -> str:
+def weights_place(run: RunDir, config: Config, model: str) -> str:
     """Where an arm's model lies."""
     if model == "base":
         return base_of(config)

@@ -76,19 +76,19 @@ def run_smallest(name: str, root: Path, *more: str) -> str:
     return done.stdout
 
 
-@pytest.mark.cluster
+@pytest.mark.benchmark
 @pytest.mark.parametrize("name", sorted(SMALLEST.keys() - HAVE_TESTS_OF_THEIR_OWN))
 def test_it_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     assert "| --- |" in run_smallest(name, tmp_path)
 
 
-@pytest.mark.cluster
+@pytest.mark.benchmark
 def test_many_pairs_are_those_that_scale_leaves(tmp_path: Path) -> None:
     assert "speed ratio" in run_smallest("scale", tmp_path)
     assert "| again, to the next step |" in run_smallest("many_pairs", tmp_path)
 
 
-@pytest.mark.cluster
+@pytest.mark.benchmark
 def test_cheats_are_tried_on_a_run_of_a_seed(tmp_path: Path) -> None:
     assert "| round 2 |" in run_smallest("seeds", tmp_path)
     assert "| the best candidate |" in run_smallest("cheats", tmp_path)

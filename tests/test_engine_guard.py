@@ -290,6 +290,7 @@ assert len(list(lives.iterdir())) == (MOST_DEATHS + 1 + 1) + (MOST_DEATHS + 1), 
 """
 
 
+@pytest.mark.cluster
 def test_a_start_that_fails_is_tried_again_and_what_dies_at_one_place_is_passed_over_once(tmp_path: Any) -> None:
     command, path = [sys.executable, "-c", WITH_RAY, str(tmp_path)], {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=os.environ | path, capture_output=True, text=True, check=False)

@@ -245,6 +245,7 @@ def test_a_models_answers_by_hand(selection: Selection, judge_path: str) -> None
         letters(small_tokenizer())
 
 
+@pytest.mark.cluster
 def test_a_real_model_is_asked_in_both_orders(judge_path: str, tmp_path: Path) -> None:
     run = judged_run(tmp_path, TEXTS, "model.base=gone", "model.chat_template=gone.jinja")
     settings = ["sampling.dtype=float32", "sampling.batch_size=4"]

@@ -191,16 +191,9 @@ def root_at(store: str, folder: Path) -> Iterator[Place]:
             yield place_at("s3://ended/runs")
 
 
-# `make test` has one of them.
-CLUSTER = pytest.mark.cluster
-ALL = [
-    pytest.param(how, store, marks=[] if (how, store) == ("closed terminal", "disk") else CLUSTER)
-    for store in ("disk", "s3")
-    for how in ENDS
-]
-
-
-@pytest.mark.parametrize(("how", "store"), ALL)
+@pytest.mark.cluster
+@pytest.mark.parametrize("store", ["disk", "s3"])
+@pytest.mark.parametrize("how", ENDS)
 def test_an_ended_ranking_goes_on_at_once(
     how: str, store: str, arguments: list[str], calm: Place, tmp_path: Path
 ) -> None:

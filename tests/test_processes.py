@@ -111,6 +111,7 @@ def once(there: Callable[[], bool], then: Callable[[], None]) -> Iterator[None]:
     assert came
 
 
+@pytest.mark.cluster
 def test_a_worker_that_dies_on_ray_changes_nothing(work: Any, tmp_path: Path) -> None:
     # Sums in another order drift apart over so many steps, the more the longer the steps.
     long = ["training.epochs=15", *SHORT[1:], "training.learning_rate=3e-3", "training.save_steps=10"]

@@ -132,6 +132,7 @@ def test_a_template_that_refuses_a_text_costs_no_other(tmp_path: Path) -> None:
     assert (second.reason, second["candidates"]) == ("refused_by_template", [])
 
 
+@pytest.mark.cluster
 def test_an_older_run_is_ranked_anew_without_an_engine(finished_run: Path, tmp_path: Path) -> None:
     replay = [
         f"data.path={RunDir(finished_run).layout.round(1).ranked}",

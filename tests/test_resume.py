@@ -23,13 +23,16 @@ from tests.conftest import ROOT, semtag, tiny_demo
 OFTEN = ["sampling.batch_size=4", "sampling.in_flight=1"]
 
 
+@pytest.mark.cluster
 def test_a_job_killed_in_round_two_ends_as_if_undisturbed(finished_run: Path, tmp_path: Path) -> None:
-    """Its stage while it ranks, its command line while it trains; up to round two it is a copy."""
+    """Its stage while it ranks, its command line while it trains; all but those two and the pairs is a copy."""
     arguments, calm, run = tiny_demo(tmp_path, *OFTEN), RunDir(finished_run), RunDir(tmp_path / "demo")
     shutil.copytree(calm.path, run.here)
-    undo(run, *(Step(stage, 2) for stage in ("rank", "pairs", "train", "validate")))
-    shutil.rmtree(run.here / "round-2")
-    torment = Torment([*arguments, "--round", "2"], run.layout.round(2), random.Random(0), store=None)
+    undo(run, *(Step(stage, 2) for stage in ("rank", "pairs", "train")))
+    layout = run.layout.round(2)
+    for folder in (layout.ranked, layout.rejects, layout.pairs, layout.lists, layout.adapter, layout.merged):
+        shutil.rmtree(folder)
+    torment = Torment([*arguments, "--round", "2"], layout, random.Random(0), store=None)
     story = {"met": {"driver": 1}, "missed": {}, "starts": 2, "starts in vain": 0}
     assert torment.run(["driver"], pause=0) == story
     training = Step("train", 2)

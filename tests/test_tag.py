@@ -12,10 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pandas as pd
 import psutil
-import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -99,7 +96,7 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     finished_run: Path, corpus: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "tags.jsonl"
-    options = ["--data", str(corpus), "--constrained", "data.column=body"]
+    options = ["--data", str(corpus), "--constrained", "--score", "data.column=body"]
     options += ["sampling.batch_size=10", "sampling.in_flight=1"]
     command = [sys.executable, "-m", "semtag", "tag", str(finished_run), *options, "--out", str(out)]
     job = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -124,6 +121,7 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     malformed = sum(row["tags_format"] != "valid" for row in rows)
     assert ("defects: " in again.stdout) == bool(malformed), again.stdout
     assert all(row["by"] == {"name": "é"} and (row["tags"] or row["tags_format"] == "invalid") for row in rows)
+    assert all(-1 <= row["tags_score"] <= 1 if row["tags"] else row["tags_score"] is None for row in rows)
     rejects = tagged(tmp_path / "tags.jsonl.rejects.jsonl")
     assert [row["reason"] for row in rejects] == ["null_text", "empty_text", "too_long", "broken_line"]
     assert rejects[2]["row"]["number"] == -3
@@ -183,39 +181,19 @@ def test_what_is_no_tagger_is_told_before_a_process_is_started(tmp_path: Path) -
             Tagger(model, **how)
 
 
-def test_votes_scores_and_files_that_others_read(corpus: Path, tmp_path: Path) -> None:
-    out = tmp_path / "tags.parquet"
-    options = ["--votes", "3", "--score", "--constrained", "data.column=body", "data.limit=30"]
-    # A model alone comes without a run's settings.
-    options += ["scoring.model=all-MiniLM-L6-v2", "prompt.max_tags=2", "prompt.max_tag_words=1"]
-    done = semtag("tag", tiny_model(), "--data", str(corpus), "--out", str(out), *options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    frame = pd.read_parquet(out)
-    assert list(frame.columns) == ["body", "number", "by", "tags", "tags_format", "tags_score"]
-    assert list(frame["number"]) == [*range(30)]
-    has_tags = frame["tags_format"] == "valid"
-    assert has_tags.any()
-    assert frame["tags_score"].notna().eq(has_tags).all() and frame["tags_score"].dropna().between(-1, 1).all()
-    assert datasets.load_dataset("parquet", data_files=str(out), split="train", cache_dir=tmp_path)["number"][:3] == [
-        0,
-        1,
-        2,
-    ]
-
-
 def test_a_text_without_an_answer_gets_no_other_ones(tmp_path: Path) -> None:
     work, folder = RunDir(tmp_path), tmp_path / "texts"
     folder.mkdir()
     with RowWriter(folder / "rows.parquet", ROW) as rows:
         for id_ in (3, 1, 2):
             rows.write({"text_id": id_, "reason": None, "row": json.dumps({"number": id_, "text": f"text  {id_}"})})
-    columns = [("text_id", pa.int64()), ("text", pa.string()), ("candidates", pa.list_(pa.string()))]
-    answered = pa.schema([*columns, ("reason", pa.string()), ("cut", pa.bool_())])
-    with RowWriter(tmp_path / "some.parquet", answered) as some, RowWriter(tmp_path / "more.parquet", answered) as more:
+    with RowWriter(tmp_path / "some.parquet", SAMPLED) as some, RowWriter(tmp_path / "more.parquet", SAMPLED) as more:
         for out, id_ in ((some, 3), (some, 1), (more, 2)):
-            out.write({"text_id": id_, "text": f"text {id_}", "candidates": [f"of {id_}"]})
+            candidates = [vars(Candidate(0, f"of {id_}"))]
+            out.write(dict.fromkeys(SAMPLED.names) | {"text_id": id_, "text": f"text {id_}", "candidates": candidates})
     whole = _joined(work, [tmp_path / "some.parquet", tmp_path / "more.parquet"], "text", tmp_path)
-    assert [(row["number"], answer["candidates"]) for row, answer in whole] == [(n, [f"of {n}"]) for n in (3, 1, 2)]
+    found = [(row["number"], answer.candidate and answer.candidate.completion) for row, answer in whole]
+    assert found == [(number, f"of {number}") for number in (3, 1, 2)]
     for lacking in ("some", "more"):
         with pytest.raises(UserError, match="lacks answers"):
             list(_joined(work, [tmp_path / f"{lacking}.parquet"], "text", tmp_path))
@@ -227,9 +205,11 @@ def test_a_text_of_the_same_id_gets_no_other_ones_answer(tmp_path: Path) -> None
         for text in ("a  mill", "a boat"):
             rows.write({"text_id": 1, "reason": None, "row": json.dumps({"text": text})})
     with RowWriter(tmp_path / "answers.parquet", SAMPLED) as answers:
-        answers.write(dict.fromkeys(SAMPLED.names) | {"text_id": 1, "text": "a mill", "candidates": []})
+        answers.write(
+            dict.fromkeys(SAMPLED.names) | {"text_id": 1, "text": "a mill", "candidates": [vars(Candidate(0, "x"))]}
+        )
     found = _joined(RunDir(tmp_path), [tmp_path / "answers.parquet"], "text", tmp_path)
-    assert [answer["reason"] for _, answer in found] == [None, "other_text_of_same_id"]
+    assert [answer.reason for _, answer in found] == [None, "other_text_of_same_id"]
 
 
 def test_csv_holds_answers_and_is_read_back(tmp_path: Path) -> None:

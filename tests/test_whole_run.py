@@ -15,6 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from semtag.evaluation.corpus import arms_of
+from semtag.evaluation.evaluate import weights_place
 from semtag.generation.prompts import load_tokenizer
 from semtag.scoring.records import RANKED
 from semtag.store.layout import Step
@@ -49,7 +50,6 @@ def test_the_report_holds_what_it_promises(finished_run: Path) -> None:
     jsonschema.validate(report, json.loads((ROOT / "evaluation" / "report_schema.json").read_text()))
     delivered = delivered_round(run)
     assert [arm["name"] for arm in report["arms"]] == [arm.name for arm in arms_of(run.config(), [3 - delivered])]
-    assert f"round_{3 - delivered}" in {arm["name"] for arm in report["arms"]}
     held_out, answered = (
         {row["text_id"] for row in read_rows(file)} for file in (run.layout.held_out, run.layout.answers)
     )
@@ -61,6 +61,13 @@ def test_the_report_holds_what_it_promises(finished_run: Path) -> None:
     assert [line["round"] for line in report["rounds"]] == [1, 2]
     assert all(line["validation"]["texts"] == 4 for line in report["rounds"])
     assert "round-1/" not in json.dumps(report["arms"])
+
+
+def test_each_model_of_the_evaluation_lies_where_its_round_left_it(finished_run: Path) -> None:
+    run = RunDir(finished_run)
+    config, delivered = run.config(), str(run.layout.round(delivered_round(run)).merged)
+    expected = {"base": config.model.base, "tuned": delivered, "round_1": str(run.layout.round(1).merged)}
+    assert {model: weights_place(run, config, model) for model in expected} == expected
 
 
 def test_every_candidate_is_there_with_its_log_probability(finished_run: Path) -> None:
