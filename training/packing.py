@@ -7,6 +7,7 @@ on from the prompt. So a completion has the same log-probabilities as in a seque
 row, up to a budget of tokens.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -146,20 +147,31 @@ class ListCollator:
         return batch | self._rows(laid, slots, rows)
 
     def _rows(self, laid: list[Sequences], slots: list[int], rows: list[list[int]]) -> dict[str, Tensor]:
+        def joined(values: list[list[int]]) -> list[list[int]]:
+            """Join the values of the sequences that share a row."""
+            return [[*itertools.chain.from_iterable(map(values.__getitem__, row))] for row in rows]
+
         columns: dict[str, list[list[int]]] = {
-            "input_ids": [[token for index in row for token in laid[index].ids] for row in rows],
-            "position_ids": [[place for index in row for place in laid[index].positions] for row in rows],
-            "shift_labels": [[label for index in row for label in laid[index].labels] for row in rows],
-            "lists": [[place for place, index in enumerate(row) for _ in laid[index].ids] for row in rows],
-            "completions": [[number for index in row for number in laid[index].completions] for row in rows],
-            "slots": [
-                [slots[index] + number - 1 if number else -1 for index in row for number in laid[index].completions]
-                for row in rows
-            ],
+            "input_ids": joined([one.ids for one in laid]),
+            "position_ids": joined([one.positions for one in laid]),
+            "shift_labels": joined([one.labels for one in laid]),
+            "lists": [_numbers([len(laid[index].ids) for index in row]) for row in rows],
+            "completions": joined([one.completions for one in laid]),
+            "slots": joined([_slots(one, first) for one, first in zip(laid, slots, strict=True)]),
         }
         filling = {"input_ids": self.pad_token_id, "position_ids": 0, "shift_labels": IGNORED, "completions": 0}
         longest = max(map(len, columns["input_ids"]))
         return {name: _table(values, longest, torch.int64, filling.get(name, -1)) for name, values in columns.items()}
+
+
+def _numbers(sizes: list[int]) -> list[int]:
+    """Number the tokens by their sequence. Example: sizes `[2, 1]` give `[0, 0, 1]`."""
+    return list(itertools.chain.from_iterable([number] * size for number, size in enumerate(sizes)))
+
+
+def _slots(sequence: Sequences, first: int) -> list[int]:
+    """Return the slot of each token's completion, where `first` is that of the first completion; -1 for the prompt."""
+    return [first + number - 1 if number else -1 for number in sequence.completions]
 
 
 def sum_by_slot(log_probs: Tensor, slots: Tensor, shape: torch.Size) -> Tensor:

@@ -160,9 +160,9 @@ def _sides(batch: dict[str, list[Any]], kept: int | None) -> tuple[list[Any], ..
         best = [_best(scores, kept) for scores in batch["scores"]]
         completions, scores, logprobs, sampled = (list(map(_taken, column, best)) for column in columns)
         return completions, scores, gaps, logprobs, sampled
+    names = (("chosen", "rejected"), REFERENCES[:2], REFERENCES[2:])
     completions, logprobs, sampled = (
-        [list(both) for both in zip(batch[chosen], batch[rejected], strict=True)]
-        for chosen, rejected in (("chosen", "rejected"), REFERENCES[:2], REFERENCES[2:])
+        list(map(list, zip(batch[chosen], batch[rejected], strict=True))) for chosen, rejected in names
     )
     gaps = [math.inf if margin is None else margin for margin in batch["margin"]]
     return completions, [[1.0, 0.0]] * len(completions), gaps, logprobs, sampled

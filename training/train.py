@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import statistics
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def tail_means(curve: list[dict[str, float]]) -> dict[str, float]:
     """Return means over the last tenth of the steps: the loss, and nats per token if the loss uses a reference."""
     tail = curve[-max(1, len(curve) // 10) :]
     keys = [key for key in ("loss", "nats_per_token/chosen", "nats_per_token/rejected") if key in tail[0]]
-    return {key: round(statistics.fmean(entry[key] for entry in tail), 5) for key in keys}
+    return {key: round(statistics.fmean(map(itemgetter(key), tail)), 5) for key in keys}
 
 
 def _warn_if_falling(curve: list[dict[str, float]], progress: Progress) -> None:
