@@ -102,7 +102,7 @@ def _seen(run: RunDir, step: Step) -> set[tuple[Path, int]]:
     """What there is of the step: its log and its traces, with their times; a file written anew is another one."""
     pattern, log, found = TRACES[step.stage][0], run.layout.log(step.name), set()
     # Not rglob, which raises when a folder goes away.
-    for folder, folders, files in os.walk(run.here):
+    for folder, folders, files in os.walk(run.local_dir):
         for path in (Path(folder, name) for name in (*folders, *files)):
             if path == log or re.search(pattern, str(path)):
                 with contextlib.suppress(FileNotFoundError):
@@ -117,7 +117,7 @@ def _wait(job: subprocess.Popen[bytes], run: RunDir, step: Step, before: set[tup
         new = {path for path, _ in _seen(run, step) - before}
         traces += sorted(new - {log} - set(traces))
         if log in new and len(traces) >= after:
-            return str(traces[after - 1].relative_to(run.here)) if after else BEGIN
+            return str(traces[after - 1].relative_to(run.local_dir)) if after else BEGIN
         time.sleep(0.005)
     return ""
 

@@ -204,7 +204,7 @@ def _as_sampled(bench: Bench) -> Trial:
         return Trial("training", "think.jinja", "trained", "not trained")
     counts = run.counts(Step("train", 1))["references"]
     template = str(bench.folder / "think.jinja")
-    rows = load_rows(run.here / "round-1" / "lists", "lists", bench.root / "cache")
+    rows = load_rows(run.local_dir / "round-1" / "lists", "lists", bench.root / "cache")
     made = tokenized(rows, load_tokenizer(bench.model, Model(base=bench.model, chat_template=template)))
     given = [ids for row in rows for ids in row["sampled_ids"]]
     spelled = [ids for row in made for ids in row["completion_ids"]]
@@ -271,7 +271,7 @@ def _rows(file: Path, nan: str | None = None) -> Iterator[dict[str, Any]]:
 
 def _by_hand(work: RunDir, job: dict[str, Any], config: Config, progress: Progress) -> dict[str, Any]:
     """What a model would have answered; its place in `semtag tag`."""
-    file = work.here / "answers.parquet"
+    file = work.local_dir / "answers.parquet"
     found = dict.fromkeys(field.name for field in CANDIDATE) | ANSWER
     with RowWriter(file, SAMPLED) as out:
         for row in read_rows(work.layout.texts / "texts.parquet"):

@@ -87,9 +87,9 @@ def measure(arguments: argparse.Namespace, k: int, prompt_tokens: int) -> dict[s
 
 def padding(arguments: argparse.Namespace, read: int) -> float:
     """Share of a batch's positions that hold no token."""
-    from semtag.training.packing import into_rows
+    from semtag.training.packing import pack_rows
 
-    rows = into_rows([read] * arguments.lists, Training().row_tokens)
+    rows = pack_rows([read] * arguments.lists, Training().row_tokens)
     return 1 - arguments.lists * read / (len(rows) * max(map(len, rows)) * read)
 
 

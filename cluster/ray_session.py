@@ -16,7 +16,7 @@ from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
 from semtag.store.background import repeating
 from semtag.store.locations import socket_folder
-from semtag.store.process_cleanup import RAY, end_as_well, end_with_this
+from semtag.store.process_cleanup import RAY, kill_as_well, kill_when_parent_ends
 
 # By default Ray replaces the address 127.0.0.1 by the machine's own, and then listens on every interface. The first
 # switch, named for other systems, tells Ray that it never joins a cluster. Ray reads the switch when it is imported.
@@ -37,12 +37,12 @@ def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[
         if config.cluster.address == "local":
             scratch = tempfile.TemporaryDirectory(prefix="semtag-", dir=socket_folder(), ignore_cleanup_errors=True)
             folder = stack.enter_context(scratch)
-        watch = stack.enter_context(end_with_this([], folder))
+        watch = stack.enter_context(kill_when_parent_ends([], folder))
         _start(config, _local_cpus(config) if actors else max(os.cpu_count() or 1, cpus), folder)
         # Two agents of a private Ray outlive a killed process by a minute, because they wait for a server that is gone.
         # Their titles hide the environment by which the watch finds processes, so the watch gets their ids.
         started = psutil.Process().children(recursive=True)
-        end_as_well(watch, (process for process in started if process.pid != watch.pid))
+        kill_as_well(watch, (process for process in started if process.pid != watch.pid))
         import ray.data
 
         context = ray.data.DataContext.get_current()
@@ -50,7 +50,7 @@ def ray_session(config: Config, actors: bool = True, cpus: int = 0) -> Iterator[
         context.print_on_execution_start = False
         try:
             if actors:
-                check_fits(needs_of(config), nodes_there(), place(config))
+                check_fits(needs_of(config), live_nodes(), place(config))
             yield
         finally:
             ray.shutdown()
@@ -65,7 +65,7 @@ def nodes_to_use(config: Config) -> list[Node]:
         gpus, kind = _own_gpus() if any(need.gpus for need in needs_of(config)) else (0, None)
         return [Node(_local_cpus(config), gpus, frozenset({kind} if kind else ()))]
     with ray_session(config, actors=False):
-        return nodes_there()
+        return live_nodes()
 
 
 def place(config: Config) -> str:
@@ -135,7 +135,7 @@ def _own_gpus() -> tuple[int, str | None]:
     return found if visible is None else min(found, len(visible)), gpus.get_current_node_accelerator_type()
 
 
-def nodes_there() -> list[Node]:
+def live_nodes() -> list[Node]:
     """Return the live nodes of the connected cluster, and the nodes that its autoscaler may still add."""
     import ray
     from ray._private.state import state

@@ -171,10 +171,10 @@ def _as_user_error(error: BaseException, run: RunDir) -> UserError | None:
         if isinstance(cause, UserError):
             return cause
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return disk_error(cause, run.here)
+            return disk_error(cause, run.local_dir)
         if known := store_error(cause, run.path) or name_error(cause):
             return known
         cause = cause.__cause__ or cause.__context__ or getattr(cause, "cause", None)
     if re.search(r"No space left on device|Disk quota exceeded", str(error)):
-        return disk_error(OSError(errno.ENOSPC, ""), run.here)
+        return disk_error(OSError(errno.ENOSPC, ""), run.local_dir)
     return None

@@ -34,7 +34,7 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> StepCounts:
     """Held-out texts -> evaluation/: answers, report.json, report.html and its pictures; returns the headline."""
     delivered = delivered_round(run)
     arms = arms_of(config, [number for number in trained_rounds(run) if number != delivered])
-    with run.shared_scratch("answers") as scratch:
+    with run.shared_temporary_folder("answers") as scratch:
         texts = scratch / "texts.parquet"
         count = choose_texts(run.layout.held_out, texts, config.evaluation.max_texts, config.run.seed)
         # A session for each engine, because its end is what frees the GPU for certain.
@@ -46,7 +46,7 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> StepCounts:
                 _answer(run, config, scratch, KEYPHRASES, keyphrases, progress)
             corpus = read_corpus(scratch, arms)
             report = build_report(run, config, corpus, arms, progress)
-    with run.writing(run.layout.evaluation) as folder:
+    with run.replace_folder(run.layout.evaluation) as folder:
         write_corpus(corpus, folder / run.layout.answers.name)
         (folder / run.layout.report.name).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         write_pages(report, folder)

@@ -129,7 +129,7 @@ def judge(run: RunDir, asked: Any, progress: Progress) -> Figures:
     allowed = letters(check_model(asked.model, config, trained=False))  # a wrong model shows before anything starts
     selection = select(run, asked.first, asked.second, asked.count)
     progress.say(f"{asked.model} judges {selection.story}")
-    with run.lock(), run.shared_scratch("judge") as scratch:
+    with run.lock(), run.shared_temporary_folder("judge") as scratch:
         answers, failed = ask(config, asked.model, allowed, selection.items, scratch, progress)
     if not answers:
         raise UserError(

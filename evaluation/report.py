@@ -9,7 +9,7 @@ from semtag.evaluation.page import Figures, for_script, render_page
 from semtag.evaluation.terminal import read_report
 from semtag.evaluation.topic_map import SHOWN
 from semtag.evaluation.verdict import verdict
-from semtag.store.locations import local_folder, naming_store, uri
+from semtag.store.locations import explain_store_errors, local_folder, uri
 from semtag.store.run_dir import RunDir
 
 PICTURES = ("similarity", "differences", "defects", "margins", "training")
@@ -106,9 +106,9 @@ def _timeline(drawn: Figures) -> Figures:
 
 def rewrite(run: RunDir) -> str:
     """Write the page and its pictures anew, beside what else the evaluation left; returns where the page is."""
-    with naming_store(run.path):
+    with explain_store_errors(run.path):
         report, before = read_report(run), run.layout.evaluation
-        with run.writing(before) as folder:
+        with run.replace_folder(before) as folder:
             ignored = shutil.ignore_patterns(*DERIVED)
             shutil.copytree(local_folder(uri(before)), folder, ignore=ignored, dirs_exist_ok=True)
             write_pages(report, folder)

@@ -5,7 +5,7 @@ from typing import Any
 
 from semtag.cluster.text_table import text_table
 from semtag.configs.errors import UserError
-from semtag.store.locations import naming_store
+from semtag.store.locations import explain_store_errors
 from semtag.store.run_dir import RunDir
 
 Report = dict[str, Any]
@@ -15,7 +15,7 @@ REPORT_SCHEMA = 8  # the version of evaluation/report_schema.json
 def read_report(run: RunDir) -> Report:
     """The run's report.json. Raises UserError where there is none, or one of another version."""
     file = run.layout.report
-    with naming_store(run.path):
+    with explain_store_errors(run.path):
         if not file.exists():
             raise UserError(f"{run.path} has no evaluation/report.json.", "Do `semtag evaluate` first.")
         report = json.loads(file.read_text(encoding="utf-8"))

@@ -36,7 +36,7 @@ def validate(run: RunDir, config: Config, progress: Progress, number: int) -> St
         return {"texts": 0}
     for model in (0, 1) if number == 1 else (number,):
         progress.say(f"{'the untouched model' if model == 0 else f'the model of round {model}'} answers")
-        with ray_session(config), run.sharing(run.layout.round(model).validation) as folder:
+        with ray_session(config), run.replace_shared_folder(run.layout.round(model).validation) as folder:
             sample_and_score(
                 texts, folder, config, start_of(run, config, model + 1), [greedy(config, "greedy")], progress
             )

@@ -34,7 +34,7 @@ class Slot(NamedTuple):
     name: str
 
 
-class Suspects:
+class CrashCounts:
     """A record of the engines that each text entered and did not leave, because the engines died."""
 
     def __init__(self, living: Callable[[], Container[str]]) -> None:
@@ -73,7 +73,7 @@ class Suspects:
         living = self.living()
         return sum(slot.node in living for slot in self.slots)
 
-    def known_good(self) -> SampledText | None:
+    def harmless_text(self) -> SampledText | None:
         """Return a text that an engine sampled, if any."""
         return self.good
 
@@ -83,11 +83,11 @@ class Suspects:
         return self.deaths[slot]
 
 
-def shared_suspects() -> Any:
-    """Start `Suspects` as an actor that outlives the engines, for all sampling actors of a pipeline."""
+def shared_crash_counts() -> Any:
+    """Start `CrashCounts` as an actor that outlives the engines, for all sampling actors of a pipeline."""
     import ray
 
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Suspects).remote(_living_nodes)
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(CrashCounts).remote(_living_nodes)
 
 
 def _living_nodes() -> set[str]:
@@ -120,11 +120,11 @@ class GuardedSampler(Sampler):
         model: str,
         decodings: Sequence[Decoding],
         tally: Adds,
-        suspects: Any,
+        crash_counts: Any,
         engine: dict[str, Any] | None = None,
         last: bool = True,
     ) -> None:
-        self.suspects, self.slot, self.last = suspects, _slot_here(), last
+        self.crash_counts, self.slot, self.last = crash_counts, _slot_here(), last
         try:
             super().__init__(config, model, decodings, tally, engine)
         except Exception as error:
@@ -144,18 +144,18 @@ class GuardedSampler(Sampler):
         """
         import ray
 
-        if not ray.get(self.suspects.count_slots.remote()):
+        if not ray.get(self.crash_counts.count_slots.remote()):
             raise error
-        if ray.get(self.suspects.death.remote(self.slot)) >= DEATHS_IN_A_ROW:
+        if ray.get(self.crash_counts.death.remote(self.slot)) >= DEATHS_IN_A_ROW:
             raise self._given_up() from error
         logging.getLogger(__name__).error("The engine did not start. Ray restarts the actor.", exc_info=error)
         os._exit(1)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         texts = from_table(batch)
-        met = await self.suspects.met.remote([*map(_key, texts)])
+        met = await self.crash_counts.met.remote([*map(_key, texts)])
         deaths = list(map(len, met))
-        together, groups, found = groups_of(texts, deaths)
+        together, groups, found = isolate(texts, deaths)
         if min(deaths, default=0) > 1:
             await asyncio.sleep(POLL_SECONDS)  # let less suspicious texts go first, because one may prove harmless
         done = await self._given_up_on(found, [slots for slots in met if len(slots) >= MOST_DEATHS])
@@ -170,7 +170,7 @@ class GuardedSampler(Sampler):
 
     async def _given_up_on(self, texts: list[SampledText], met: list[list[Slot]]) -> list[SampledText]:
         """Return the texts as rejects, without the texts to try at another slot."""
-        one_is_all = self.last or not texts or await self.suspects.count_slots.remote() == 1
+        one_is_all = self.last or not texts or await self.crash_counts.count_slots.remote() == 1
         return [
             text.rejected(RejectReason.KILLS_ENGINE, _died_with(slots))
             for text, slots in zip(texts, met, strict=True)
@@ -179,14 +179,14 @@ class GuardedSampler(Sampler):
 
     async def _prove(self) -> None:
         """Let a new engine sample a harmless text, so that no suspect is blamed for an engine that dies at once."""
-        if not self._proven and (good := await self.suspects.known_good.remote()):
+        if not self._proven and (good := await self.crash_counts.harmless_text.remote()):
             await self._guarded([good], count=False)
 
     async def _guarded(self, texts: list[SampledText], count: bool = True) -> list[SampledText]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         keys = [*map(_key, texts)]
-        await self.suspects.enter.remote(keys, self.slot)  # awaited, because the engine may die the next moment
+        await self.crash_counts.enter.remote(keys, self.slot)  # awaited, because the engine may die the next moment
         try:
             done = await (self.sample(texts) if count else self._watched(asyncio.gather(*map(self._sample, texts))))
         except EngineDeadError as error:
@@ -194,7 +194,7 @@ class GuardedSampler(Sampler):
         well = [] if self._proven else [text for text in done if text.reason is None]
         good = well[0].unanswered() if well else None
         self._proven = self._proven or bool(well)
-        self.suspects.leave.remote(keys, self.slot, good)
+        self.crash_counts.leave.remote(keys, self.slot, good)
         return done
 
     async def _end(self, error: Exception) -> None:
@@ -202,7 +202,7 @@ class GuardedSampler(Sampler):
         if self._dying:
             await asyncio.Event().wait()
         self._dying = True
-        if await self.suspects.death.remote(self.slot) >= DEATHS_IN_A_ROW:
+        if await self.crash_counts.death.remote(self.slot) >= DEATHS_IN_A_ROW:
             raise self._given_up() from error
         os._exit(1)
 
@@ -234,7 +234,7 @@ def _died_with(slots: list[Slot]) -> str:
     return f"{len(slots)} engines died with this text, on {'; '.join(sorted({slot.name for slot in slots}))}"
 
 
-def groups_of(
+def isolate(
     texts: list[SampledText], deaths: list[int]
 ) -> tuple[list[SampledText], list[list[SampledText]], list[SampledText]]:
     """Sort texts by deaths: texts to sample together, groups to sample one after the other, and texts to reject.

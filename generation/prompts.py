@@ -10,7 +10,7 @@ from semtag.configs.errors import UserError
 from semtag.configs.schema import Model, Prompt
 from semtag.generation.parse import MARKS
 from semtag.generation.records import Message
-from semtag.store.hub import mend_of
+from semtag.store.hub import fix_for
 from semtag.store.locations import local_folder
 
 PROBE = "an-answer"  # stands for an answer, to see what a template writes around an answer
@@ -32,7 +32,7 @@ def load_tokenizer(path: str | Path, model: Model) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(local_folder(str(path)))
     except (OSError, ValueError) as error:
-        mend = mend_of(error, "Check model.base.")
+        mend = fix_for(error, "Check model.base.")
         raise UserError(f"No tokenizer at {path}: {str(error).splitlines()[0]}", mend) from None
     if model.chat_template:
         tokenizer.chat_template = _read_template(Path(model.chat_template))

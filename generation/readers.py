@@ -17,8 +17,8 @@ from semtag.generation.delimited import DELIMITERS, delimited
 from semtag.generation.files import File, ending, locate, opened, opened_text
 from semtag.generation.reasons import RejectReason
 from semtag.generation.typed import features_of, load_dataset, rows_of_dataset
-from semtag.store.hub import mend_of
-from semtag.store.locations import Place, naming_store, place_at
+from semtag.store.hub import fix_for
+from semtag.store.locations import Place, explain_store_errors, place_at
 from semtag.store.parquet import ROWS_PER_GROUP
 
 Say = Callable[[str], None]
@@ -44,7 +44,7 @@ def read_rows(data: Data, say: Say = lambda _: None) -> Iterator[Row]:
 
 def _all_rows(data: Data, say: Say) -> Iterator[Row]:
     for path in data.paths:
-        with naming_store(place_at(path)):
+        with explain_store_errors(place_at(path)):
             located = locate(path, data.format)
             if located.skipped:
                 say(
@@ -251,7 +251,7 @@ def _read_dataset(path: str, data: Data, format_: str) -> Iterator[Row]:
     except Exception as error:  # of many kinds in the hub client, each of which means that the source cannot be read
         raise UserError(
             f"Cannot read the dataset {path} ({type(error).__name__}: {_reason(error)}).",
-            mend_of(error, "Check data.path, data.subset, data.split and the network. A file's path needs its ending."),
+            fix_for(error, "Check data.path, data.subset, data.split and the network. A file's path needs its ending."),
         ) from None
 
 

@@ -53,7 +53,7 @@ class Replay:
 Whole = Annotated[int, Field(ge=0, lt=2**31)]  # the range of an int32 column
 
 
-class Given(BaseModel):
+class ReplayedCandidate(BaseModel):
     """The fields of a candidate that are taken from the data. All other fields are computed again."""
 
     completion: Annotated[str, Field(max_length=LONGEST)]
@@ -86,14 +86,14 @@ def read_candidates(given: Any, config: Config) -> list[Candidate]:
     if not isinstance(given, list) or not given:
         raise ValueError(f"{where}: the value is not a list of completions, or the list is empty")
     # Read each candidate; give an unreadable candidate the place of the candidate before it.
-    found, wrong = list[Given](), list[str]()
+    found, wrong = list[ReplayedCandidate](), list[str]()
     for place, one in enumerate(given):
         try:
-            found.append(Given.model_validate(one))
+            found.append(ReplayedCandidate.model_validate(one))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             wrong.append(f"{first['msg']} at {(place, *first['loc'])}")
-            found.append(Given(completion="", sample=found[-1].sample if found else 0))
+            found.append(ReplayedCandidate(completion="", sample=found[-1].sample if found else 0))
     if len(wrong) == len(given):
         raise ValueError(f"{where}: {wrong[0]}")
     # Parse the completions, in the order of `sample`.

@@ -17,10 +17,10 @@ from semtag.generation.decoding import Decoding
 from semtag.generation.prompts import Chat, load_tokenizer
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import Candidate, SampledText, from_table, read_candidate, sampled_counts, to_table
-from semtag.generation.vote import elect
+from semtag.generation.vote import majority_vote
 from semtag.store.hashing import hash64
 from semtag.store.locations import local_folder, socket_folder
-from semtag.store.process_cleanup import end_with_this
+from semtag.store.process_cleanup import kill_when_parent_ends
 
 POLL_SECONDS = 0.5  # between checks whether the engine is alive
 
@@ -61,7 +61,7 @@ class Sampler:
         arguments = engine_arguments(config, model) | (engine or {})
         # The usage context sets vLLM's batch size: LLM_CLASS gets 256 sequences or more, a bare engine 128.
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
-        self._watch = end_with_this(psutil.Process().children(recursive=True))
+        self._watch = kill_when_parent_ends(psutil.Process().children(recursive=True))
         self.context = self.engine.model_config.max_model_len
         self.longest_token = max(map(len, self.chat.tokenizer.get_vocab()))
 
@@ -124,7 +124,7 @@ class Sampler:
             if self.engine.errored:
                 raise EngineDeadError() from error
             return _refused(text, error)
-        return replace(text, candidates=[elect(candidates)] if decoding.vote else candidates)
+        return replace(text, candidates=[majority_vote(candidates)] if decoding.vote else candidates)
 
     def _with_prompt(self, text: SampledText, decoding: Decoding) -> tuple[SampledText, list[int]]:
         """Return the text with its plain prompt, and the tokens of the prompt for sampling, which may have examples."""

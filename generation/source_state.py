@@ -9,7 +9,7 @@ from typing import Any
 from semtag.configs.data import Data
 from semtag.configs.errors import UserError
 from semtag.generation.files import locate
-from semtag.store.locations import naming_store, place_at
+from semtag.store.locations import explain_store_errors, place_at
 from semtag.store.run_dir import RunDir
 
 State = dict[str, dict[str, Any]]
@@ -62,7 +62,7 @@ def _states(data: Data) -> State:
     """Return the states without hashes; empty where no file is found."""
     states: State = {}
     for path in data.paths:
-        with naming_store(place_at(path)):
+        with explain_store_errors(place_at(path)):
             states |= _states_below(path, data.format)
     return states
 

@@ -66,7 +66,7 @@ def problem_of(text: object) -> tuple[RejectReason, str] | None:
     return None if shown(text) else (RejectReason.EMPTY_TEXT, "")
 
 
-class Texts:
+class TextCleaner:
     """A converter of rows into texts and rejects, which counts both."""
 
     def __init__(self, data: Data, candidates: str | None = None) -> None:
@@ -79,7 +79,7 @@ class Texts:
         self._columns: list[str] | None = None  # of the first row that lacks the text's column
         self._beside: list[str] = []  # other columns of the first text
 
-    def take(self, row: Row) -> Text | Reject:
+    def clean(self, row: Row) -> Text | Reject:
         """Return the row's text, or a reject. The reject of a row that repeats a text names that text."""
         self.rows += 1
         column = self.data.column
@@ -149,9 +149,9 @@ def preview(data: Data) -> str:
     """Describe a local source by its counts of texts. A hub dataset is only named, so that no network is needed."""
     if hub := [path for path in data.paths if locate(path, data.format).format == "hub"]:
         return f"{', '.join(hub)}, split {data.split}, from the Hugging Face hub (read when the run starts)"
-    texts, said = Texts(data), list[str]()
+    texts, said = TextCleaner(data), list[str]()
     for row in read_rows(data, said.append):
-        texts.take(row)
+        texts.clean(row)
     texts.check()
     texts.check_articles()
     dropped = "".join(f", {count:,} {reason}" for reason, count in sorted(texts.dropped.items()))
@@ -186,13 +186,13 @@ def hold_out(keys: np.ndarray, fraction: float) -> np.ndarray:
 def prepare(run: RunDir, config: Config, progress: Progress) -> StepCounts:
     """Read, clean, split and write the texts; return the counts."""
     replayed = config.sampling.candidates if config.sampling.engine == "replay" else None
-    texts, keys, ids, layout = Texts(config.data, replayed), array("q"), array("q"), run.layout
-    with run.writing(layout.texts) as folder, run.writing(layout.rejects) as rejects:
+    texts, keys, ids, layout = TextCleaner(config.data, replayed), array("q"), array("q"), run.layout
+    with run.replace_folder(layout.texts) as folder, run.replace_folder(layout.rejects) as rejects:
         write_json(folder / layout.source_state.name, source_state(config.data))
         # Write all texts to one file first, because the split depends on the keys of all texts.
         with RowWriter(folder / "all.parquet", TEXT) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
             for row in read_rows(config.data, progress.say):
-                record = texts.take(row)
+                record = texts.clean(row)
                 if isinstance(record, Reject):
                     bad.write(vars(record))
                 else:

@@ -7,7 +7,7 @@ from semtag.generation.reasons import Defect
 from semtag.generation.records import Candidate
 
 
-def elect(candidates: Sequence[Candidate]) -> Candidate:
+def majority_vote(candidates: Sequence[Candidate]) -> Candidate:
     """Return a candidate with the tags that most candidates name.
 
     The number of tags is the lower median over the candidates. Candidates without tags do not vote. A tie goes

@@ -16,17 +16,17 @@ from semtag.configs.errors import UserError
 from semtag.configs.schema import Config, Pairs
 from semtag.scoring.pairs import (
     FORMAT,
-    cap_thresholds,
+    find_preferences,
+    group_count,
     group_of,
-    groups_of,
+    hash_thresholds,
     judged,
     list_of,
-    match,
     pair_hash,
     pair_of,
-    quotas,
+    pairs_to_keep,
 )
-from semtag.scoring.records import LIST, MATCHED, PAIR, Matched, RankedText, ranked_text
+from semtag.scoring.records import LIST, PAIR, TEXT_PAIRS, RankedText, TextPairs, ranked_text
 from semtag.store.layout import Step
 from semtag.store.locations import Place, uri
 from semtag.store.manifest import StepCounts
@@ -47,19 +47,19 @@ def build(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
     texts = count_rows(layout.ranked)
     progress.begin(texts)
     with (
-        run.shared_scratch("matched") as matched,
-        run.sharing(layout.pairs) as pairs,
-        run.sharing(layout.lists) as lists,
+        run.shared_temporary_folder("matched") as matched,
+        run.replace_shared_folder(layout.pairs) as pairs,
+        run.replace_shared_folder(layout.lists) as lists,
         ray_session(config, actors=False),
     ):
-        # Match the candidates within each text.
+        # Preference the candidates within each text.
         tally = Tally()
         with tally.shown(progress):
-            _map(layout.ranked, None, lambda batch: match_rows(batch, config, tally), matched)
+            _map(layout.ranked, None, lambda batch: pair_batch(batch, config, tally), matched)
         # Apply the caps over all texts.
         counts, dropped, unlisted = _count(matched, config.pairs)
-        kept = quotas(counts, texts, config.pairs)
-        thresholds = cap_thresholds(lambda: _groups_and_hashes(matched), kept)
+        kept = pairs_to_keep(counts, texts, config.pairs)
+        thresholds = hash_thresholds(lambda: _groups_and_hashes(matched), kept)
         _map(matched, ["pairs", "groups", "hashes"], lambda batch: kept_pairs(batch, thresholds), pairs)
         _map(matched, ["list"], kept_lists, lists)
     # Record pairs and lists in the ledger.
@@ -80,28 +80,28 @@ def build(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
     }
 
 
-def match_rows(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
-    """Make rows of schema MATCHED from rows of schema RANKED, and count the texts."""
-    rows = [matched(ranked_text(row), config).as_row() for row in batch.to_pylist()]
+def pair_batch(batch: pa.Table, config: Config, tally: Tally) -> pa.Table:
+    """Make rows of schema TEXT_PAIRS from rows of schema RANKED, and count the texts."""
+    rows = [pair_text(ranked_text(row), config).as_row() for row in batch.to_pylist()]
     tally.add(Counts(texts=len(rows)), at_once=True)
-    return pa.Table.from_pylist(rows, MATCHED)
+    return pa.Table.from_pylist(rows, TEXT_PAIRS)
 
 
-def matched(text: RankedText, config: Config) -> Matched:
+def pair_text(text: RankedText, config: Config) -> TextPairs:
     """Return the pairs and the list of a ranked text, before the caps over all texts."""
     candidates = [judged(candidate, config.pairs) for candidate in text.candidates]
     # Training uses the plain prompt without a grammar, where these candidates have other log-probabilities.
     if config.sampling.constrained or text.prompt_ids != text.sampled_prompt_ids:
         candidates = [replace(candidate, logprob=None) for candidate in candidates]
     text = replace(text, candidates=candidates)
-    found = match(text.text_id, candidates, config.pairs, config.run.seed)
-    matches = [*found.similarity, *found.format]
-    pairs = [pair_of(text, match_) for match_ in matches]
+    found = find_preferences(text.text_id, candidates, config.pairs, config.run.seed)
+    preferences = [*found.similarity, *found.format]
+    pairs = [pair_of(text, preference) for preference in preferences]
     list_, why_not = list_of(text, config.pairs)
-    return Matched(
+    return TextPairs(
         pairs=pairs,
         groups=[group_of(pair.margin, config.pairs) for pair in pairs],
-        hashes=[pair_hash(config.run.seed, text.text_id, match_) for match_ in matches],
+        hashes=[pair_hash(config.run.seed, text.text_id, preference) for preference in preferences],
         dropped=[*found.dropped.elements()],
         list=list_,
         list_dropped=why_not,
@@ -109,13 +109,13 @@ def matched(text: RankedText, config: Config) -> Matched:
 
 
 def kept_pairs(batch: pa.Table, thresholds: pa.Array) -> pa.Table:
-    """Select the pairs of rows of schema MATCHED by the threshold of their group's hashes, as schema PAIR."""
+    """Select the pairs of rows of schema TEXT_PAIRS by the threshold of their group's hashes, as schema PAIR."""
     pairs, groups, hashes = (_flat(batch[name]) for name in ("pairs", "groups", "hashes"))
     return _as_table(pairs.filter(pc.less_equal(hashes, thresholds.take(groups))), PAIR)  # a null drops
 
 
 def kept_lists(batch: pa.Table) -> pa.Table:
-    """Select the lists from rows of schema MATCHED, as schema LIST, without nulls."""
+    """Select the lists from rows of schema TEXT_PAIRS, as schema LIST, without nulls."""
     return _as_table(pc.drop_null(batch["list"].combine_chunks()), LIST)
 
 
@@ -130,8 +130,8 @@ def _map(source: Place, columns: list[str] | None, function: Callable[[pa.Table]
 
 
 def _count(matched: Place, pairs: Pairs) -> tuple[np.ndarray, Counter[str], Counter[str]]:
-    """Count the pairs of each group [G], and by reason the dropped matches and the dropped lists."""
-    counts = np.zeros(groups_of(pairs), dtype=np.int64)
+    """Count the pairs of each group [G], and by reason the dropped preferences and the dropped lists."""
+    counts = np.zeros(group_count(pairs), dtype=np.int64)
     dropped, unlisted = Counter[str](), Counter[str]()
     for table in read_tables(matched, ["groups", "dropped", "list_dropped"]):
         counts += np.bincount(np.asarray(_flat(table["groups"])), minlength=len(counts))

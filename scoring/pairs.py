@@ -18,28 +18,28 @@ from semtag.scoring.records import Pair, RankedList, RankedText
 from semtag.store.hashing import hash64
 
 FORMAT = 0  # the group of all format pairs; similarity pairs have the groups from 1
-TOP_BITS = 12  # upper bits of a hash, by which `cap_thresholds` counts hashes
-Match = tuple[Candidate, Candidate]  # chosen, rejected
+TOP_BITS = 12  # upper bits of a hash, by which `hash_thresholds` counts hashes
+Preference = tuple[Candidate, Candidate]  # chosen, rejected
 
 
 @dataclass
-class Matches:
-    """Pairs of both kinds from one ranked list, and a count by reason of the matches that made no pair."""
+class Preferences:
+    """Pairs of both kinds from one ranked list, and a count by reason of the candidate pairs that are no preference."""
 
-    similarity: list[Match] = field(default_factory=list)
-    format: list[Match] = field(default_factory=list)
+    similarity: list[Preference] = field(default_factory=list)
+    format: list[Preference] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def match(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed: int) -> Matches:
-    """Match the candidates of one text by the configured strategy, before the caps over all texts.
+def find_preferences(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed: int) -> Preferences:
+    """Find the preferences between a text's candidates by the configured strategy, before the caps over all texts.
 
     A pair never has two equal answers, a tie, or a score gap under `min_margin`. In a similarity pair both completions
     are valid and the chosen one scores higher. In a format pair only the chosen completion is valid. A pair holds
     completions as sampled and never a repaired answer, because the model did not write the repaired answer.
     """
-    found = Matches()
-    for left, right in _meetings(text_id, candidates, pairs, seed):
+    found = Preferences()
+    for left, right in _candidate_pairs(text_id, candidates, pairs, seed):
         kept, reason = _prefer(left, right, pairs)
         if kept is None:
             found.dropped[reason] += 1
@@ -63,9 +63,9 @@ def judged(candidate: Candidate, pairs: Pairs) -> Candidate:
     return candidate if short else replace(candidate, format="invalid", score=None)
 
 
-def pair_hash(seed: int, text_id: int, match_: Match) -> int:
+def pair_hash(seed: int, text_id: int, preference: Preference) -> int:
     """Hash the run's seed, the text and the two samples; a cap keeps the pairs with the smallest hashes."""
-    return hash64("pair", seed, text_id, match_[0].sample, match_[1].sample)
+    return hash64("pair", seed, text_id, preference[0].sample, preference[1].sample)
 
 
 def group_of(margin: float | None, pairs: Pairs) -> int:
@@ -78,24 +78,24 @@ def group_of(margin: float | None, pairs: Pairs) -> int:
     return 1 + int(margin / pairs.margin_bin) if pairs.strategy == "margin_bins" else 1
 
 
-def groups_of(pairs: Pairs) -> int:
+def group_count(pairs: Pairs) -> int:
     """Return the number of possible groups. A score gap is at most 2, because scores are cosines."""
     return 1 + group_of(2.0, pairs)
 
 
-def quotas(counts: np.ndarray, texts: int, pairs: Pairs) -> np.ndarray:
+def pairs_to_keep(counts: np.ndarray, texts: int, pairs: Pairs) -> np.ndarray:
     """Return how many of the `counts` [G] pairs of each group stay, int64 [G].
 
     Under `margin_bins` similarity pairs are spread evenly over the bins, with at most one pair per text on average.
     """
     kept = counts.copy()
     if pairs.strategy == "margin_bins":
-        kept[1:] = np.minimum(counts[1:], even_cap(counts[1:], texts))
+        kept[1:] = np.minimum(counts[1:], largest_even_cap(counts[1:], texts))
     kept[FORMAT] = min(counts[FORMAT], format_quota(int(kept[1:].sum()), pairs.format_share))
     return kept
 
 
-def even_cap(counts: np.ndarray, total: int) -> int:
+def largest_even_cap(counts: np.ndarray, total: int) -> int:
     """Return the largest cap c with sum_b min(counts_b, c) <= total; at least 1, so that no bin becomes empty.
 
     Example: counts [5, 1, 3] and total 6 give the cap 2.
@@ -115,7 +115,7 @@ def format_quota(similarity: int, share: float) -> int:
     return quota
 
 
-def cap_thresholds(chunks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], most: np.ndarray) -> pa.Array:
+def hash_thresholds(chunks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], most: np.ndarray) -> pa.Array:
     """Return for each group the largest hash that may stay, int64 [G]; null if no pair may stay.
 
     A group keeps its `most` [G] smallest hashes. `chunks` is called twice and yields groups and hashes, integer arrays
@@ -144,9 +144,9 @@ def _top(hashes: np.ndarray) -> np.ndarray:
     return (hashes >> (64 - TOP_BITS)) + 2 ** (TOP_BITS - 1)
 
 
-def pair_of(text: RankedText, match_: Match) -> Pair:
+def pair_of(text: RankedText, preference: Preference) -> Pair:
     """Make the pair of a match of a text's candidates."""
-    chosen, rejected = match_
+    chosen, rejected = preference
     margin = _score(chosen) - _score(rejected) if rejected.format == "valid" else None
     return Pair(
         text_id=text.text_id,
@@ -199,7 +199,7 @@ def _spread(ranked: list[Candidate], most: int) -> list[Candidate]:
     return [ranked[place * (len(ranked) - 1) // (count - 1)] for place in range(count)]
 
 
-def _meetings(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed: int) -> Iterator[Match]:
+def _candidate_pairs(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed: int) -> Iterator[Preference]:
     """Yield the candidates to compare, as unordered pairs in a fixed order."""
     in_order = sorted(candidates, key=lambda c: c.sample)
     if pairs.strategy == "first_two":
@@ -213,14 +213,14 @@ def _meetings(text_id: int, candidates: Sequence[Candidate], pairs: Pairs, seed:
     best = max(valid, key=_by_score, default=None)
     others = [c for c in valid if c is not best]
     if best is not None and others:
-        yield best, _opponent(text_id, best, others, pairs, seed)
+        yield best, _choose_rejected(text_id, best, others, pairs, seed)
     if best is not None and malformed:
         yield best, max(malformed, key=_by_likelihood)
     if not valid:
         yield from itertools.combinations(malformed[:2], 2)
 
 
-def _opponent(text_id: int, best: Candidate, others: list[Candidate], pairs: Pairs, seed: int) -> Candidate:
+def _choose_rejected(text_id: int, best: Candidate, others: list[Candidate], pairs: Pairs, seed: int) -> Candidate:
     """Return the candidate to compare with the best valid one.
 
     The worst answer of a long list is a poor example. A candidate near two standard deviations under the mean score
@@ -250,7 +250,7 @@ def _by_likelihood(candidate: Candidate) -> tuple[float, int]:
     return -math.inf if candidate.logprob is None else candidate.logprob, -candidate.sample
 
 
-def _prefer(left: Candidate, right: Candidate, pairs: Pairs) -> tuple[Match | None, str]:
+def _prefer(left: Candidate, right: Candidate, pairs: Pairs) -> tuple[Preference | None, str]:
     """Return the chosen and the rejected candidate, or None and the reason if neither is preferred."""
     valid = (left.format == "valid") + (right.format == "valid")
     if valid == 0:
@@ -267,11 +267,13 @@ def _prefer(left: Candidate, right: Candidate, pairs: Pairs) -> tuple[Match | No
     return ((left, right) if gap > 0 else (right, left)), ""
 
 
-def _at_most(matches: list[Match], text_id: int, most: int, seed: int, dropped: Counter[str]) -> list[Match]:
-    if len(matches) <= most:
-        return matches
-    dropped["over_max_per_text"] += len(matches) - most
-    return sorted(matches, key=lambda match_: pair_hash(seed, text_id, match_))[:most]
+def _at_most(
+    preferences: list[Preference], text_id: int, most: int, seed: int, dropped: Counter[str]
+) -> list[Preference]:
+    if len(preferences) <= most:
+        return preferences
+    dropped["over_max_per_text"] += len(preferences) - most
+    return sorted(preferences, key=lambda preference: pair_hash(seed, text_id, preference))[:most]
 
 
 def _message(text: str) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from semtag.cluster.ray_session import Tally
 from semtag.cluster.shared_disk import check_shared
 from semtag.configs.schema import Config
 from semtag.generation.decoding import Decoding
-from semtag.generation.engine_guard import GuardedSampler, shared_suspects
+from semtag.generation.engine_guard import GuardedSampler, shared_crash_counts
 from semtag.generation.records import TEXT
 from semtag.generation.replay import Replay
 from semtag.scoring.embedder import Scorer
@@ -106,7 +106,7 @@ def sampled_rows(
     arguments: dict[str, Any] = {"config": config, "model": model, "tally": tally}
     if any(decoding.replay for decoding in decodings):
         return rows.map_batches(Replay, fn_constructor_kwargs=arguments, **_sampler_pool(config))
-    arguments |= {"decodings": decodings, "suspects": shared_suspects(), "last": last}
+    arguments |= {"decodings": decodings, "crash_counts": shared_crash_counts(), "last": last}
     return rows.map_batches(actor or GuardedSampler, fn_constructor_kwargs=arguments, **_sampler_pool(config))
 
 

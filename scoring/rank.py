@@ -64,7 +64,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
 
     def part(files: list[Place]) -> RankCounts:
         expected = TextIds(texts)
-        with run.writing(layout.ranked) as ranked, run.writing(layout.rejects) as rejects:
+        with run.replace_folder(layout.ranked) as ranked, run.replace_folder(layout.rejects) as rejects:
             counts = _split(files, expected, ranked, rejects)
             _check_counts(counts, expected, progress)
         return counts

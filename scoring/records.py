@@ -109,7 +109,7 @@ LIST = pa.schema(
 
 
 @dataclass(frozen=True)
-class Matched:
+class TextPairs:
     """Pairs and list of one ranked text, before the caps over all texts."""
 
     pairs: Sequence[Pair]
@@ -120,12 +120,12 @@ class Matched:
     list_dropped: str | None  # why there is no list
 
     def as_row(self) -> dict[str, Any]:
-        """Return a row of schema MATCHED."""
+        """Return a row of schema TEXT_PAIRS."""
         pairs = [*map(vars, self.pairs)]
         return vars(self) | {"pairs": pairs, "list": self.list and vars(self.list)}
 
 
-MATCHED = pa.schema(
+TEXT_PAIRS = pa.schema(
     [
         ("pairs", pa.list_(pa.struct(PAIR))),
         ("groups", pa.list_(pa.int32())),

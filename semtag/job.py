@@ -7,7 +7,7 @@ from semtag.generation.source_state import check_source
 from semtag.pipeline import run_steps, steps_of
 from semtag.plan import check_model, check_trackers, show_plan
 from semtag.store.layout import Step
-from semtag.store.locations import naming_store
+from semtag.store.locations import explain_store_errors
 from semtag.store.rounds import last_round, round_lines
 from semtag.store.run_dir import RunDir
 
@@ -24,10 +24,10 @@ def do_steps(config: Config, steps: set[Step] | None = None, dry_run: bool = Fal
     def is_wanted(step: Step) -> bool:
         return steps is None or step in steps
 
-    with naming_store(run.path):
+    with explain_store_errors(run.path):
         # Refuse a config that cannot work, before the run is written.
         check_model(config)
-        run.check_same(config)
+        run.refuse_changed_config(config)
         check_source(run, config.data, "give the new run a name of its own with run.name=...")
         if steps != {EVALUATION}:
             check_trackers(config)

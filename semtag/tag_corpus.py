@@ -28,7 +28,7 @@ from semtag.generation.readers import read_rows as read_data
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import TEXT, Candidate, Reject, Text, candidates_of
 from semtag.generation.source_state import source_state
-from semtag.generation.texts import Texts, shown
+from semtag.generation.texts import TextCleaner, shown
 from semtag.scoring.finished import finish
 from semtag.scoring.pipeline import sample_and_score
 from semtag.store.locations import Place, remove, write_json
@@ -68,7 +68,7 @@ def tag(work: RunDir, progress: Progress) -> StepCounts:
     """Do or resume the job in the folder `work`, write its files and remove the folder; return the counts."""
     job, config = json.loads(job_file(work).read_text(encoding="utf-8")), work.config()
     if not work.layout.texts.exists():
-        with work.writing(work.layout.texts) as folder:
+        with work.replace_folder(work.layout.texts) as folder:
             write_json(folder / work.layout.source_state.name, source_state(config.data))
             _read(folder, config, progress)
             if job["out"].endswith(".parquet"):
@@ -84,10 +84,10 @@ def _read(folder: Path, config: Config, progress: Progress) -> None:
     Raises UserError when no row has a usable text, and when a column has the name of a new column.
     """
     # A row's text goes to texts.parquet once, and the row to rows.parquet each time.
-    texts, columns = Texts(config.data), dict[str, None]()
+    texts, columns = TextCleaner(config.data), dict[str, None]()
     with RowWriter(folder / "texts.parquet", TEXT) as distinct, RowWriter(folder / "rows.parquet", ROW) as rows:
         for row in read_data(config.data, progress.say):
-            record = texts.take(row)
+            record = texts.clean(row)
             if isinstance(record, Text):
                 distinct.write(vars(record))
             id_ = record.text_id if isinstance(record, Text) else record.repeats
@@ -130,14 +130,14 @@ def _answer(work: RunDir, job: dict[str, Any], config: Config, progress: Progres
 
 def _write(work: RunDir, job: dict[str, Any], answers: list[Place], column: str) -> StepCounts:
     """Join rows and answers, and write the output and the rejects. Each file appears whole or not at all."""
-    out = work.here.with_name(job["out"])
+    out = work.local_dir.with_name(job["out"])
     counts = Counts()
     # Write into a scratch folder, then move the finished files.
-    with work.scratch("joined") as scratch:
+    with work.temporary_folder("joined") as scratch:
         whole, rejects = scratch / out.name, scratch / "rejects.jsonl"
         with rejects.open("wb") as bad:
             rows = _tagged(_joined(work, answers, column, scratch), counts, bad)
-            WRITERS[out.suffix](whole, rows, work.here / "texts")
+            WRITERS[out.suffix](whole, rows, work.local_dir / "texts")
         if counts.rejected:
             rejects.replace(rejects_of(out))
         whole.replace(out)

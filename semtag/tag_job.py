@@ -13,7 +13,7 @@ from semtag.pipeline import run_module
 from semtag.store.layout import Step
 from semtag.store.locations import Place, place_at, uri, write_json
 from semtag.store.rounds import delivered_round
-from semtag.store.run_dir import RunDir, shaping_values
+from semtag.store.run_dir import RunDir, result_settings
 
 ENDINGS = (".jsonl", ".csv", ".parquet")  # of the output file
 
@@ -47,8 +47,8 @@ def tag(
         "constrained": constrained,
         "score": score,
         "out": out.name,
-        **shaping_values(config, Step("texts")),
-        **shaping_values(config, Step("rank")),
+        **result_settings(config, Step("texts")),
+        **result_settings(config, Step("rank")),
     }
     _check_same(work, job)
     check_source(work, config.data, f"remove {work.path} to start again")

@@ -18,9 +18,9 @@ import pyarrow.dataset as ds
 from semtag.configs.schema import Config
 from semtag.generation.parse import same_answer_key
 from semtag.generation.records import Candidate
-from semtag.scoring.build_pairs import matched
-from semtag.scoring.pairs import FORMAT, format_quota, group_of, groups_of, judged, quotas
-from semtag.scoring.records import Matched, Pair, RankedList, RankedText, ranked_text
+from semtag.scoring.build_pairs import pair_text
+from semtag.scoring.pairs import FORMAT, format_quota, group_count, group_of, judged, pairs_to_keep
+from semtag.scoring.records import Pair, RankedList, RankedText, TextPairs, ranked_text
 from semtag.store.layout import RoundLayout, Step
 from semtag.store.locations import Place
 from semtag.store.parquet import count_rows, count_values, read_rows, read_tables
@@ -40,7 +40,7 @@ class Selection:
 
     def __init__(self, config: Config, texts: int) -> None:
         self.pairs, self.texts = config.pairs, texts
-        self.made, self.there = (np.zeros(groups_of(config.pairs), dtype=np.int64) for _ in range(2))
+        self.made, self.there = (np.zeros(group_count(config.pairs), dtype=np.int64) for _ in range(2))
         self.last_there: dict[int, tuple[int, str]] = {}  # the largest hash of a pair in the files
         self.first_left_out: dict[int, tuple[int, str]] = {}  # the smallest hash of a pair left out
 
@@ -53,12 +53,12 @@ class Selection:
 
     def dropped(self) -> Counter[str]:
         """Count the pairs that the caps leave out, by the reasons of the ledger."""
-        over = self.made - quotas(self.made, self.texts, self.pairs)
+        over = self.made - pairs_to_keep(self.made, self.texts, self.pairs)
         return +Counter(over_format_share=int(over[FORMAT]), over_margin_bin=int(over[1:].sum()))
 
     def problems(self) -> Problems:
         """Yield a problem for each group with a wrong number of pairs, or with pairs not chosen by hash."""
-        for group, quota in enumerate(quotas(self.made, self.texts, self.pairs).tolist()):
+        for group, quota in enumerate(pairs_to_keep(self.made, self.texts, self.pairs).tolist()):
             there, made = self.there[group], self.made[group]
             last, first = self.last_there.get(group), self.first_left_out.get(group)
             if there != quota:
@@ -73,7 +73,7 @@ def pairs_and_lists(run: RunDir, config: Config, layout: RoundLayout, number: in
     # Compare the pairs and lists of each text.
     wrong = 0
     for text, pairs, lists in _joined(layout):
-        made = matched(text, config)
+        made = pair_text(text, config)
         for problem in [*_pair_problems(text, pairs, made, config, selection), *_list_problems(lists, made, text)]:
             wrong += 1
             yield problem
@@ -140,7 +140,7 @@ def _by_text(place: Place, record: type[Made]) -> dict[int, list[Made]]:
 
 
 def _pair_problems(
-    text: RankedText, pairs: list[Pair], made: Matched, config: Config, selection: Selection
+    text: RankedText, pairs: list[Pair], made: TextPairs, config: Config, selection: Selection
 ) -> Problems:
     """Yield the problems with the pairs of a ranked text, and count each pair of `made` in `selection`."""
     answers = {candidate.sample: judged(candidate, config.pairs) for candidate in text.candidates}
@@ -188,7 +188,7 @@ def _no_preference(pair: Pair, answers: dict[int, Candidate], config: Config) ->
     return None
 
 
-def _list_problems(lists: list[RankedList], made: Matched, text: RankedText) -> Problems:
+def _list_problems(lists: list[RankedList], made: TextPairs, text: RankedText) -> Problems:
     """Yield the problems with the lists of a ranked text, which has the list of `made`, or no list."""
     name, expected = f"list of text_id {text.text_id}", made.list
     if expected and not lists:

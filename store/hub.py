@@ -19,11 +19,11 @@ def snapshot(repository: str, revision: str) -> str:
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise UserError(
             f"Got no revision {revision} of {repository} from the hub: {str(error).strip().splitlines()[0]}",
-            mend_of(error, "Check model.base, model.revision and the network."),
+            fix_for(error, "Check model.base, model.revision and the network."),
         ) from None
 
 
-def mend_of(error: Exception, otherwise: str) -> str:
+def fix_for(error: Exception, otherwise: str) -> str:
     """Return the advice for an error of the hub: how to get access to a closed repository, or `otherwise`."""
     if _CLOSED.search(str(error)):
         return "Accept the repository's terms on the hub, and set HF_TOKEN to a token of the account that accepted."

@@ -167,7 +167,7 @@ def local_folder(name: str) -> str:
     source = place_at(name)
     if isinstance(source, Path):
         return name.removeprefix("file://")
-    with naming_store(source):
+    with explain_store_errors(source):
         return str(_fetched(source))
 
 
@@ -243,7 +243,7 @@ def uri(target: Place) -> str:
 
 
 @contextlib.contextmanager
-def naming_store(where: Place) -> Iterator[None]:
+def explain_store_errors(where: Place) -> Iterator[None]:
     """Turn errors of the object store that holds `where` into UserErrors while the block runs."""
     try:
         yield

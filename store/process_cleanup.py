@@ -47,11 +47,11 @@ def _named(variable: str, value: str) -> list[psutil.Process]:
     return [one for one in everyone if one.pid != os.getpid() and (one.info["environ"] or {}).get(variable) == value]
 
 
-def end_with_this(processes: Iterable[psutil.Process], folder: str = "") -> subprocess.Popen[bytes]:
+def kill_when_parent_ends(processes: Iterable[psutil.Process], folder: str = "") -> subprocess.Popen[bytes]:
     """Kill `processes` when this process ends in any way, or when the stdin of the returned watch is closed.
 
     `folder`, if given, is the folder of their Ray. All processes with `folder` as their RAY are killed too, and the
-    folder is removed. `end_as_well` adds processes to the watch.
+    folder is removed. `kill_as_well` adds processes to the watch.
     """
     # The watch has a session of its own, so that a signal to this process group does not end the watch.
     watch = subprocess.Popen(
@@ -59,12 +59,12 @@ def end_with_this(processes: Iterable[psutil.Process], folder: str = "") -> subp
         stdin=subprocess.PIPE,
         start_new_session=True,
     )
-    end_as_well(watch, processes)
+    kill_as_well(watch, processes)
     return watch
 
 
-def end_as_well(watch: subprocess.Popen[bytes], processes: Iterable[psutil.Process]) -> None:
-    """Add processes to the watch that `end_with_this` returned."""
+def kill_as_well(watch: subprocess.Popen[bytes], processes: Iterable[psutil.Process]) -> None:
+    """Add processes to the watch that `kill_when_parent_ends` returned."""
     assert watch.stdin
     watch.stdin.write("".join(f"{process.pid}:{process.create_time()}\n" for process in processes).encode())
     watch.stdin.flush()

@@ -50,8 +50,8 @@ class RunDir:
 
     def __init__(self, path: str | Place) -> None:
         self.path = place_at(path)
-        self.here = self.path if isinstance(self.path, Path) else working_folder(self.path)
-        self.layout = RunLayout(self.path, self.here)
+        self.local_dir = self.path if isinstance(self.path, Path) else working_folder(self.path)
+        self.layout = RunLayout(self.path, self.local_dir)
 
     @classmethod
     def of(cls, config: Config) -> "RunDir":
@@ -62,13 +62,13 @@ class RunDir:
 
     def create(self) -> None:
         """Make the directory. Raises UserError when the disk is full or not writable."""
-        make_folder(self.here)
-        if shutil.disk_usage(self.here).free < MIN_FREE_BYTES:
-            raise disk_error(OSError(errno.ENOSPC, ""), self.here)
+        make_folder(self.local_dir)
+        if shutil.disk_usage(self.local_dir).free < MIN_FREE_BYTES:
+            raise disk_error(OSError(errno.ENOSPC, ""), self.local_dir)
 
     def start(self, config: Config) -> None:
         """Write the config and, for a new run, the manifest. Raises UserError as `create` and `check_same` do."""
-        self.check_same(config)
+        self.refuse_changed_config(config)
         write_text(self.layout.config, dump_config(config))
         for step in self.done():  # a kill can come between a step's end and its cleanup
             self._clear_unfinished(step)
@@ -85,11 +85,11 @@ class RunDir:
             )
         return load_config(self.layout.config)
 
-    def check_same(self, config: Config) -> None:
+    def refuse_changed_config(self, config: Config) -> None:
         """Compare the config with the steps that have begun. Raises UserError that names the keys that differ."""
         differing = []
         for name, record in self.manifest().steps.items():
-            values = shaping_values(config, Step.of(name))
+            values = result_settings(config, Step.of(name))
             differing += differences(record.config, values, f"when {name} ran")
         if differing:
             lines = "\n  ".join(dict.fromkeys(differing))
@@ -130,7 +130,7 @@ class RunDir:
     def begin(self, step: Step, config: Config) -> None:
         """Record that the step runs, and the values that shape its results; delete half-written folders."""
         self._clear_partial()
-        values = shaping_values(config, step)
+        values = result_settings(config, step)
         record = StepRecord(state="running", started=_now(), config=values, identity=identity(values))
         self._set_step(step, record)
 
@@ -165,10 +165,10 @@ class RunDir:
     # -- files ----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def writing(self, target: Place) -> Iterator[Path]:
+    def replace_folder(self, target: Place) -> Iterator[Path]:
         """Yield a local folder, which replaces the run's folder `target` when the block ends without an error."""
         check_held(self.path)
-        inside = self.here / str(target).removeprefix(str(self.path)).strip("/")
+        inside = self.local_dir / str(target).removeprefix(str(self.path)).strip("/")
         partial = inside.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -182,21 +182,21 @@ class RunDir:
             shutil.rmtree(partial)
 
     @contextlib.contextmanager
-    def sharing(self, target: Place) -> Iterator[Place]:
+    def replace_shared_folder(self, target: Place) -> Iterator[Place]:
         """Yield a folder for the workers of all nodes: as `writing` on a disk, or `target`, emptied, in a bucket."""
         if isinstance(target, Path):
-            with self.writing(target) as folder:
+            with self.replace_folder(target) as folder:
                 yield folder
         else:
             check_held(self.path)
             remove(target)
             yield target
 
-    def scratch(self, name: str) -> contextlib.AbstractContextManager[Path]:
+    def temporary_folder(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """Return a context with a local folder, which is removed after the block."""
-        return _temporary(self.here / f".{name}.partial")
+        return _temporary(self.local_dir / f".{name}.partial")
 
-    def shared_scratch(self, name: str) -> contextlib.AbstractContextManager[Place]:
+    def shared_temporary_folder(self, name: str) -> contextlib.AbstractContextManager[Place]:
         """Return a context with a folder that the workers of all nodes reach, which is removed after the block."""
         return _temporary(self.path / f".{name}.partial")
 
@@ -210,8 +210,8 @@ class RunDir:
 
         With `reading`, a run that this process may not write is opened without a lease.
         """
-        make_folder(self.here)
-        path = self.here.resolve() / ".lock"
+        make_folder(self.local_dir)
+        path = self.local_dir.resolve() / ".lock"
         with file_lock(path, self.path, reading) as (file, place):
             if left := left_at_work(str(path)):
                 raise UserError(f"Processes {left} of a killed command work on {self.path}.", "End these processes.")
@@ -227,7 +227,7 @@ class RunDir:
         log = self.layout.log(name)
         make_folder(log.parent)
         if not isinstance(self.path, Path) and not log.exists():
-            kept = self.path / log.relative_to(self.here).as_posix()
+            kept = self.path / log.relative_to(self.local_dir).as_posix()
             with contextlib.suppress(Exception):  # no log yet; if the object store fails, the step says so
                 log.write_bytes(kept.read_bytes())
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -238,11 +238,11 @@ class RunDir:
         """Copy this machine's logs and training curves to the object store, if the run lies there."""
         if isinstance(self.path, Path):
             return
-        for folder in (self.layout.logs, *self.here.glob("round-*/tensorboard")):
-            upload(folder, self.path / folder.relative_to(self.here).as_posix())
+        for folder in (self.layout.logs, *self.local_dir.glob("round-*/tensorboard")):
+            upload(folder, self.path / folder.relative_to(self.local_dir).as_posix())
 
     def _clear_partial(self) -> None:
-        for folder in {self.path, self.here}:
+        for folder in {self.path, self.local_dir}:
             for partial in [*folder.rglob(".*.partial")]:
                 remove(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
@@ -258,7 +258,7 @@ def _temporary(folder: AnyPlace) -> Iterator[AnyPlace]:
         remove(folder)
 
 
-def shaping_values(config: Config, step: Step) -> dict[str, Any]:
+def result_settings(config: Config, step: Step) -> dict[str, Any]:
     """Return the config values that shape a step's results, and hashes of packaged models: dotted key -> value."""
     settings = config.of_round(step.round) if step.round else config
     flat = flatten(settings, shaping_only=True)

@@ -218,7 +218,10 @@ def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
         run.create()
         run.start(config)
         if not run.layout.round(1).pairs.exists():
-            with run.writing(run.layout.round(1).pairs) as folder, RowWriter(folder / "part.parquet", PAIR) as out:
+            with (
+                run.replace_folder(run.layout.round(1).pairs) as folder,
+                RowWriter(folder / "part.parquet", PAIR) as out,
+            ):
                 for pair in pairs:
                     out.write(dict.fromkeys(PAIR.names) | {"chosen_sample": 0, "rejected_sample": 1} | pair)
         with Progress("train", "steps", told) as progress:

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from semtag.configs.load import load_config
-from semtag.scoring.build_pairs import kept_lists, kept_pairs, match_rows
-from semtag.scoring.records import LIST, MATCHED, PAIR, RANKED
+from semtag.scoring.build_pairs import kept_lists, kept_pairs, pair_batch
+from semtag.scoring.records import LIST, PAIR, RANKED, TEXT_PAIRS
 from tests.conftest import ROOT
 from tests.test_pairs import FIVE
 
@@ -27,7 +27,7 @@ def test_kept_pairs_are_those_up_to_the_threshold_of_their_group() -> None:
         },
         {"pairs": [pair(3, "format")], "groups": [0], "hashes": [6]},
     ]
-    batch = pa.Table.from_pylist(rows, MATCHED)
+    batch = pa.Table.from_pylist(rows, TEXT_PAIRS)
 
     def kept(*thresholds: int | None) -> list[tuple[int, str]]:
         table = kept_pairs(batch, pa.array(thresholds, pa.int64()))
@@ -44,7 +44,7 @@ def test_kept_pairs_are_those_up_to_the_threshold_of_their_group() -> None:
 def test_texts_that_yield_nothing_give_empty_tables(threshold: int | None) -> None:
     nothing: dict[str, Any] = {"pairs": [], "groups": [], "hashes": [], "dropped": []}
     for rows in ([], [nothing | {"list": None}]):
-        batch = pa.Table.from_pylist(rows, MATCHED)
+        batch = pa.Table.from_pylist(rows, TEXT_PAIRS)
         assert kept_pairs(batch, pa.array([threshold] * 2, pa.int64())).equals(PAIR.empty_table())
         assert kept_lists(batch).equals(LIST.empty_table())
 
@@ -59,7 +59,7 @@ def matched(*overrides: str, sampled_prompt_ids: list[int]) -> dict[str, Any]:
     config = load_config(DEMO, ["pairs.strategy=all_pairs", *overrides])
     row = {"text_id": 1, "prompt": [], "prompt_ids": [1, 2], "sampled_prompt_ids": sampled_prompt_ids}
     batch = pa.Table.from_pylist([row | {"candidates": [*map(vars, FIVE)]}], RANKED)
-    [found] = match_rows(batch, config, Tally()).to_pylist()  # type: ignore[arg-type]
+    [found] = pair_batch(batch, config, Tally()).to_pylist()  # type: ignore[arg-type]
     return found
 
 

@@ -18,7 +18,7 @@ from semtag.configs.errors import UserError
 from semtag.generation.cells import as_json, rows_of
 from semtag.generation.readers import Row, read_rows
 from semtag.generation.records import Reject
-from semtag.generation.texts import Texts, prepare
+from semtag.generation.texts import TextCleaner, prepare
 from semtag.store.parquet import read_rows as read_parquet
 from semtag.store.run_dir import RunDir
 from tests.test_texts import config_for
@@ -181,11 +181,11 @@ def test_a_first_row_without_the_column_is_one_reject(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_column_is_noticed_after_a_hundred_rows() -> None:
-    texts = Texts(Data(path="a.jsonl", column="txet"))
+    texts = TextCleaner(Data(path="a.jsonl", column="txet"))
     for _ in range(99):
-        assert getattr(texts.take(Row("a", {"text": "x"})), "reason", None) == "missing_column"
+        assert getattr(texts.clean(Row("a", {"text": "x"})), "reason", None) == "missing_column"
     with pytest.raises(UserError, match="no column 'txet'; it has: text"):
-        texts.take(Row("a", {"text": "x"}))
+        texts.clean(Row("a", {"text": "x"}))
 
 
 def arrays() -> st.SearchStrategy[pa.Array]:
@@ -210,8 +210,8 @@ def arrays() -> st.SearchStrategy[pa.Array]:
 @given(text=arrays(), beside=arrays())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_cell_in_any_column_gives_a_row(text: pa.Array, beside: pa.Array) -> None:
-    texts = Texts(Data(path="a", article_column="beside"))
-    records = [texts.take(Row("a", values)) for values in rows_of(pa.table({"text": text, "beside": beside}), {})]
+    texts = TextCleaner(Data(path="a", article_column="beside"))
+    records = [texts.clean(Row("a", values)) for values in rows_of(pa.table({"text": text, "beside": beside}), {})]
     assert len(records) == texts.rows == 4
     for record in records:
         pa.Table.from_pylist([vars(record)])  # what the stage writes

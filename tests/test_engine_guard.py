@@ -14,7 +14,7 @@ from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
 from semtag.configs.schema import Config
 from semtag.generation import engine_guard, sampler
-from semtag.generation.engine_guard import DEATHS_IN_A_ROW, GROUP, MOST_DEATHS, GuardedSampler, Slot, Suspects
+from semtag.generation.engine_guard import DEATHS_IN_A_ROW, GROUP, MOST_DEATHS, CrashCounts, GuardedSampler, Slot
 from semtag.generation.records import SampledText, to_table
 from tests.conftest import ROOT
 
@@ -27,41 +27,41 @@ def sampled(number: int) -> SampledText:
     return SampledText(number, str(number), None, "{}", "plain")
 
 
-def ledger(*gone: str) -> Suspects:
-    return Suspects(lambda: {"here", "there"} - {*gone})
+def ledger(*gone: str) -> CrashCounts:
+    return CrashCounts(lambda: {"here", "there"} - {*gone})
 
 
 def test_deaths_in_a_row_are_counted_until_a_text_is_done() -> None:
-    suspects = ledger()
-    suspects.enter(["a", "b"], HERE)
-    assert [suspects.death(HERE) for _ in range(DEATHS_IN_A_ROW)][-1] == DEATHS_IN_A_ROW
-    suspects.enter(["a"], THERE)
-    assert suspects.met(["a", "b", "c"]) == [[HERE, THERE], [HERE], []]
-    suspects.leave(["a"], HERE)
-    assert suspects.met(["a", "b"]) == [[], [HERE]]
-    assert suspects.death(HERE) == 1
+    crash_counts = ledger()
+    crash_counts.enter(["a", "b"], HERE)
+    assert [crash_counts.death(HERE) for _ in range(DEATHS_IN_A_ROW)][-1] == DEATHS_IN_A_ROW
+    crash_counts.enter(["a"], THERE)
+    assert crash_counts.met(["a", "b", "c"]) == [[HERE, THERE], [HERE], []]
+    crash_counts.leave(["a"], HERE)
+    assert crash_counts.met(["a", "b"]) == [[], [HERE]]
+    assert crash_counts.death(HERE) == 1
 
 
 def test_deaths_elsewhere_do_not_add_up() -> None:
-    suspects = ledger()
-    assert [suspects.death(slot) for slot in (HERE, THERE, HERE)] == [1, 1, 2]
-    suspects.leave([], THERE)
-    assert [suspects.death(HERE), suspects.death(THERE)] == [3, 1]
+    crash_counts = ledger()
+    assert [crash_counts.death(slot) for slot in (HERE, THERE, HERE)] == [1, 1, 2]
+    crash_counts.leave([], THERE)
+    assert [crash_counts.death(HERE), crash_counts.death(THERE)] == [3, 1]
 
 
 def test_a_node_that_goes_is_no_death() -> None:
     for gone, met, slots in ((set(), [HERE, THERE], 2), ({"there"}, [HERE], 1)):
-        suspects = ledger(*gone)
+        crash_counts = ledger(*gone)
         for slot in (HERE, THERE):
-            suspects.enter(["a"], slot)
-        assert suspects.met(["a"]) == [met]
-        assert suspects.count_slots() == slots
+            crash_counts.enter(["a"], slot)
+        assert crash_counts.met(["a"]) == [met]
+        assert crash_counts.count_slots() == slots
 
 
 def test_groups_shrink_with_every_death() -> None:
     rows = [sampled(number) for number in range(GROUP + 4)]
     deaths = [0, *[1] * (GROUP + 1), 2, MOST_DEATHS]
-    together, groups, given_up = engine_guard.groups_of(rows, deaths)
+    together, groups, given_up = engine_guard.isolate(rows, deaths)
     assert together == rows[:1]
     assert groups == [rows[1 : GROUP + 1], [rows[GROUP + 1]], [rows[GROUP + 2]]]
     assert given_up == rows[-1:]
@@ -93,13 +93,13 @@ class Unstable(GuardedSampler):
 
     def __init__(
         self,
-        suspects: Suspects,
+        crash_counts: CrashCounts,
         slot: Slot,
         deadly: Callable[[set[int]], bool],
         last: bool = True,
         config: Config | None = None,
     ) -> None:
-        self.suspects, self.slot, self.last = Remote(suspects), slot, last
+        self.crash_counts, self.slot, self.last = Remote(crash_counts), slot, last
         self.config = config or CONFIG
         self.tally: Any = SimpleNamespace(add=lambda by, at_once=False: None)
         self.engine = SimpleNamespace(errored=False)
@@ -125,7 +125,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[int, str 
     alive: list[Unstable] = []
 
     def end(status: int) -> None:
-        alive.pop().suspects.inner = ledger()  # what its calls do while they are cancelled, a process would not do
+        alive.pop().crash_counts.inner = ledger()  # what its calls do while they are cancelled, a process would not do
         raise Died()
 
     monkeypatch.setattr(engine_guard.os, "_exit", end)
@@ -160,38 +160,38 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[int, str 
 
 
 def test_a_text_that_kills_engines_costs_no_other(serve: Any) -> None:
-    suspects = ledger()
+    crash_counts = ledger()
     batches = [list(range(start, start + 64)) for start in range(0, 512, 64)]
-    done, lives = serve(lambda: Unstable(suspects, HERE, lambda inside: 70 in inside), batches)
+    done, lives = serve(lambda: Unstable(crash_counts, HERE, lambda inside: 70 in inside), batches)
     assert len(done) == 512
     assert [one for one, reason in done.items() if reason] == [70]
     assert lives == MOST_DEATHS + 1
 
 
 def test_a_batch_of_nothing_but_poison_ends_in_rejects(serve: Any) -> None:
-    suspects = ledger()
+    crash_counts = ledger()
     batches = [list(range(start, start + 64)) for start in range(0, 192, 64)]
-    done, _ = serve(lambda: Unstable(suspects, HERE, lambda inside: min(inside) < 64), batches)
+    done, _ = serve(lambda: Unstable(crash_counts, HERE, lambda inside: min(inside) < 64), batches)
     assert {one for one, reason in done.items() if reason == "kills_engine"} == set(range(64))
     assert len(done) == 192
 
 
 def test_a_place_where_no_engine_lives_is_named_and_rejects_nobody(serve: Any) -> None:
-    suspects = ledger()
+    crash_counts = ledger()
     batches = [list(range(16))]
-    assert serve(lambda: Unstable(suspects, HERE, lambda inside: False), batches)[1] == 1
+    assert serve(lambda: Unstable(crash_counts, HERE, lambda inside: False), batches)[1] == 1
     batches = [list(range(100, 140))]
     with pytest.raises(UserError, match=f"node here, GPU 0 died {DEATHS_IN_A_ROW} times"):
-        serve(lambda: Unstable(suspects, HERE, lambda inside: True), batches)
+        serve(lambda: Unstable(crash_counts, HERE, lambda inside: True), batches)
     # Before a suspect enters a new engine, that does a text that was done well; so no innocent one was in two deaths.
-    assert max(map(len, suspects.met([f"{one}-plain" for one in batches[0]]))) == 1
+    assert max(map(len, crash_counts.met([f"{one}-plain" for one in batches[0]]))) == 1
 
 
 def test_a_bad_place_rejects_no_innocent_text(serve: Any) -> None:
     """What meets its deaths at one slot of two is left to the next pass; only what dies there as well is rejected."""
-    suspects, batches = ledger(), [list(range(start, start + 32)) for start in range(0, 128, 32)]
-    serve(lambda: Unstable(suspects, THERE, lambda inside: False, last=False), [[1000]])
-    done, _ = serve(lambda: Unstable(suspects, HERE, lambda inside: bool({5, 6, 70} & inside), last=False), batches)
+    crash_counts, batches = ledger(), [list(range(start, start + 32)) for start in range(0, 128, 32)]
+    serve(lambda: Unstable(crash_counts, THERE, lambda inside: False, last=False), [[1000]])
+    done, _ = serve(lambda: Unstable(crash_counts, HERE, lambda inside: bool({5, 6, 70} & inside), last=False), batches)
     assert set(range(128)) - done.keys() == {5, 6, 70}
     assert not any(done.values())
     again = ledger()
@@ -200,15 +200,15 @@ def test_a_bad_place_rejects_no_innocent_text(serve: Any) -> None:
 
 
 def test_what_died_at_two_places_is_rejected_at_once(serve: Any) -> None:
-    suspects = ledger()
+    crash_counts = ledger()
     for slot in (HERE, THERE, THERE):
-        suspects.enter(["5-plain"], slot)
-    done, _ = serve(lambda: Unstable(suspects, HERE, lambda inside: True, last=False), [[5]])
+        crash_counts.enter(["5-plain"], slot)
+    done, _ = serve(lambda: Unstable(crash_counts, HERE, lambda inside: True, last=False), [[5]])
     assert done == {5: "kills_engine"}
 
 
 def test_an_engine_that_hangs_is_a_dead_one(serve: Any) -> None:
-    suspects, hung = ledger(), list[int]()
+    crash_counts, hung = ledger(), list[int]()
 
     class Hanging(Unstable):
         async def _sample(self, text: SampledText) -> SampledText:
@@ -218,7 +218,7 @@ def test_an_engine_that_hangs_is_a_dead_one(serve: Any) -> None:
             return await super()._sample(text)
 
     config = load_config(ROOT / "configs" / "demo.yaml", ["sampling.hang_minutes=0.001"])
-    done, lives = serve(lambda: Hanging(suspects, HERE, lambda inside: False, config=config), [list(range(16))])
+    done, lives = serve(lambda: Hanging(crash_counts, HERE, lambda inside: False, config=config), [list(range(16))])
     assert (len(done), lives, hung) == (16, 2, [7])
     assert not any(done.values())
 
@@ -254,7 +254,7 @@ class Stub(Sampler):
         self.config, self.tally = config, SimpleNamespace(add=lambda *counts, **how: None)
         self.engine, self._last_done = SimpleNamespace(errored=False), 0.0
         other = Slot(ray.get_runtime_context().get_node_id(), "another GPU")
-        ray.get(self.suspects.enter.remote([], other))
+        ray.get(self.crash_counts.enter.remote([], other))
 
     async def _sample(self, text):
         if text.text_id == 5:

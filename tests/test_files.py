@@ -20,7 +20,7 @@ from semtag.configs.load import validate
 from semtag.generation.files import COMPRESSED, ending, locate
 from semtag.generation.readers import read_rows
 from semtag.generation.records import Reject
-from semtag.generation.texts import Texts, preview
+from semtag.generation.texts import TextCleaner, preview
 
 TEXTS = ["One text.", "Two, with é."]
 COMPRESS = {
@@ -253,10 +253,10 @@ BYTES = st.one_of(st.binary(max_size=60), st.lists(SPELLINGS, max_size=12).map(l
 def test_any_bytes_give_texts_and_rejects_that_add_up(tmp_path: Path, parts: list[bytes], kind: str) -> None:
     table = [b"text,other" if kind == "csv" else b"text\tother"] if kind in ("csv", "tsv") else []
     (tmp_path / f"a.{kind}").write_bytes(b"\n".join([*table, *parts]))
-    texts, rows, kept, rejected = Texts(Data(path=str(tmp_path / f"a.{kind}"))), 0, 0, Counter[str]()
+    texts, rows, kept, rejected = TextCleaner(Data(path=str(tmp_path / f"a.{kind}"))), 0, 0, Counter[str]()
     try:
         for row in read_rows(texts.data):
-            record = texts.take(row)
+            record = texts.clean(row)
             rows += 1
             if isinstance(record, Reject):
                 rejected[record.reason] += 1

@@ -42,7 +42,7 @@ def judged_run(root: Path, texts: list[str], *overrides: str) -> Path:
     run = RunDir.of(config)
     run.create()
     run.start(config)
-    with run.writing(run.layout.evaluation) as folder, RowWriter(folder / "answers.parquet", ANSWERED) as out:
+    with run.replace_folder(run.layout.evaluation) as folder, RowWriter(folder / "answers.parquet", ANSWERED) as out:
         for place, text in enumerate(texts):
             base, tuned = [f"plain {place}", text.split()[-1]], [f"fine {place}", text.split()[1]]
             if place % 10 == 3:

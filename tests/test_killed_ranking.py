@@ -148,7 +148,7 @@ class Watch(threading.Thread):
 
     def __init__(self, run: RunDir) -> None:
         super().__init__()
-        self._work, self._over = str(run.here.resolve() / ".lock"), threading.Event()
+        self._work, self._over = str(run.local_dir.resolve() / ".lock"), threading.Event()
         self.stages, self.beside = set[int](), list[str]()
 
     def run(self) -> None:

@@ -121,10 +121,10 @@ JOINERS = {
 
 
 def joins_below_a_run(path: Path) -> list[int]:
-    """Lines that join something to `.path` or `.here`, by a slash or in a string."""
+    """Lines that join something to `.path` or `.local_dir`, by a slash or in a string."""
 
     def is_run(node: ast.AST) -> bool:
-        return isinstance(node, ast.Attribute) and node.attr in ("path", "here")
+        return isinstance(node, ast.Attribute) and node.attr in ("path", "local_dir")
 
     def joined(node: ast.AST) -> bool:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
@@ -148,7 +148,7 @@ def test_one_module_knows_where_the_files_of_a_run_lie() -> None:
     assert found.keys() == JOINERS.keys()  # an exception that is no more goes
 
 
-@pytest.mark.parametrize("line", ["run.path / 'ranked'", "self.run.here / f'{x}'", "f'{run.path}/ranked'"])
+@pytest.mark.parametrize("line", ["run.path / 'ranked'", "self.run.local_dir / f'{x}'", "f'{run.path}/ranked'"])
 def test_a_path_by_hand_is_found(line: str, tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text(f"x = 1\ny = {line}\n")
     assert joins_below_a_run(tmp_path / "module.py") == [2]
@@ -160,7 +160,7 @@ OPEN_DICTS = {
     "store/lease.py": ["_newest"],  # the sign in a store, which another version may have written
     "store/manifest.py": ["as_json"],  # JSON for a file
     "store/parquet.py": ["read_rows"],  # rows as Arrow gives them
-    "store/run_dir.py": ["shaping_values"],  # keys of the config with their values
+    "store/run_dir.py": ["result_settings"],  # keys of the config with their values
     "generation/cells.py": ["rows_of"],  # rows of the data
     "generation/typed.py": ["features_of", "rows_of_dataset"],  # the same
     "generation/source_state.py": ["_in_store", "_states", "_states_below", "source_state"],  # JSON for a file

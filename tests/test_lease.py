@@ -179,7 +179,7 @@ def test_who_lost_the_run_writes_no_manifest_and_no_folder(tmp_path: Path, ended
     with pytest.raises(UserError, match="took over"), lease(run.path, HERE) as late:
         run.start(config)
         run.begin(step, config)
-        with run.writing(ranked) as folder:
+        with run.replace_folder(ranked) as folder:
             (folder / "a").write_text("mine")
         with lease(tmp_path / "another run", HERE):  # is none of this one's
             run.record(step, "texts", 1, 1, {})
@@ -189,11 +189,11 @@ def test_who_lost_the_run_writes_no_manifest_and_no_folder(tmp_path: Path, ended
             for write in (
                 lambda: run.finish(step, {}, {}),
                 lambda: run.record(step, "texts", 2, 2, {}),
-                lambda: run.writing(ranked).__enter__(),
+                lambda: run.replace_folder(ranked).__enter__(),
             ):
                 with pytest.raises(UserError, match="took over"):
                     write()
-            with pytest.raises(UserError, match="took over"), run.writing(ranked) as folder:
+            with pytest.raises(UserError, match="took over"), run.replace_folder(ranked) as folder:
                 (folder / "a").write_text("late")
         late.renew()
     assert (ranked / "a").read_text() == "mine"

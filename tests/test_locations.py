@@ -148,19 +148,19 @@ def test_folders_of_a_run_in_a_store(server: Store) -> None:
     run.create()
     model = run.layout.round(2).adapter
     for content in ("one", "two"):
-        with run.writing(model) as folder:
+        with run.replace_folder(model) as folder:
             (folder / "sub").mkdir()
             (folder / "sub" / content).write_text(content)
     assert [file.name for file in model.rglob("*") if file.is_file()] == ["two"]
-    with pytest.raises(ZeroDivisionError), run.writing(model) as folder:
+    with pytest.raises(ZeroDivisionError), run.replace_folder(model) as folder:
         (folder / "three").write_text("three")
         raise ZeroDivisionError
     assert [file.name for file in model.rglob("*") if file.is_file()] == ["two"]
-    with run.sharing(model) as shared:
+    with run.replace_shared_folder(model) as shared:
         (shared / "four").write_text("four")
     assert [file.name for file in model.rglob("*") if file.is_file()] == ["four"]
-    assert not list(run.here.rglob("sub"))  # nothing of it stays on this machine
-    with run.shared_scratch("x") as shared:
+    assert not list(run.local_dir.rglob("sub"))  # nothing of it stays on this machine
+    with run.shared_temporary_folder("x") as shared:
         (shared / "file").write_text("x")
     assert not shared.exists()
     with run.lock(), pytest.raises(UserError, match="Another process"), RunDir("s3://runs/all/folders").lock():

@@ -16,7 +16,7 @@ from semtag.plan import check_model
 from semtag.store import packaged
 from semtag.store.layout import Step
 from semtag.store.locations import is_hub_name, local_folder, write_json
-from semtag.store.run_dir import RunDir, shaping_values
+from semtag.store.run_dir import RunDir, result_settings
 from semtag.training.push import push
 from semtag.training.train import model_card
 
@@ -166,11 +166,11 @@ def test_what_errors_say_to_install_is_what_the_set_up_installs() -> None:
 
 def test_other_weights_are_another_run(tmp_path: Path) -> None:
     config = demo(tmp_path, f"evaluation.second_model={JUDGE}")
-    assert shaping_values(config, Step("rank", 1))["model.weights"] == packaged.weights_of(BASE)
+    assert result_settings(config, Step("rank", 1))["model.weights"] == packaged.weights_of(BASE)
     assert {"scoring.weights"} == {
-        key for key in shaping_values(demo(tmp_path, "model.base=x"), Step("rank", 1)) if "weights" in key
+        key for key in result_settings(demo(tmp_path, "model.base=x"), Step("rank", 1)) if "weights" in key
     }
-    assert shaping_values(config, Step("evaluate"))["evaluation.second_weights"] == packaged.weights_of(JUDGE)
+    assert result_settings(config, Step("evaluate"))["evaluation.second_weights"] == packaged.weights_of(JUDGE)
     run = RunDir.of(config)
     run.create()
     run.start(config)

@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM, Lfm2Config, MistralConfig
 from trl import DPOTrainer
 
 from semtag.configs.training import Training
-from semtag.training.packing import MOST_PADDING, ListCollator, dense_mask, into_rows, lay_out
+from semtag.training.packing import MOST_PADDING, ListCollator, build_sequence, dense_mask, pack_rows
 from semtag.training.tokenized import REFERENCES
 from semtag.training.trainer import PreferenceTrainer, trainer_arguments
 from semtag.training.worker import load_base, lora_config
 
 
 def test_a_list_by_hand() -> None:
-    laid = lay_out([1, 2, 3], [[4, 5, 9], [6, 9]])
+    laid = build_sequence([1, 2, 3], [[4, 5, 9], [6, 9]])
     assert laid.ids == [1, 2, 3, 4, 5, 3, 6]
     assert laid.positions == [0, 1, 2, 3, 4, 2, 3]
     assert laid.completions == [0, 0, 1, 1, 1, 2, 2]
@@ -40,7 +40,7 @@ def test_who_sees_whom() -> None:
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 60))
 def test_rows_hold_each_sequence_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    rows = into_rows(lengths, budget)
+    rows = pack_rows(lengths, budget)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     assert all(len(row) == 1 or sum(lengths[index] for index in row) <= budget for row in rows)
 
@@ -49,17 +49,17 @@ def test_lists_of_all_lengths_leave_little_padding() -> None:
     rng, shares = random.Random(0), []
     for _ in range(100):
         lengths = [rng.randint(150, 320) for _ in range(8)]
-        rows = into_rows(lengths, Training().row_tokens)
+        rows = pack_rows(lengths, Training().row_tokens)
         longest = max(sum(lengths[index] for index in row) for row in rows)
         shares.append(1 - sum(lengths) / (len(rows) * longest))
     assert sum(shares) / len(shares) < MOST_PADDING
 
 
 def test_rows_are_as_many_as_leave_little_padding() -> None:
-    assert into_rows([5, 3, 2, 4], 7) == [[0, 2], [3, 1]]
-    assert into_rows([3, 3, 3, 3], 12) == [[0], [1], [2], [3]]
-    assert into_rows([9, 1], 4) == [[0], [1]]
-    assert into_rows([], 4) == []
+    assert pack_rows([5, 3, 2, 4], 7) == [[0, 2], [3, 1]]
+    assert pack_rows([3, 3, 3, 3], 12) == [[0], [1], [2], [3]]
+    assert pack_rows([9, 1], 4) == [[0], [1]]
+    assert pack_rows([], 4) == []
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_model_with_a_convolution_trains_on_separate_sequences_as_in_trl(
     training = Training(beta=0.5, learning_rate=1e-3, max_steps=5, batch_size=4, report_to=[])
     ours = list_trainer(str(tmp_path / "model"), tokenizer, pairs, tmp_path / "ours", training)
     said: list[str] = []
-    ours.choose_sequences(said.append)
+    ours.stop_sharing_prompts_if_unsafe(said.append)
     assert "a shared prompt changes their log-probabilities by" in said[0]
     assert not ours.data_collator.shared
     curve = curve_of(ours)
@@ -169,7 +169,7 @@ def test_windows_shorter_than_a_list_need_separate_sequences(tokenizer: Any, pai
     for longest, shared in ((512, True), (513, False)):
         training = Training(max_length=longest, report_to=[])
         trainer = list_trainer(str(tmp_path / "model"), tokenizer, pairs, tmp_path, training)
-        trainer.choose_sequences(print)
+        trainer.stop_sharing_prompts_if_unsafe(print)
         assert trainer.data_collator.shared == shared
 
 

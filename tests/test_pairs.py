@@ -12,17 +12,17 @@ from semtag.configs.schema import Pairs, Prompt
 from semtag.generation.parse import same_answer_key
 from semtag.generation.records import Candidate, read_candidate
 from semtag.scoring.pairs import (
-    cap_thresholds,
-    even_cap,
+    find_preferences,
     format_quota,
+    group_count,
     group_of,
-    groups_of,
+    hash_thresholds,
     judged,
+    largest_even_cap,
     list_of,
-    match,
     pair_hash,
     pair_of,
-    quotas,
+    pairs_to_keep,
 )
 from semtag.scoring.records import RankedText
 
@@ -37,8 +37,8 @@ def ranked(*candidates: Candidate) -> RankedText:
     return RankedText(1, "?", "{}", [{"role": "user", "content": "?"}], [5], [5], candidates)
 
 
-def samples_of(matches: list[Any]) -> list[tuple[int, int]]:
-    return [(chosen.sample, rejected.sample) for chosen, rejected in matches]
+def samples_of(preferences: list[Any]) -> list[tuple[int, int]]:
+    return [(chosen.sample, rejected.sample) for chosen, rejected in preferences]
 
 
 FIVE = [
@@ -52,13 +52,13 @@ FIVE = [
 
 def test_first_two_is_the_published_rule() -> None:
     pairs = Pairs(strategy="first_two")
-    assert samples_of(match(1, FIVE, pairs, 0).similarity) == [(1, 0)]
-    assert samples_of(match(1, FIVE[1:3], pairs, 0).format) == [(1, 2)]
-    assert match(1, [FIVE[2], FIVE[4]], pairs, 0).dropped == {"both_malformed": 1}
+    assert samples_of(find_preferences(1, FIVE, pairs, 0).similarity) == [(1, 0)]
+    assert samples_of(find_preferences(1, FIVE[1:3], pairs, 0).format) == [(1, 2)]
+    assert find_preferences(1, [FIVE[2], FIVE[4]], pairs, 0).dropped == {"both_malformed": 1}
 
 
 def test_best_vs_worst_pairs_the_extremes_and_one_malformed() -> None:
-    found = match(1, FIVE, Pairs(strategy="best_vs_worst"), 0)
+    found = find_preferences(1, FIVE, Pairs(strategy="best_vs_worst"), 0)
     assert samples_of(found.similarity) == [(1, 3)]
     assert samples_of(found.format) == [(1, 2)]
 
@@ -73,28 +73,28 @@ def test_the_likeliest_malformed_answer_is_the_one_rejected() -> None:
     ):
         drawn = [replace(one, logprob=logprob) for one, logprob in zip(malformed, likely, strict=True)]
         for candidates in ([best, *drawn], [*drawn[::-1], best]):
-            assert samples_of(match(1, candidates, Pairs(), 0).format) == [(0, expected)]
+            assert samples_of(find_preferences(1, candidates, Pairs(), 0).format) == [(0, expected)]
 
 
 def test_best_vs_random_draws_any_other_and_always_the_same() -> None:
     many = [candidate(i, f"[{letter}]", 0.9 - 0.1 * i) for i, letter in enumerate("abcdef")]
     pairs = Pairs(strategy="best_vs_random")
-    met = [samples_of(match(text_id, many, pairs, 0).similarity) for text_id in range(200)]
+    met = [samples_of(find_preferences(text_id, many, pairs, 0).similarity) for text_id in range(200)]
     assert {(0, other) for other in range(1, 6)} == {pair for pairs_ in met for pair in pairs_}
-    assert met == [samples_of(match(text_id, many[::-1], pairs, 0).similarity) for text_id in range(200)]
+    assert met == [samples_of(find_preferences(text_id, many[::-1], pairs, 0).similarity) for text_id in range(200)]
 
 
 def test_mean_minus_2sd_leaves_an_outlier_alone() -> None:
     # Mean 0.5525, standard deviation 0.1392: the target is 0.274, to which 0.35 is nearest.
     scores = [*[0.6] * 17, 0.5, 0.35, 0.0]
     many = [candidate(i, f"[{'abcdefghijklmnopqrst'[i]}]", score) for i, score in enumerate(scores)]
-    assert samples_of(match(1, many, Pairs(strategy="mean_minus_2sd"), 0).similarity) == [(0, 18)]
-    assert samples_of(match(1, many, Pairs(strategy="best_vs_worst"), 0).similarity) == [(0, 19)]
-    assert samples_of(match(1, many[:1], Pairs(strategy="mean_minus_2sd"), 0).similarity) == []
+    assert samples_of(find_preferences(1, many, Pairs(strategy="mean_minus_2sd"), 0).similarity) == [(0, 18)]
+    assert samples_of(find_preferences(1, many, Pairs(strategy="best_vs_worst"), 0).similarity) == [(0, 19)]
+    assert samples_of(find_preferences(1, many[:1], Pairs(strategy="mean_minus_2sd"), 0).similarity) == []
 
 
 def test_all_pairs_meets_everyone() -> None:
-    found = match(1, FIVE, Pairs(strategy="all_pairs", max_per_text=100), 0)
+    found = find_preferences(1, FIVE, Pairs(strategy="all_pairs", max_per_text=100), 0)
     assert sorted(samples_of(found.similarity)) == [(0, 3), (1, 0), (1, 3)]
     assert sorted(samples_of(found.format)) == [(0, 2), (0, 4), (1, 2), (1, 4), (3, 2), (3, 4)]
     assert found.dropped == {"both_malformed": 1}
@@ -102,7 +102,7 @@ def test_all_pairs_meets_everyone() -> None:
 
 def test_equal_answers_ties_and_small_margins_make_no_pair() -> None:
     def dropped(left: dict[str, Any], right: dict[str, Any], **settings: Any) -> dict[str, int]:
-        return dict(match(1, [left, right], Pairs(strategy="all_pairs", **settings), 0).dropped)
+        return dict(find_preferences(1, [left, right], Pairs(strategy="all_pairs", **settings), 0).dropped)
 
     assert dropped(candidate(0, "[A][b]", 0.5), candidate(1, "[ a ] [B]", 0.4)) == {"equal_answers": 1}
     assert dropped(candidate(0, "[a]", 0.5), candidate(1, "[b]", 0.5)) == {"tie": 1}
@@ -111,10 +111,10 @@ def test_equal_answers_ties_and_small_margins_make_no_pair() -> None:
 
 def test_at_most_so_many_a_text_whatever_their_order() -> None:
     pairs = Pairs(strategy="all_pairs", max_per_text=2)
-    found = match(7, FIVE, pairs, 0)
+    found = find_preferences(7, FIVE, pairs, 0)
     assert (len(found.similarity), len(found.format)) == (2, 2)
     assert found.dropped == {"both_malformed": 1, "over_max_per_text": 5}
-    again = match(7, FIVE[::-1], pairs, 0)
+    again = find_preferences(7, FIVE[::-1], pairs, 0)
     assert set(samples_of(again.similarity)) == set(samples_of(found.similarity))
 
 
@@ -144,7 +144,7 @@ HASH = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3) | st.sampled_from([
 def test_thresholds_let_exactly_as_many_pass(pairs: list[tuple[int, int]], most: list[int], length: int) -> None:
     parts = [pairs[i : i + length] for i in range(0, len(pairs), length)]
     chunks = [tuple(np.array(column, dtype=np.int64) for column in zip(*part, strict=True)) for part in parts]
-    thresholds = cap_thresholds(lambda: chunks, np.array(most))  # type: ignore[arg-type,return-value]
+    thresholds = hash_thresholds(lambda: chunks, np.array(most))  # type: ignore[arg-type,return-value]
     for group, threshold in enumerate(thresholds.to_pylist()):
         hashes = sorted(hash_ for group_, hash_ in pairs if group_ == group)
         passed = [] if threshold is None else [hash_ for hash_ in hashes if hash_ <= threshold]
@@ -154,25 +154,25 @@ def test_thresholds_let_exactly_as_many_pass(pairs: list[tuple[int, int]], most:
 def test_bins_of_gaps_by_hand() -> None:
     pairs = Pairs(strategy="margin_bins", margin_bin=0.25)
     assert [group_of(margin, pairs) for margin in (None, 0.1, 0.25, 0.3, 2.0)] == [0, 1, 2, 2, 9]
-    assert groups_of(pairs) == 10
+    assert group_count(pairs) == 10
     assert [group_of(margin, Pairs()) for margin in (None, 0.1, 2.0)] == [0, 1, 1]
-    assert groups_of(Pairs()) == 2
+    assert group_count(Pairs()) == 2
 
 
 def test_margin_bins_keep_as_many_pairs_as_texts_and_all_of_a_rare_gap() -> None:
     pairs, counts = Pairs(strategy="margin_bins", format_share=0.5), np.array([100, 50, 20, 3, 0])
     # 12 + 12 + 3 pairs for 27 texts, and as many format pairs; 28 are one too few for 13 + 13 + 3.
     for texts in (27, 28):
-        assert quotas(counts, texts, pairs).tolist() == [27, 12, 12, 3, 0]
-    assert quotas(counts, 1000, pairs).tolist() == [73, 50, 20, 3, 0]
-    assert quotas(counts, 1, pairs).tolist() == [3, 1, 1, 1, 0]
-    assert quotas(np.array([100, 73]), 27, Pairs(format_share=0.5)).tolist() == [73, 73]
+        assert pairs_to_keep(counts, texts, pairs).tolist() == [27, 12, 12, 3, 0]
+    assert pairs_to_keep(counts, 1000, pairs).tolist() == [73, 50, 20, 3, 0]
+    assert pairs_to_keep(counts, 1, pairs).tolist() == [3, 1, 1, 1, 0]
+    assert pairs_to_keep(np.array([100, 73]), 27, Pairs(format_share=0.5)).tolist() == [73, 73]
 
 
 @given(st.lists(st.integers(0, 10**6), max_size=20), st.integers(0, 10**7))
 def test_even_cap_is_the_largest(counts: list[int], total: int) -> None:
     counts_ = np.array(counts, dtype=np.int64)
-    cap = even_cap(counts_, total)
+    cap = largest_even_cap(counts_, total)
     assert cap == 1 or np.minimum(counts_, cap).sum() <= total
     assert cap >= counts_.max(initial=0) or np.minimum(counts_, cap + 1).sum() > total
 
@@ -190,7 +190,7 @@ ANSWERS = st.sampled_from(["[a]", "[b]", "[a][b]", "[A]", "[a][a]", "text [c]", 
 def test_a_pair_is_a_preference(drawn: list[Any], strategy: Any, min_margin: float, rng: Any) -> None:
     candidates = [candidate(i, completion, score) for i, (completion, score) in enumerate(drawn)]
     pairs = Pairs(strategy=strategy, min_margin=min_margin)
-    found = match(5, candidates, pairs, 3)
+    found = find_preferences(5, candidates, pairs, 3)
     for chosen, rejected in found.similarity:
         assert chosen.format == rejected.format == "valid"
         assert same_answer_key(chosen.tags) != same_answer_key(rejected.tags)
@@ -199,7 +199,7 @@ def test_a_pair_is_a_preference(drawn: list[Any], strategy: Any, min_margin: flo
     for chosen, rejected in found.format:
         assert chosen.format == "valid" != rejected.format
     rng.shuffle(candidates)
-    again = match(5, candidates, pairs, 3)
+    again = find_preferences(5, candidates, pairs, 3)
     assert sorted(samples_of(again.similarity)) == sorted(samples_of(found.similarity))
     assert sorted(samples_of(again.format)) == sorted(samples_of(found.format))
 
@@ -244,7 +244,7 @@ def test_a_long_tag_makes_an_answer_malformed_for_training_alone() -> None:
     candidates = [judged(one, pairs) for one in (short, long, unusable)]
     assert (candidates[1].format, candidates[1].score) == ("invalid", None)
     assert long.format == "valid"
-    found = match(1, candidates, pairs, 0)
+    found = find_preferences(1, candidates, pairs, 0)
     assert (samples_of(found.similarity), samples_of(found.format)) == ([], [(0, 1)])
     assert list_of(ranked(*candidates), pairs) == (None, "too_few_answers")
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import psutil
 
-from semtag.store.process_cleanup import RAY, end_with_this
+from semtag.store.process_cleanup import RAY, kill_when_parent_ends
 from tests.conftest import ROOT
 
 PARENT = """
 import subprocess, sys, time
 import psutil
-from semtag.store.process_cleanup import RAY, end_with_this
+from semtag.store.process_cleanup import RAY, kill_when_parent_ends
 child = subprocess.Popen(["sleep", "600"])
-kept = end_with_this([psutil.Process(child.pid)])
+kept = kill_when_parent_ends([psutil.Process(child.pid)])
 print(child.pid, kept.pid, flush=True)
 time.sleep(600)
 """
@@ -56,14 +56,14 @@ def test_those_that_are_gone_already_do_not_matter() -> None:
 def test_a_folder_goes_with_the_process_that_it_is_for(tmp_path: Path) -> None:
     folder = tmp_path / "a folder: of sockets"
     (folder / "deep").mkdir(parents=True)
-    with end_with_this([], str(folder)) as watch:
+    with kill_when_parent_ends([], str(folder)) as watch:
         assert folder.exists() and watch.poll() is None
     assert not folder.exists() and watch.returncode == 0
 
 
 def test_all_of_a_ray_end_with_it_whenever_they_began(tmp_path: Path) -> None:
     own, other = tmp_path / "own", tmp_path / "other"
-    with end_with_this([], str(own)):
+    with kill_when_parent_ends([], str(own)):
         begun = [
             subprocess.Popen(["sleep", "600"], env=os.environ | {RAY: str(folder)}, start_new_session=True)
             for folder in (own, own, other)

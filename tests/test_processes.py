@@ -20,7 +20,7 @@ from semtag.cluster.progress import Progress
 from semtag.configs.errors import UserError
 from semtag.store.layout import RoundLayout
 from semtag.store.run_dir import RunDir
-from semtag.training.worker_messages import Listener, Teller
+from semtag.training.worker_messages import MessageReader, MessageWriter
 from tests.conftest import ROOT
 
 STEPS = 12
@@ -60,7 +60,7 @@ def test_two_processes_learn_as_one(launcher: str, alone: Any, work: Any, tmp_pa
     assert curve(tmp_path, "accuracy")[2:] == pytest.approx(alone[1][2:], abs=1e-6)  # at first there is only noise
     assert counts["steps"] == STEPS
     assert counts["references"] == {"from_sampling": 0, "recomputed_as_not_sampled_by_this_model": 128}
-    assert said.count("the first loss must be") == 1  # one process speaks
+    assert said.count("the first loss must be") == 1  # one process is_main
     assert (layout_of(tmp_path).adapter / "adapter_model.safetensors").stat().st_size > 0
 
 
@@ -166,8 +166,8 @@ def test_errors_of_processes_are_the_stage_s_own(work: Any) -> None:
 def test_what_processes_tell_is_shown_line_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "events.jsonl"
     with Progress("train", "steps") as progress:
-        listener = Listener(file, progress)
-        speaker, silent = Teller(file, speaks=True), Teller(file, speaks=False)
+        listener = MessageReader(file, progress)
+        speaker, silent = MessageWriter(file, is_main=True), MessageWriter(file, is_main=False)
         speaker.begin(8, 2, "lists")
         speaker.say("one")
         silent.say("two")

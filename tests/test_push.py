@@ -109,7 +109,7 @@ def adapter_run(root: Path, base: str, round_: int) -> RunDir:
     run.start(config)
     run.begin(Step("train", round_), config)
     run.finish(Step("train", round_), {}, {})
-    with run.writing(run.layout.round(round_).adapter) as folder:
+    with run.replace_folder(run.layout.round(round_).adapter) as folder:
         (folder / "README.md").write_text("---\nlibrary_name: peft\n---\n")
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
     return run

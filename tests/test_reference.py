@@ -12,7 +12,7 @@ from datasets import Dataset
 from semtag.cluster.progress import Progress
 from semtag.configs.schema import Model
 from semtag.generation.prompts import load_tokenizer
-from semtag.training.reference import audited, settle
+from semtag.training.reference import audited, reference_logprobs
 from semtag.training.tokenized import tokenized
 from semtag.training.trainer import PreferenceTrainer
 from tests.test_training import losses, trainer_for
@@ -44,7 +44,7 @@ def unknown(rows: Dataset) -> Dataset:
 def settled(trainer: PreferenceTrainer, out: Path, tolerance: float = 1e-3) -> tuple[dict[str, int], list[Any], str]:
     said = io.StringIO()
     lists = trainer.train_dataset
-    counts = settle(trainer, lists, tolerance, out / "references.npy", Progress("train", "steps", said))
+    counts = reference_logprobs(trainer, lists, tolerance, out / "references.npy", Progress("train", "steps", said))
     of_rows = trainer.references[lists["row"][:]].tolist()
     return counts, [row[: len(ids)] for row, ids in zip(of_rows, lists["scores"], strict=True)], said.getvalue()
 

@@ -18,8 +18,8 @@ from semtag.configs.load import load_config
 from semtag.configs.schema import Config, Data
 from semtag.generation.readers import Row
 from semtag.generation.records import SAMPLED
-from semtag.generation.replay import Given, Replay, known_ids, read_candidates
-from semtag.generation.texts import Texts
+from semtag.generation.replay import Replay, ReplayedCandidate, known_ids, read_candidates
+from semtag.generation.texts import TextCleaner
 from semtag.store.parquet import read_rows
 from semtag.store.run_dir import RunDir, check_rejected
 from tests.conftest import ROOT, TINY, semtag, tiny_demo, tiny_model
@@ -80,7 +80,7 @@ def test_a_bad_candidate_costs_no_other(bad: Any, config: Config) -> None:
 given = st.none() | st.integers() | st.floats() | st.text() | st.characters(categories=["Cs"])
 objects = st.fixed_dictionaries(
     {"completion": given},
-    optional={name: given | st.lists(given) for name in Given.model_fields if name != "completion"},
+    optional={name: given | st.lists(given) for name in ReplayedCandidate.model_fields if name != "completion"},
 )
 
 
@@ -109,9 +109,9 @@ def test_a_row_per_candidate_is_said() -> None:
     def row(text: str, *completions: str, sample: int = 0) -> Row:
         return Row("a:1", {"text": text, "completions": [*completions], "sample": sample})
 
-    texts = Texts(Data(path="a"), candidates="completions")
+    texts = TextCleaner(Data(path="a"), candidates="completions")
     rows = [row("t", "[a]"), row("t", "[b]", sample=1), row("t", "[a]", sample=2), row("u", "[a]")]
-    assert [getattr(texts.take(one), "reason", None) for one in rows] == [None, "more_candidates", "duplicate", None]
+    assert [getattr(texts.clean(one), "reason", None) for one in rows] == [None, "more_candidates", "duplicate", None]
     assert texts.dropped == {"more_candidates": 1, "duplicate": 1}
     with pytest.raises(UserError, match="more_candidates"):
         check_rejected({"more_candidates": 3}, 4, load_config(ROOT / "configs" / "demo.yaml"), Path("rejects"))

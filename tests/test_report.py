@@ -40,7 +40,7 @@ def report() -> dict[str, Any]:
 def run_of(folder: Path, report: dict[str, Any]) -> RunDir:
     run = RunDir(folder)
     folder.mkdir()
-    with run.writing(run.layout.evaluation) as written:
+    with run.replace_folder(run.layout.evaluation) as written:
         (written / "report.json").write_text(json.dumps(report))
         (written / "answers.parquet").write_bytes(b"kept")
     return run

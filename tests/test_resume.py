@@ -27,7 +27,7 @@ OFTEN = ["sampling.batch_size=4", "sampling.in_flight=1"]
 def test_a_job_killed_in_round_two_ends_as_if_undisturbed(finished_run: Path, tmp_path: Path) -> None:
     """Its stage while it ranks, its command line while it trains; all but those two and the pairs is a copy."""
     arguments, calm, run = tiny_demo(tmp_path, *OFTEN), RunDir(finished_run), RunDir(tmp_path / "demo")
-    shutil.copytree(calm.path, run.here)
+    shutil.copytree(calm.path, run.local_dir)
     undo(run, *(Step(stage, 2) for stage in ("rank", "pairs", "train")))
     layout = run.layout.round(2)
     for folder in (layout.ranked, layout.rejects, layout.pairs, layout.lists, layout.adapter, layout.merged):
@@ -38,8 +38,8 @@ def test_a_job_killed_in_round_two_ends_as_if_undisturbed(finished_run: Path, tm
     training = Step("train", 2)
     assert "checkpoint-" in start(arguments, run, training, KILL, after=1).hit
     assert "resuming from" in start(arguments, run).healed(training)
-    check_nothing_lost(compare_runs(calm, run, rounds=2), run.here)
-    assert not list(run.here.rglob(".*.unfinished"))
+    check_nothing_lost(compare_runs(calm, run, rounds=2), run.local_dir)
+    assert not list(run.local_dir.rglob(".*.unfinished"))
 
 
 def undo(run: RunDir, *steps: Step) -> None:

@@ -16,7 +16,7 @@ from semtag.plan import check_model
 from semtag.store.layout import Step
 from semtag.store.locations import is_hub_name, local_folder
 from semtag.store.rounds import base_of, start_of
-from semtag.store.run_dir import RunDir, shaping_values
+from semtag.store.run_dir import RunDir, result_settings
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo.yaml"
@@ -64,7 +64,7 @@ def test_a_revision_of_a_folder_is_refused(model_path: str) -> None:
 
 def test_another_revision_is_another_run() -> None:
     def values(step: str, *overrides: str) -> dict[str, Any]:
-        return shaping_values(config_of(*overrides), Step(step, int(step == "rank")))
+        return result_settings(config_of(*overrides), Step(step, int(step == "rank")))
 
     assert values("rank") != values("rank", "model.revision=v1")
     assert values("texts") != values("texts", "data.revision=v1")
@@ -74,7 +74,7 @@ def test_another_template_of_the_same_name_is_another_run(tmp_path: Path) -> Non
     template, found = tmp_path / "own.jinja", []
     for text in ("{{ messages }}", "{{ messages[0] }}"):
         template.write_text(text)
-        found.append(shaping_values(config_of(f"model.chat_template={template}"), Step("rank", 1)))
+        found.append(result_settings(config_of(f"model.chat_template={template}"), Step("rank", 1)))
     assert found[0] != found[1]
 
 
@@ -82,7 +82,7 @@ def test_other_examples_in_the_same_file_are_another_run(tmp_path: Path) -> None
     examples, found = tmp_path / "own.jsonl", []
     for text in ("a mill", "a loom"):
         examples.write_text(json.dumps({"text": text, "answer": "[a]"}) + "\n")
-        found.append(shaping_values(config_of(f"prompt.examples={examples}"), Step("rank", 1)))
+        found.append(result_settings(config_of(f"prompt.examples={examples}"), Step("rank", 1)))
     assert found[0] != found[1]
 
 

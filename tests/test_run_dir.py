@@ -21,7 +21,7 @@ from semtag.configs.load import load_config
 from semtag.configs.schema import Config
 from semtag.store.layout import Step
 from semtag.store.locations import write_json
-from semtag.store.run_dir import RunDir, shaping_values
+from semtag.store.run_dir import RunDir, result_settings
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -64,7 +64,7 @@ def test_each_round_is_pinned_by_its_own_keys(tmp_path: Path) -> None:
 
 def test_how_texts_are_dealt_is_pinned_and_a_round_more_of_the_same_texts_is_not(tmp_path: Path) -> None:
     def dealt(*overrides: str) -> dict[str, Any]:
-        return shaping_values(demo(tmp_path, *overrides), Step("texts"))
+        return result_settings(demo(tmp_path, *overrides), Step("texts"))
 
     assert dealt("rounds.count=1") != dealt("rounds.count=2")
     assert dealt("rounds.texts=reuse", "rounds.count=1") == dealt("rounds.texts=reuse", "rounds.count=2")
@@ -83,16 +83,16 @@ def test_steps_go_from_running_to_done(tmp_path: Path) -> None:
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     run = begun(tmp_path)
     ranked = run.layout.round(1).ranked
-    with run.writing(ranked) as folder:
+    with run.replace_folder(ranked) as folder:
         (folder / "a").write_text("first")
-    with pytest.raises(ZeroDivisionError), run.writing(ranked) as folder:
+    with pytest.raises(ZeroDivisionError), run.replace_folder(ranked) as folder:
         (folder / "a").write_text("half")
         raise ZeroDivisionError
     assert (ranked / "a").read_text() == "first"
     assert list(run.path.rglob(".*.partial"))
     run.begin(RANK, run.config())
     assert not list(run.path.rglob(".*.partial"))
-    with run.scratch("x") as folder:
+    with run.temporary_folder("x") as folder:
         assert folder.is_dir()
     assert not folder.exists()
 
@@ -111,7 +111,7 @@ def test_what_is_done_is_synced_before_it_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("os.fsync", synced)
     monkeypatch.setattr("os.rename", lambda old, new: (rename(old, new), seen.append(("named", name(new)))))
     monkeypatch.setattr("os.replace", lambda old, new: (replace(old, new), seen.append(("named", name(new)))))
-    with run.writing(run.layout.texts) as folder:
+    with run.replace_folder(run.layout.texts) as folder:
         (folder / "deep").mkdir()
         (folder / "deep" / "file").write_text("x")
     inside = [".texts.partial/deep", ".texts.partial/deep/file", ".texts.partial"]
@@ -135,7 +135,7 @@ def test_an_older_folder_is_there_until_the_new_one_is(
 
     monkeypatch.setattr("semtag.store.locations.remove", removing)
     for content in ("old", "new"):
-        with run.writing(run.layout.texts) as folder:
+        with run.replace_folder(run.layout.texts) as folder:
             (folder / content).write_text("x")
     assert there == [False, True]
     assert [file.name for file in run.layout.texts.iterdir()] == ["new"]
@@ -150,7 +150,7 @@ def test_there_is_no_moment_without_a_folder(tmp_path: Path) -> None:
             missed.append(not run.layout.texts.exists())
 
     for number in range(30):
-        with run.writing(run.layout.texts) as folder:
+        with run.replace_folder(run.layout.texts) as folder:
             (folder / str(number)).write_text("x")
         if not number:
             (watcher := threading.Thread(target=look)).start()

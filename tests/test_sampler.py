@@ -21,7 +21,7 @@ from semtag.generation.parse import answer_pattern
 from semtag.generation.prompts import PLAIN_TEMPLATE, build_messages, load_tokenizer, takes_system_role
 from semtag.generation.records import TEXT
 from semtag.generation.sampler import Sampler, engine_arguments, sampling_parameters, seed_of
-from semtag.training.reference import settle
+from semtag.training.reference import reference_logprobs
 from semtag.training.tokenized import tokenized
 from tests.conftest import ROOT, TINY, tiny_model
 from tests.test_training import losses, trainer_for
@@ -172,7 +172,7 @@ def test_what_was_sampled_serves_as_reference_in_training(plain: Engine, base: s
     assert known > 4  # a random model breaks characters off, and such a completion is not trusted
     said = io.StringIO()
     trainer = trainer_for(base, lists, tmp_path, beta=0.5)
-    counts = settle(trainer, lists, 1e-3, tmp_path / "kept.npy", Progress("x", "steps", said))
+    counts = reference_logprobs(trainer, lists, 1e-3, tmp_path / "kept.npy", Progress("x", "steps", said))
     assert counts["from_sampling"] == known and "they serve" in said.getvalue()
     assert losses(trainer)[0] == pytest.approx(1.0, rel=1e-3)
 

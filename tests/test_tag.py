@@ -23,7 +23,7 @@ from semtag.configs.data import Data
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
 from semtag.generation.records import SAMPLED, Candidate, SampledText, sampled_counts
-from semtag.generation.vote import elect
+from semtag.generation.vote import majority_vote
 from semtag.store.parquet import RowWriter
 from semtag.store.run_dir import RunDir
 from semtag.tag_corpus import ROW, _joined
@@ -41,14 +41,14 @@ def voters(*lists: list[str]) -> list[Candidate]:
 
 
 def test_votes_by_hand() -> None:
-    won = elect(voters(["red", "blue"], ["Red", "green"], ["blue", "red"], [], ["grey"]))
+    won = majority_vote(voters(["red", "blue"], ["Red", "green"], ["blue", "red"], [], ["grey"]))
     assert (won.tags, won.format, won.answer) == (["red", "blue"], "valid", "[red][blue]")
-    assert elect(voters(["red", "blue"], ["Red"], ["blue"], ["red"])).tags == ["red"]  # lengths 2, 1, 1, 1
-    won = elect(voters(["red", "blue"], ["Red", "green"], ["blue", "red"]))
+    assert majority_vote(voters(["red", "blue"], ["Red"], ["blue"], ["red"])).tags == ["red"]  # lengths 2, 1, 1, 1
+    won = majority_vote(voters(["red", "blue"], ["Red", "green"], ["blue", "red"]))
     assert won.tags == ["red", "blue"]
-    assert elect(voters(["a", "b"], ["c", "d"])).tags == ["a", "c"]  # equal votes: further in front, then first
-    assert elect(voters(["b", "a"], ["a", "c"])).tags == ["a", "b"]
-    assert elect(voters([], [])).format == "invalid"
+    assert majority_vote(voters(["a", "b"], ["c", "d"])).tags == ["a", "c"]  # equal votes: further in front, then first
+    assert majority_vote(voters(["b", "a"], ["a", "c"])).tags == ["a", "b"]
+    assert majority_vote(voters([], [])).format == "invalid"
     assert sampled_counts([SampledText(1, "", None, "{}", "tag", candidates=[won])]) == Counts(
         texts=1, candidates=1, valid=1
     )  # no tokens of its own
@@ -57,7 +57,7 @@ def test_votes_by_hand() -> None:
 @example([["red"], ["blue"], ["blue", "red"]])  # most name red, and as many blue, which stands further in front
 @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=3, unique_by=str.casefold), max_size=6))
 def test_only_what_was_named_is_elected_and_nothing_twice(lists: list[list[str]]) -> None:
-    tags = elect(voters(*lists)).tags
+    tags = majority_vote(voters(*lists)).tags
     assert set(tags) <= {tag for own in lists for tag in own}
     assert len({tag.casefold() for tag in tags}) == len(tags)
     assert bool(tags) == any(lists)

@@ -42,13 +42,13 @@ def tagged(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *overrides: s
     work, told = RunDir(out.with_name(f"{out.name}.unfinished")), io.StringIO()
 
     def answer(texts: Place, *others: Any) -> Any:
-        with RowWriter(work.here / "answers.parquet", SAMPLED) as answers:
+        with RowWriter(work.local_dir / "answers.parquet", SAMPLED) as answers:
             for row in read_rows(texts):
                 said = f"[{row['text'].split()[-1]}]"
                 candidate = replace(read_candidate(config.prompt, 0, said, "stop"), score=0.5)
                 more = {"cut": len(row["text"]) > 99, "candidates": [vars(candidate)]}
                 answers.write(dict.fromkeys(SAMPLED.names) | row | more)
-        return others[-1]([work.here / "answers.parquet"])
+        return others[-1]([work.local_dir / "answers.parquet"])
 
     monkeypatch.setattr(tag_texts, "check_model", lambda *_, **__: None)
     monkeypatch.setattr(tag_texts, "finish", answer)

@@ -25,7 +25,7 @@ from semtag.generation.records import Text
 from semtag.generation.texts import (
     HELD_OUT,
     VALIDATION,
-    Texts,
+    TextCleaner,
     assign,
     hold_out,
     normalise,
@@ -133,9 +133,9 @@ def test_texts_that_look_the_same_have_one_id(text: str) -> None:
 
 
 def test_texts_that_look_the_same_are_one_and_keep_their_spelling() -> None:
-    texts = Texts(Data(path="a"))
+    texts = TextCleaner(Data(path="a"))
     rows = ["\u200b\u200d\ufeff", "A can\u200dal.", "A ca\u200bnal.", "A \u00ad canal.", "A lock."]
-    records = [texts.take(Row("a", {"text": text})) for text in rows]
+    records = [texts.clean(Row("a", {"text": text})) for text in rows]
     assert [getattr(record, "reason", None) for record in records] == [
         "empty_text",
         None,

@@ -28,7 +28,7 @@ class Sequences(NamedTuple):
     labels: list[int]
 
 
-def lay_out(prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Sequences:
+def build_sequence(prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Sequences:
     """Lay out the sequence of one list; the prompt and each completion have at least one token.
 
     Example: prompt `[1, 2]` and completions `[[3, 4], [5, 6]]` become ids `[1, 2, 3, 2, 5]`, positions
@@ -44,7 +44,7 @@ def lay_out(prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Sequ
     return laid
 
 
-def into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Assign sequences to rows: as many rows as keep padding under MOST_PADDING, else the rows with least padding.
 
     Many short rows are best, because attention costs the square of a row's length. A row holds at most `budget` tokens,
@@ -76,7 +76,7 @@ def _spread(lengths: Sequence[int], count: int) -> tuple[list[list[int]], list[i
     return rows, used
 
 
-def may_see(lists: Tensor, completions: Tensor) -> Callable[..., Tensor]:
+def attention_rule(lists: Tensor, completions: Tensor) -> Callable[..., Tensor]:
     """Make a function of index tensors (r, head, i, j): whether position i of row r sees position j.
 
     `lists` and `completions` are [R, L]. `lists` holds the index in the row of a position's list, or -1 for padding. A
@@ -92,25 +92,25 @@ def may_see(lists: Tensor, completions: Tensor) -> Callable[..., Tensor]:
 
 
 def dense_mask(lists: Tensor, completions: Tensor) -> Tensor:
-    """Make the bool attention mask [R, 1, L, L] of `may_see`, for sdpa."""
+    """Make the bool attention mask [R, 1, L, L] of `attention_rule`, for sdpa."""
     rows, places = (torch.arange(size, device=lists.device) for size in lists.shape)
-    return may_see(lists, completions)(rows[:, None, None], 0, places[:, None], places).unsqueeze(1)
+    return attention_rule(lists, completions)(rows[:, None, None], 0, places[:, None], places).unsqueeze(1)
 
 
 def packed_mask(lists: Tensor, completions: Tensor) -> Tensor:
     """Make the mask [R, 1, L, L] to add to attention scores, for rows joined one after another without padding.
 
-    The mask is 0 where `may_see` allows attention, and -inf elsewhere. On the diagonal of padding the mask is -inf too,
-    because this marks the end of a row.
+    The mask is 0 where `attention_rule` allows attention, and -inf elsewhere. On the diagonal of padding the mask is
+    -inf too, because this marks the end of a row.
     """
     seen = dense_mask(lists, completions) & (lists >= 0)[:, None, :, None]
     return torch.zeros(seen.shape, device=lists.device).masked_fill_(~seen, -torch.inf)
 
 
 def block_mask(lists: Tensor, completions: Tensor) -> BlockMask:
-    """Make the mask of `may_see` for flex attention, which skips blocks that no position sees."""
+    """Make the mask of `attention_rule` for flex attention, which skips blocks that no position sees."""
     rows, length = lists.shape
-    return create_block_mask(may_see(lists, completions), rows, None, length, length, device=lists.device)
+    return create_block_mask(attention_rule(lists, completions), rows, None, length, length, device=lists.device)
 
 
 class ListCollator:
@@ -140,10 +140,10 @@ class ListCollator:
         for index, example in enumerate(examples):
             own, size = example["completion_ids"], len(example["completion_ids"]) if self.shared else 1
             for first in range(0, len(own), size):
-                laid.append(lay_out(example["prompt_ids"], own[first : first + size]))
+                laid.append(build_sequence(example["prompt_ids"], own[first : first + size]))
                 slots.append(index * most + first)
         sizes = [len(one.ids) for one in laid]
-        rows = into_rows(sizes, self.budget) if self.shared else [[index] for index in range(len(laid))]
+        rows = pack_rows(sizes, self.budget) if self.shared else [[index] for index in range(len(laid))]
         return batch | self._rows(laid, slots, rows)
 
     def _rows(self, laid: list[Sequences], slots: list[int], rows: list[list[int]]) -> dict[str, Tensor]:

@@ -9,26 +9,26 @@ from typing import Any
 
 from semtag.cluster.placement import check_training_fits, training_need
 from semtag.cluster.progress import Progress
-from semtag.cluster.ray_session import nodes_there, place, ray_session
+from semtag.cluster.ray_session import live_nodes, place, ray_session
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
 from semtag.store.background import repeating
 from semtag.store.process_cleanup import end_with_parent
 from semtag.store.run_dir import RunDir
-from semtag.training.worker import learn, work
-from semtag.training.worker_messages import Listener
+from semtag.training.worker import train_worker, work
+from semtag.training.worker_messages import MessageReader
 
 # Use loopback, because the processes of one machine need no network.
 ONE_MACHINE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None:
-    """Run `learn` for a round with `training.launcher`, and wait for the end.
+    """Run `train_worker` for a round with `training.launcher`, and wait for the end.
 
     Raises UserError for a problem that the user can fix, in whichever process the problem arose.
     """
     if config.training.launcher == "local":
-        learn(run, config, number, progress)
+        train_worker(run, config, number, progress)
         return
     if config.training.parallel.startswith("zero") and find_spec("deepspeed") is None:
         raise UserError(
@@ -36,7 +36,7 @@ def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None
             "Install Semtag with the extra cpu or gpu, or set training.parallel to ddp or fsdp2.",
         )
     # Show the messages of the processes while they train.
-    listener = Listener(run.layout.round(number).training / "events.jsonl", progress)
+    listener = MessageReader(run.layout.round(number).training / "events.jsonl", progress)
     start = _by_accelerate if config.training.launcher == "accelerate" else _on_ray
     try:
         with repeating(listener.show, every=0.5):
@@ -66,7 +66,7 @@ def _on_ray(run: RunDir, config: Config, number: int, events: Path) -> None:
     if config.cluster.address == "local":
         os.environ |= {key: value for key, value in ONE_MACHINE.items() if key not in os.environ}
     with ray_session(config, actors=False, cpus=config.training.workers):
-        check_training_fits(training_need(config), nodes_there(), place(config))
+        check_training_fits(training_need(config), live_nodes(), place(config))
         _fit(run, config, number, events)
 
 

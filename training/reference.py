@@ -30,7 +30,7 @@ class Audit(NamedTuple):
     largest: float
 
 
-def settle(
+def reference_logprobs(
     trainer: "PreferenceTrainer", lists: Dataset, tolerance: float, kept: Path, progress: Progress
 ) -> dict[str, int]:
     """Set the trainer's reference log-probabilities; return and print their number by source.

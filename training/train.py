@@ -37,7 +37,7 @@ def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
     outcome = json.loads((layout.training / "outcome.json").read_text())
     curve, counts = outcome["curve"], outcome["counts"]
     # Write the adapter with its tokenizer, curve and model card.
-    with run.writing(layout.adapter) as folder:
+    with run.replace_folder(layout.adapter) as folder:
         shutil.copytree(layout.training / "adapter", folder, dirs_exist_ok=True)
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which Semtag never leaves in a run
         tokenizer.save_pretrained(str(folder))
@@ -45,7 +45,7 @@ def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
         card = model_card(config, number, counts[config.training.rows], curve)
         (folder / "README.md").write_text(card, encoding="utf-8")
     progress.say("merging the adapter into the weights")
-    with run.writing(layout.merged) as folder:
+    with run.replace_folder(layout.merged) as folder:
         merge(base, local_folder(uri(layout.adapter)), folder)
     _warn_if_falling(curve, progress)
     weights = {folder.name: weights_hash(folder) for folder in (layout.adapter, layout.merged)}
@@ -64,7 +64,7 @@ def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: An
     kind, longest, done = training.rows, training.max_length, layout.training / "rows"
     if done.exists():
         return
-    with run.scratch("rows") as scratch:
+    with run.temporary_folder("rows") as scratch:
         source = layout.lists if kind == "lists" else layout.pairs
         loaded = load_rows(Path(local_folder(uri(source))), kind, scratch)
         progress.say(f"tokenising {len(loaded):,} {kind}")

@@ -141,7 +141,7 @@ class PreferenceTrainer(DPOTrainer):
         plain = self.accelerator.unwrap_model(self.model)
         return plain.disable_adapter() if isinstance(plain, PeftModel) else contextlib.nullcontext()
 
-    def choose_sequences(self, say: Callable[[str], None]) -> None:
+    def stop_sharing_prompts_if_unsafe(self, say: Callable[[str], None]) -> None:
         """Give each completion a sequence of its own, and print the reason, if the model cannot share prompts.
 
         Models with a state or a convolution cannot, because completions that share a prompt change each other's

@@ -19,19 +19,19 @@ from semtag.store.locations import is_hub_name, local_folder
 from semtag.store.process_cleanup import end_with_parent
 from semtag.store.rounds import start_of
 from semtag.store.run_dir import RunDir
-from semtag.training.worker_messages import Teller
+from semtag.training.worker_messages import MessageWriter
 
 KINDS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}  # accelerate's names for kinds that share state
 
 
-def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
+def train_worker(run: RunDir, config: Config, number: int, progress: Progress) -> None:
     """Fine-tune a LoRA adapter on a round's tokenised rows, from the last checkpoint, and save the adapter beside them.
 
     outcome.json gets the curve, with an entry for each optimizer step, and the counts.
     """
     from datasets import Dataset
 
-    from semtag.training.reference import settle
+    from semtag.training.reference import reference_logprobs
     from semtag.training.tokenized import split
     from semtag.training.trainer import BeforeFirstStep, ShowProgress
 
@@ -46,10 +46,10 @@ def learn(run: RunDir, config: Config, number: int, progress: Progress) -> None:
     _check_processes(trainer.accelerator, training)
 
     def before_first_step() -> None:
-        trainer.choose_sequences(progress.say)
+        trainer.stop_sharing_prompts_if_unsafe(progress.say)
         if training.loss != "likelihood":
             kept, tolerance = folder / "references.npy", training.reference_tolerance
-            counts["references"] = settle(trainer, rows, tolerance, kept, progress)
+            counts["references"] = reference_logprobs(trainer, rows, tolerance, kept, progress)
 
     trainer.add_callback(BeforeFirstStep(before_first_step))
     trainer.add_callback(ShowProgress(progress))
@@ -203,12 +203,12 @@ def last_checkpoint(folder: Path) -> str | None:
 def work(folder: str, number: int, events: str, rank: int) -> None:
     """Run process `rank` of a round's training in the run at `folder`; write errors to `events` and raise them."""
     set_environment()
-    teller = Teller(Path(events), speaks=rank == 0)
+    messages = MessageWriter(Path(events), is_main=rank == 0)
     try:
         run = RunDir(folder)
-        learn(run, run.config().of_round(number), number, teller)
+        train_worker(run, run.config().of_round(number), number, messages)
     except BaseException as error:
-        teller.failed(error)
+        messages.failed(error)
         raise
 
 

@@ -10,12 +10,12 @@ from semtag.cluster.progress import Progress
 from semtag.configs.errors import UserError
 
 
-class Teller(Progress):
-    """Progress of a training process, written for `Listener`. If `speaks` is false, only errors are written."""
+class MessageWriter(Progress):
+    """Progress of a training process, written for `MessageReader`. If `is_main` is false, only errors are written."""
 
-    def __init__(self, file: Path, speaks: bool) -> None:
+    def __init__(self, file: Path, is_main: bool) -> None:
         super().__init__("train", "steps", io.StringIO())
-        self._file, self._speaks = file, speaks
+        self._file, self._is_main = file, is_main
 
     def say(self, message: str) -> None:
         """Write a line to show."""
@@ -33,20 +33,20 @@ class Teller(Progress):
 
     def failed(self, error: BaseException) -> None:
         """Write the error that ends this process."""
-        self._speaks = True
+        self._is_main = True
         if isinstance(error, UserError):
             self._tell("mistake", error.what, error.mend)
         else:
             self._tell("trace", "".join(traceback.format_exception(error)[-12:]))
 
     def _tell(self, *event: Any) -> None:
-        if self._speaks:
+        if self._is_main:
             # Append each line by one short write, so that the lines of several processes do not mix.
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
 
 
-class Listener:
+class MessageReader:
     """Reader of `file` that shows the messages of training processes on `progress` and keeps the first error."""
 
     def __init__(self, file: Path, progress: Progress) -> None:

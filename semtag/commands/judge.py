@@ -6,7 +6,7 @@ from pathlib import Path
 from semtag.cluster.stage_process import as_process
 from semtag.commands.arguments import add_run, positive
 from semtag.configs.errors import UserError
-from semtag.store.locations import naming_store
+from semtag.store.locations import explain_store_errors
 from semtag.store.run_dir import RunDir
 
 HELP = "compare two arms' tags blindly: by a person, on a page, or by a language model"
@@ -39,7 +39,7 @@ def run(arguments: Namespace) -> int:
         problem = "--out has no effect with --results: Semtag writes the analysis beside the first file of --results."
         raise UserError(problem, "Leave --out out.")
     run = RunDir(arguments.run)
-    with naming_store(run.path):
+    with explain_store_errors(run.path):
         run.config()  # raises UserError where there is no run
         # Each branch imports its own module, because `semtag --help` must load no heavy library.
         if arguments.results:

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from semtag.commands.arguments import add_run
-from semtag.store.locations import naming_store
+from semtag.store.locations import explain_store_errors
 from semtag.store.run_dir import RunDir
 
 HELP = "upload the tagger to the Hugging Face hub, into a private repository"
@@ -22,7 +22,7 @@ def run(arguments: Namespace) -> int:
     from semtag.training.push import push
 
     run = RunDir(arguments.run)
-    with naming_store(run.path):
+    with explain_store_errors(run.path):
         config = run.config()
         with run.lock():
             print(push(run, config, arguments.name, arguments.merged, arguments.public))

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from semtag.commands.arguments import add_run
-from semtag.store.locations import naming_store
+from semtag.store.locations import explain_store_errors
 from semtag.store.run_dir import RunDir
 
 HELP = "check a run's files against every invariant; exit status 0 or 1"
@@ -20,7 +20,7 @@ def run(arguments: Namespace) -> int:
     from semtag.verify import verify
 
     run = RunDir(arguments.run)
-    with naming_store(run.path):
+    with explain_store_errors(run.path):
         run.config()  # raises UserError first, because a folder that is no run gets no lock file
         with run.lock(reading=True):
             found = verify(run)
