@@ -237,7 +237,8 @@ def _choose_rejected(text_id: int, best: Candidate, others: list[Candidate], pai
 
 def _score(candidate: Candidate) -> float:
     """Return the score of a candidate with tags."""
-    assert candidate.score is not None
+    if candidate.score is None:
+        raise ValueError(f"sample {candidate.sample} has tags and no score")
     return candidate.score
 
 

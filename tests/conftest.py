@@ -4,6 +4,7 @@ import atexit
 import functools
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ TINY = [
 
 # Files that use the finished run but do not make it, the longest first.
 LAST = [
-    *("test_resume.py", "test_verify.py", "test_tag.py", "test_replay.py", "test_python.py", "test_verify_pairs.py"),
+    *("test_resume.py", "test_verify.py", "test_replay.py", "test_python.py", "test_verify_pairs.py"),
     *("test_push.py", "test_submit.py"),
 ]
 
@@ -90,6 +91,15 @@ def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProces
     """Run the command line as a user does."""
     command = [sys.executable, "-m", "semtag", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def readme_lines(run: str, pairs: str) -> str:
+    """The README's lines of Python, with others in place of those that make a run and read its pairs."""
+    [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    for name, line in (("run", run), ("pairs", pairs)):
+        lines, found = re.subn(rf"^{name} = semtag\..*$", lambda _, line=line: line, lines, flags=re.MULTILINE)
+        assert found == 1
+    return str(lines)
 
 
 @functools.cache

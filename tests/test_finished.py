@@ -213,7 +213,7 @@ def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> No
     out.mkdir()
     counts = _split([folder.rows / "a_000000-0.parquet"], expected, out, tmp_path)
     assert [row["text_id"] for row in read_rows(out)] == [5, 8, 2]
-    assert (counts["texts"], counts["ranked"], counts["rejects"]) == (4, 3, {"not_a_number": 1})
+    assert (counts.texts, counts.ranked, counts.rejects) == (4, 3, {"not_a_number": 1})
     assert (expected.repeated, expected.unknown, expected.left()) == (2, 1, 0)
     [reject] = read_rows(tmp_path / "rows.parquet")
     assert reject["reason"] == "not_a_number"

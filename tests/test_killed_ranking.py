@@ -49,6 +49,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["configs/demo.yaml", f"data.path={folder / 'texts.parquet'}", *models, *replay]
 
 
+@pytest.mark.cluster
 def test_a_real_ranking_heals(arguments: list[str]) -> None:
     """Its command line is killed with some blocks done: one loses its rows, one comes twice, one is pending still.
 

@@ -53,7 +53,7 @@ def check_same(found: list[float], expected: list[float]) -> None:
     assert found == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("launcher", ["accelerate", "ray"])
+@pytest.mark.parametrize("launcher", ["accelerate", pytest.param("ray", marks=pytest.mark.cluster)])
 def test_two_processes_learn_as_one(launcher: str, alone: Any, work: Any, tmp_path: Path) -> None:
     counts, said = work(*SHORT, *TWO, f"training.launcher={launcher}")
     check_same(curve(tmp_path), alone[0])

@@ -1,6 +1,7 @@
 """Semtag from Python: light to import, and the same runs as by the command line."""
 
 import doctest
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,18 @@ def test_a_finished_run_is_done_at_once_and_gives_its_pairs(finished_run: Path, 
     assert pairs.column_names == semtag.PAIR_COLUMNS
     assert [message["role"] for message in pairs[0]["chosen"]] == ["assistant"]
     assert {"prompt", "chosen", "rejected"} <= set(semtag.load_pairs(str(finished_run)).column_names)
+
+
+def test_the_readme_makes_a_run_and_reads_its_pairs(finished_run: Path) -> None:
+    """Its line that makes a run has keys that are there; its line that reads pairs reads those of a run."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    make, read = (re.search(rf"^{name} = semtag\..*$", readme, re.MULTILINE) for name in ("run", "pairs"))
+    assert make and read
+    names: dict[str, Any] = {"semtag": semtag}
+    exec(make[0].replace("semtag.run(", "semtag.load_config("), names)
+    assert (names["run"].run.name, names["run"].data.path) == ("mine", "texts.jsonl")
+    exec(read[0], names | {"run": finished_run}, names)
+    assert len(names["pairs"]) > 0
 
 
 def test_what_is_no_run_has_no_pairs(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
 from semtag.configs.schema import Config, Data
 from semtag.generation.readers import Row
-from semtag.generation.records import SAMPLED
+from semtag.generation.records import SAMPLED, SampledText, from_table, to_table
 from semtag.generation.replay import Replay, ReplayedCandidate, known_ids, read_candidates
 from semtag.generation.texts import TextCleaner
 from semtag.store.parquet import read_rows
@@ -126,10 +126,10 @@ def test_a_template_that_refuses_a_text_costs_no_other(tmp_path: Path) -> None:
     config = load_config(ROOT / "configs" / "demo.yaml", [*TINY, template])
     replay = Replay(config, tiny_model(), SimpleNamespace(add=lambda *counts, **how: None))  # type: ignore[arg-type]
     meta = json.dumps({"completions": [GOOD]})
-    rows = [{"text_id": i, "text": text, "meta": meta} for i, text in enumerate(["fine", "forbidden"])]
-    first, second = asyncio.run(replay(pa.Table.from_pylist(rows))).to_pylist()
-    assert (first.reason, first["candidates"][0].answer) == (None, GOOD)
-    assert (second.reason, second["candidates"]) == ("refused_by_template", [])
+    texts = [SampledText(i, text, None, meta, "replay") for i, text in enumerate(["fine", "forbidden"])]
+    first, second = from_table(asyncio.run(replay(to_table(texts))))
+    assert (first.reason, first.candidates[0].answer) == (None, GOOD)
+    assert (second.reason, second.candidates) == ("refused_by_template", [])
 
 
 @pytest.mark.cluster

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from semtag.tag_corpus import ROW, _joined
 from semtag.tag_files import WRITERS
 from semtag.tag_job import tagger_config
 from semtag.tagger import COLUMNS, Tagger
-from tests.conftest import ROOT, TEXTS, semtag, tiny_model
+from tests.conftest import ROOT, TEXTS, readme_lines, semtag, tiny_model
 from tests.test_cli import fails
 
 WORDS = ["red", "Red", "blue", "green", "grey", "white"]
@@ -92,13 +91,15 @@ def tagged(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
-    finished_run: Path, corpus: Path, tmp_path: Path
-) -> None:
+TAGGING = ["prompt.max_tags=2", "prompt.max_tag_words=1", "sampling.max_tokens=40", "sampling.dtype=float32"]
+
+
+def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "tags.jsonl"
     options = ["--data", str(corpus), "--constrained", "--score", "data.column=body"]
-    options += ["sampling.batch_size=10", "sampling.in_flight=1"]
-    command = [sys.executable, "-m", "semtag", "tag", str(finished_run), *options, "--out", str(out)]
+    # A model alone comes without a run's settings.
+    options += [*TAGGING, "scoring.model=all-MiniLM-L6-v2", "sampling.batch_size=10", "sampling.in_flight=1"]
+    command = [sys.executable, "-m", "semtag", "tag", tiny_model(), *options, "--out", str(out)]
     job = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     finished = tmp_path / "tags.jsonl.unfinished" / "finished"
     deadline = time.monotonic() + 300
@@ -108,9 +109,9 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
     assert not out.exists()
-    said = fails("tag", str(finished_run), *options, "--votes", "3", "--out", str(out))
+    said = fails("tag", tiny_model(), *options, "--votes", "3", "--out", str(out))
     assert "votes: 1 when it began, 3 now" in said
-    again = semtag("tag", str(finished_run), *options, "--out", str(out))
+    again = semtag("tag", tiny_model(), *options, "--out", str(out))
     assert again.returncode == 0, again.stdout + again.stderr
     assert "were tagged before" in again.stdout
     assert not finished.parent.exists()
@@ -125,8 +126,8 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     rejects = tagged(tmp_path / "tags.jsonl.rejects.jsonl")
     assert [row["reason"] for row in rejects] == ["null_text", "empty_text", "too_long", "broken_line"]
     assert rejects[2]["row"]["number"] == -3
-    check_tagger_agrees(finished_run, corpus, rows, tmp_path)
-    assert "exists already" in fails("tag", str(finished_run), *options, "--out", str(out))
+    check_tagger_agrees(corpus, rows, tmp_path)
+    assert "exists already" in fails("tag", tiny_model(), *options, "--out", str(out))
 
 
 # What the README's lines are followed by, within their `with`.
@@ -139,18 +140,18 @@ MORE = """
 """
 
 
-def check_tagger_agrees(run: Path, corpus: Path, rows: list[dict[str, Any]], folder: Path) -> None:
-    """Run the README's lines of Python as a script without a guard; its answers must be those of `semtag tag`."""
-    [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    lines = re.sub(r"semtag\.run\(.*\)(?=  #)", f"semtag.run({str(run / 'config.yaml')!r})", lines)
-    lines = lines.replace("Tagger(run)", "Tagger(run, constrained=True)")  # a random model is malformed without
+def check_tagger_agrees(corpus: Path, rows: list[dict[str, Any]], folder: Path) -> None:
+    """Run the README's lines on a Tagger as a script without a guard; its answers must be those of `semtag tag`."""
+    sections = {"prompt": {"max_tags": 2, "max_tag_words": 1}, "sampling": {"max_tokens": 40, "dtype": "float32"}}
+    lines = readme_lines(f"run = {tiny_model()!r}", "pairs = None")
+    # A random model is malformed without the grammar.
+    lines = lines.replace("Tagger(run)", f"Tagger(run, constrained=True, **{sections})")
     (folder / "script.py").write_text(lines.rstrip() + MORE, encoding="utf-8")
     given = [row["body"] for row in map(read_line, corpus.read_text(encoding="utf-8").splitlines()) if row]
     (folder / "texts.json").write_text(json.dumps(given), encoding="utf-8")
     command, path = [sys.executable, "script.py"], {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=os.environ | path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "All is done already" in done.stdout
     answers, dataset = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
     expected = iter([[row["tags"], row["tags_format"]] for row in rows])
     odd = {40: "null_text", 41: "empty_text", 42: "too_long"}
@@ -226,13 +227,13 @@ def test_csv_holds_answers_and_is_read_back(tmp_path: Path) -> None:
         ]
 
 
-def test_what_cannot_be_tagged_is_said(finished_run: Path, tmp_path: Path, corpus: Path) -> None:
+def test_what_cannot_be_tagged_is_said(tmp_path: Path, corpus: Path) -> None:
     data = ["--data", str(corpus)]
-    assert "ends in .jsonl" in fails("tag", str(finished_run), *data, "--out", str(tmp_path / "tags.xlsx"))
+    assert "ends in .jsonl" in fails("tag", tiny_model(), *data, "--out", str(tmp_path / "tags.xlsx"))
     assert "neither a run directory nor a model" in fails(
         "tag", str(tmp_path), *data, "--out", str(tmp_path / "tags.jsonl")
     )
-    assert "No such file" in fails("tag", str(finished_run), "--data", "no.jsonl", "--out", str(tmp_path / "a.jsonl"))
+    assert "No such file" in fails("tag", tiny_model(), "--data", "no.jsonl", "--out", str(tmp_path / "a.jsonl"))
     taken = tmp_path / "taken.jsonl"
     taken.write_text('{"text": "a word", "tags": 1}\n')
-    assert "['tags']" in fails("tag", str(finished_run), "--data", str(taken), "--out", str(tmp_path / "b.jsonl"))
+    assert "['tags']" in fails("tag", tiny_model(), "--data", str(taken), "--out", str(tmp_path / "b.jsonl"))

@@ -150,7 +150,7 @@ def test_values_without_types_keep_what_they_are(tmp_path: Path, monkeypatch: py
     ]
     out = tmp_path / "tags.parquet"
     said = tagged(lines(tmp_path / "rows.jsonl", *rows), out, monkeypatch)
-    assert "as JSON text in the Parquet file: number, mixed, empty, long" in said
+    assert "become JSON text in the Parquet file: number, mixed, empty, long" in said
     found = pq.read_table(out).to_pydict()
     assert found["day"] == ["2024-06-01", "2024-06-02", None, None] and found["at"][0] == "2024-06-01T12:00:00"
     assert found["late"] == [None, None, "text", None]
