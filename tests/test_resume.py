@@ -30,8 +30,9 @@ def test_a_job_killed_in_round_two_ends_as_if_undisturbed(finished_run: Path, tm
     shutil.copytree(calm.path, run.local_dir)
     undo(run, *(Step(stage, 2) for stage in ("rank", "pairs", "train")))
     layout = run.layout.round(2)
-    for folder in (layout.ranked, layout.rejects, layout.pairs, layout.lists, layout.adapter, layout.merged):
-        shutil.rmtree(folder)
+    for folder in (run.local_dir / "round-2").iterdir():
+        if folder != layout.validation:
+            shutil.rmtree(folder)
     torment = Torment([*arguments, "--round", "2"], layout, random.Random(0), store=None)
     story = {"met": {"driver": 1}, "missed": {}, "starts": 2, "starts in vain": 0}
     assert torment.run(["driver"], pause=0) == story
