@@ -66,6 +66,8 @@ TINY = [
 ]
 
 
+# The file that makes the finished run, and then the longest of those that do not use it.
+FIRST = ["test_whole_run.py", "test_tag.py", "test_processes.py", "test_killed_ranking.py", "test_chaos.py"]
 # Files that use the finished run but do not make it, the longest first.
 LAST = [
     *("test_resume.py", "test_verify.py", "test_replay.py", "test_python.py", "test_verify_pairs.py"),
@@ -74,9 +76,10 @@ LAST = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Makes the finished run first, asks for it again last: workers, which take file after file, seldom wait for it."""
-    order = {"test_whole_run.py": 0} | {name: 2 + place for place, name in enumerate(LAST)}
-    items.sort(key=lambda item: order.get(item.path.name, 1))
+    """Make the finished run first and use it last, so that workers, which take file after file, seldom wait for it."""
+    order = {name: place - len(FIRST) for place, name in enumerate(FIRST)}
+    order |= {name: 1 + place for place, name in enumerate(LAST)}
+    items.sort(key=lambda item: order.get(item.path.name, 0))
 
 
 TEXTS = [

@@ -70,7 +70,8 @@ def test_the_readme_makes_a_run_and_reads_its_pairs(finished_run: Path) -> None:
     names: dict[str, Any] = {"semtag": semtag}
     exec(make[0].replace("semtag.run(", "semtag.load_config("), names)
     assert (names["run"].run.name, names["run"].data.path) == ("mine", "texts.jsonl")
-    exec(read[0], names | {"run": finished_run}, names)
+    names["run"] = finished_run
+    exec(read[0], names)
     assert len(names["pairs"]) > 0
 
 
