@@ -46,7 +46,7 @@ CHUNK = 1024  # rows whose answers are looked up together
 
 
 @dataclass
-class Counts:
+class TagCounts:
     """Counts of rows: tagged rows by format and by defect, rejected rows by reason."""
 
     formats: Counter[str] = field(default_factory=Counter)
@@ -56,7 +56,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RowAnswer:
     """The answer to a row's text, or the reason why the row has no answer."""
 
     reason: str | None = None
@@ -131,7 +131,7 @@ def _answer(work: RunDir, job: dict[str, Any], config: Config, progress: Progres
 def _write(work: RunDir, job: dict[str, Any], answers: list[Place], column: str) -> StepCounts:
     """Join rows and answers, and write the output and the rejects. Each file appears whole or not at all."""
     out = work.local_dir.with_name(job["out"])
-    counts = Counts()
+    counts = TagCounts()
     # Write into a scratch folder, then move the finished files.
     with work.temporary_folder("joined") as scratch:
         whole, rejects = scratch / out.name, scratch / "rejects.jsonl"
@@ -152,8 +152,8 @@ def _write(work: RunDir, job: dict[str, Any], answers: list[Place], column: str)
     }
 
 
-def _tagged(joined: Iterator[tuple[Row, Answer]], counts: Counts, bad: BinaryIO) -> Tagged:
-    """Yield each row with its tags, or with None after the row is written to the rejects. Counts all rows."""
+def _tagged(joined: Iterator[tuple[Row, RowAnswer]], counts: TagCounts, bad: BinaryIO) -> Tagged:
+    """Yield each row with its tags, or with None after the row is written to the rejects. Count all rows."""
     for row, answer in joined:
         if answer.candidate is None:
             reason = answer.reason or ""
@@ -169,7 +169,7 @@ def _tagged(joined: Iterator[tuple[Row, Answer]], counts: Counts, bad: BinaryIO)
         yield row, dict(zip(TAGS.names, (found.tags, found.format, found.score), strict=True))
 
 
-def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Iterator[tuple[Row, Answer]]:
+def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Iterator[tuple[Row, RowAnswer]]:
     """Yield every row of the data in its order, with the answer to its text.
 
     Compares the texts of row and answer as well, because two texts may have one id. Raises UserError when the `files`
@@ -194,15 +194,15 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
             # NaN becomes null, because JSON has no NaN.
             row = json.loads(record["row"], parse_constant=lambda _: None)
             if record["reason"] is not None:
-                yield row, Answer(record["reason"])
+                yield row, RowAnswer(record["reason"])
                 continue
             answer = next(found)
             if shown(answer["text"]) != shown(row[column]):
-                yield row, Answer(RejectReason.OTHER_TEXT_OF_SAME_ID)
+                yield row, RowAnswer(RejectReason.OTHER_TEXT_OF_SAME_ID)
             elif answer["reason"]:
-                yield row, Answer(answer["reason"])
+                yield row, RowAnswer(answer["reason"])
             else:
-                yield row, Answer(candidate=candidates_of(answer)[0], cut=bool(answer["cut"]))
+                yield row, RowAnswer(candidate=candidates_of(answer)[0], cut=bool(answer["cut"]))
 
 
 def main() -> None:
