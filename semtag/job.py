@@ -5,7 +5,7 @@ from semtag.configs.schema import Config
 from semtag.evaluation.terminal import failed_gates, read_report, result_table
 from semtag.generation.source_state import check_source
 from semtag.pipeline import run_steps, steps_of
-from semtag.plan import check_model, check_trackers, show_plan
+from semtag.plan import check_model, check_trackers, show_plan, slow_types
 from semtag.store.layout import Step
 from semtag.store.locations import explain_store_errors
 from semtag.store.rounds import last_round, round_lines
@@ -35,6 +35,8 @@ def do_steps(config: Config, steps: set[Step] | None = None, dry_run: bool = Fal
             show_plan(run, config)
             return 0
         _check_rounds(run, config, steps or set())
+        if faster := slow_types(config):
+            print(f"This CPU has no bfloat16, so float32 is faster here: {' '.join(faster)}")
         # Do the steps under the run's lock.
         run.create()
         with run.lock() as lock:

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+from semtag.cluster.cpu_features import has_bfloat16
 from semtag.cluster.placement import check_fits, check_training_fits, needs_of, offer, table, training_need
 from semtag.cluster.ray_session import nodes_to_use, place
 from semtag.configs.errors import UserError
@@ -55,6 +56,17 @@ def show_plan(run: RunDir, config: Config) -> None:
     for name, what in [*plan.items(), *steps.items()]:
         print(f"  {name:<10} {what}")
     _show_placement(config)
+
+
+def slow_types(config: Config) -> list[str]:
+    """Return the overrides that replace bfloat16 by float32, where this machine's CPU computes without bfloat16.
+
+    Empty for a run on GPUs or on a cluster.
+    """
+    if config.cluster.address != "local" or config.sampling.gpus_per_actor or has_bfloat16():
+        return []
+    types = {"sampling.dtype": config.sampling.dtype, "training.dtype": config.training.dtype}
+    return [f"{key}=float32" for key, dtype in types.items() if dtype == "bfloat16"]
 
 
 def _training_plan(training: Training) -> str:
