@@ -35,7 +35,8 @@ def do_steps(config: Config, steps: set[Step] | None = None, dry_run: bool = Fal
             show_plan(run, config)
             return 0
         _check_rounds(run, config, steps or set())
-        if faster := slow_types(config):
+        # Only for a new run, because a run that has begun keeps its types.
+        if not run.manifest().steps and (faster := slow_types(config)):
             print(f"This CPU has no bfloat16, so float32 is faster here: {' '.join(faster)}")
         # Do the steps under the run's lock.
         run.create()

@@ -61,11 +61,13 @@ def show_plan(run: RunDir, config: Config) -> None:
 def slow_types(config: Config) -> list[str]:
     """Return the overrides that replace bfloat16 by float32, where this machine's CPU computes without bfloat16.
 
-    Empty for a run on GPUs or on a cluster.
+    Empty for a run on GPUs or on a cluster, and for sampling by replay, which computes nothing.
     """
-    if config.cluster.address != "local" or config.sampling.gpus_per_actor or has_bfloat16():
+    sampling = config.sampling
+    if config.cluster.address != "local" or sampling.gpus_per_actor or has_bfloat16():
         return []
-    types = {"sampling.dtype": config.sampling.dtype, "training.dtype": config.training.dtype}
+    types = {"sampling.dtype": sampling.dtype if sampling.engine == "vllm" else None}
+    types["training.dtype"] = config.training.dtype
     return [f"{key}=float32" for key, dtype in types.items() if dtype == "bfloat16"]
 
 

@@ -61,7 +61,6 @@ class Tagger:
         votes: int = 1,
         **sections: dict[str, Any],
     ) -> None:
-        from semtag.configs.load import dump_config
         from semtag.store.run_dir import RunDir
         from semtag.tag_job import tagger_config
 
@@ -81,7 +80,7 @@ class Tagger:
         atexit.register(self.close)
         # Send the settings, and wait until the engine is ready.
         try:
-            self._send({"config": dump_config(config), "constrained": constrained, "votes": votes})
+            self._send({"config": config.model_dump(mode="json"), "constrained": constrained, "votes": votes})
             self._receive()  # an empty answer, once the engine is ready
         except BaseException:
             self.close()

@@ -14,8 +14,6 @@ import sys
 import threading
 from typing import Any, TextIO
 
-import yaml
-
 from semtag.cluster.progress import Counts
 from semtag.cluster.stage_process import set_environment
 from semtag.configs.errors import UserError
@@ -62,7 +60,7 @@ def _read_requests(loop: asyncio.AbstractEventLoop, requests: asyncio.Queue[str]
 
 def _start(asked: dict[str, Any]) -> tuple[Sampler, str]:
     """Start the engine; return the sampler and the name of its decoding."""
-    config = validate(yaml.safe_load(asked["config"]))
+    config = validate(asked["config"])
     model, decoding = base_of(config), tagging(config, asked["votes"], asked["constrained"])
     check_model(model, config, trained=False)
     return Sampler(config, model, [decoding], Uncounted()), decoding.name
@@ -84,7 +82,7 @@ async def _answer(sampler: Sampler, decoding: str, texts: list[object]) -> list[
 
 def _found(text: SampledText) -> Found:
     if text.reason:
-        return [], "invalid", RejectReason(text.reason)
+        return [], "invalid", text.reason
     [candidate] = text.candidates
     return [*candidate.tags], candidate.format, candidate.reason
 

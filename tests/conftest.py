@@ -96,13 +96,12 @@ def semtag(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def readme_lines(run: str, pairs: str) -> str:
-    """The README's lines of Python, with others in place of those that make a run and read its pairs."""
+def readme_lines() -> tuple[str, dict[str, str]]:
+    """The README's lines of Python, and those of them that make a run and read its pairs, by the names they give."""
     [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    for name, line in (("run", run), ("pairs", pairs)):
-        lines, found = re.subn(rf"^{name} = semtag\..*$", lambda _, line=line: line, lines, flags=re.MULTILINE)
-        assert found == 1
-    return str(lines)
+    named = {name: line for line, name in re.findall(r"^((run|pairs) = semtag\..*)$", lines, re.MULTILINE)}
+    assert named.keys() == {"run", "pairs"}
+    return lines, named
 
 
 @functools.cache

@@ -32,6 +32,7 @@ def test_a_slow_type_is_told_with_the_keys_that_mend_it(monkeypatch: pytest.Monk
     monkeypatch.setattr("semtag.plan.has_bfloat16", lambda: False)
     assert keys() == ["sampling.dtype=float32", "training.dtype=float32"]
     assert keys("sampling.dtype=float32") == ["training.dtype=float32"]
+    assert keys("sampling.engine=replay") == ["training.dtype=float32"]
     assert keys("sampling.gpus_per_actor=1") == keys("cluster.address=auto") == []
     monkeypatch.setattr("semtag.plan.has_bfloat16", lambda: True)
     assert keys() == []

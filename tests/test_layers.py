@@ -172,7 +172,7 @@ OPEN_DICTS = {
     "semtag/tag_columns.py": ["_chunks"],  # rows of the data
     "semtag/tag_job.py": ["_values_of_model", "_values_of_run"],  # of a config
 }
-NOT_YET = "evaluation/"  # its insides are to be built anew
+NOT_YET = "evaluation/"  # the room gets its records when it is rebuilt
 ALIAS = re.compile(r"^(\w+) = .*dict\[str, (?:Any|dict\[str, Any\])\]", re.MULTILINE)
 
 

@@ -1,7 +1,6 @@
 """Semtag from Python: light to import, and the same runs as by the command line."""
 
 import doctest
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from semtag.configs.load import is_shipped
 from semtag.store.layout import Step
 from semtag.store.parquet import count_rows
 from semtag.store.run_dir import RunDir
-from tests.conftest import ROOT
+from tests.conftest import ROOT, readme_lines
 
 HEAVY = {"torch", "ray", "vllm", "transformers", "trl", "numpy", "pyarrow", "datasets"}
 
@@ -64,14 +63,12 @@ def test_a_finished_run_is_done_at_once_and_gives_its_pairs(finished_run: Path, 
 
 def test_the_readme_makes_a_run_and_reads_its_pairs(finished_run: Path) -> None:
     """Its line that makes a run has keys that are there; its line that reads pairs reads those of a run."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    make, read = (re.search(rf"^{name} = semtag\..*$", readme, re.MULTILINE) for name in ("run", "pairs"))
-    assert make and read
+    _, lines = readme_lines()
     names: dict[str, Any] = {"semtag": semtag}
-    exec(make[0].replace("semtag.run(", "semtag.load_config("), names)
+    exec(lines["run"].replace("semtag.run(", "semtag.load_config("), names)
     assert (names["run"].run.name, names["run"].data.path) == ("mine", "texts.jsonl")
     names["run"] = finished_run
-    exec(read[0], names)
+    exec(lines["pairs"], names)
     assert len(names["pairs"]) > 0
 
 

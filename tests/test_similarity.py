@@ -89,8 +89,12 @@ def test_what_has_no_finite_embedding_is_rejected_and_costs_no_other() -> None:
     def embed(strings: list[str]) -> np.ndarray:
         return np.array([vectors[string] for string in strings], dtype=np.float16)
 
+    def candidate(sample: int, tag: str) -> Candidate:
+        return Candidate(sample, "", tags=[tag])
+
     asked = [("t1", "a", "c"), ("t1", "a", "b"), ("t2", "a"), ("t1", "c"), ("t2",)]
-    scored = score_texts([tagged(text, *([tag] for tag in tags)) for text, *tags in asked], embed, embed)
+    texts = [sampled(text, *map(candidate, range(len(tags)), tags)) for text, *tags in asked]
+    scored = score_texts(texts, embed, embed)
     assert [text.reason for text in scored] == [None, "not_a_number", "not_a_number", None, None]
     assert [len(text.candidates) for text in scored] == [2, 0, 0, 1, 0]
     assert "'b'" in str(scored[1].detail) and "'a'" in str(scored[2].detail)

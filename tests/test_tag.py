@@ -143,7 +143,8 @@ MORE = """
 def check_tagger_agrees(corpus: Path, rows: list[dict[str, Any]], folder: Path) -> None:
     """Run the README's lines on a Tagger as a script without a guard; its answers must be those of `semtag tag`."""
     sections = {"prompt": {"max_tags": 2, "max_tag_words": 1}, "sampling": {"max_tokens": 40, "dtype": "float32"}}
-    lines = readme_lines(f"run = {tiny_model()!r}", "pairs = None")
+    lines, named = readme_lines()
+    lines = lines.replace(named["run"], f"run = {tiny_model()!r}").replace(named["pairs"], "")
     # A random model is malformed without the grammar.
     lines = lines.replace("Tagger(run)", f"Tagger(run, constrained=True, **{sections})")
     (folder / "script.py").write_text(lines.rstrip() + MORE, encoding="utf-8")
