@@ -1,4 +1,4 @@
-"""A whole run over several seeds: what each round is worth, beside the untrained model and extractors.
+"""A whole run over several seeds: what training is worth, beside the untrained model and extractors.
 
     python -m benchmarks.seeds configs/demo.yaml --json docs/demo.json
     python -m benchmarks.seeds configs/demo.yaml data.path=squad.json ... --name squad --json docs/squad.json
@@ -6,39 +6,61 @@
 A seed changes the samples, the rounds' texts and the training, and the split unless data.split_seed holds it. Runs lie
 in runs/NAME-SEED and are resumed, so a seed that is done costs nothing.
 
-For each arm the table has the share of well formed answers, the score, the reciprocal rank at which
-evaluation.second_model finds a text by its tags, the reciprocal rank at which the questions that come with the texts
-(SQuAD has some) find them by their tags alone, the words of an answer, and the share of them that is copied.
-
-Contrasts are paired, on texts where both arms are well formed, and pooled over the seeds: the mean of a text over its
-seeds, then a 95 % bootstrap interval over texts. The texts at the end are chosen by hash.
+The tables come from the rows that each run's evaluation wrote. Measures are means over all texts of what the arm
+delivers; extractors and people are cut to the tagger's number of words, text by text. Contrasts are paired and pooled
+over the seeds: the mean of a text over its seeds, then the 95 % interval and the test over texts, or over articles
+where there are enough of them. The p values are Holm's over the table. The texts at the end are chosen by hash.
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.contest import machine, markdown
-from semtag.evaluation import measures
-from semtag.evaluation.corpus import valid_of
-from semtag.evaluation.documents import Directions
-from semtag.evaluation.search import hits_by_meaning
-from semtag.evaluation.statistics import bootstrap_mean
-from semtag.scoring.embedder import Embedder
-from semtag.scoring.similarity import tag_string
+from semtag.evaluation.answers import LEAST_CLUSTERS
+from semtag.evaluation.arms import BASE, TUNED, UNTRAINED
+from semtag.evaluation.estimates import estimate
+from semtag.evaluation.evaluate import AGREED, CONTRASTED
+from semtag.evaluation.measures import MEASURES
+from semtag.evaluation.report.records import Report
+from semtag.evaluation.report.terminal import read_report
+from semtag.evaluation.rows import Key, Rows, read_rows_table
+from semtag.evaluation.statistics import difference_interval, holm, sign_flip
 from semtag.store.hashing import hash64
 from semtag.store.parquet import read_rows
-from semtag.store.rounds import delivered_round, trained_rounds
 from semtag.store.run_dir import RunDir
 
-SHOWN = 20  # texts
-Figures = dict[str, Any]
+SHOWN = 50  # texts
+COLUMNS = ("well_formed", "similarity", "found_by_meaning", "found_by_words", "words", "copied_share")
+
+
+class Seed(NamedTuple):
+    """What the evaluation of one seed wrote: report, rows, and the name of each cluster of the rows."""
+
+    report: Report
+    rows: Rows
+    clusters: list[str]
+
+
+class Pooled(NamedTuple):
+    """A contrast over all seeds: first minus second."""
+
+    first: str
+    second: str
+    measure: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    p: float
 
 
 def run_seed(config: str, name: str, seed: int, root: str, overrides: list[str]) -> RunDir:
@@ -48,123 +70,109 @@ def run_seed(config: str, name: str, seed: int, root: str, overrides: list[str])
     return RunDir(Path(root) / f"{name}-{seed}")
 
 
-def arms_of(run: RunDir) -> dict[str, str]:
-    """Name of each arm in the answers -> its name in the tables: rounds by their number, the tagger's too."""
-    rounds = {"tuned" if n == delivered_round(run) else f"round_{n}": f"round {n}" for n in trained_rounds(run)}
-    known = {"base_plain": "untouched", "base": "untouched, examples and grammar"} | rounds
-    return known | {"yake": "YAKE", "keybert": "KeyBERT", "keybert_mmr": "KeyBERT with MMR"}
+def read_seed(run: RunDir) -> Seed:
+    """Read what the evaluation of a run wrote."""
+    answered = list(read_rows(run.layout.answers, ["text_id", "article"]))
+    report = read_report(run)
+    name = "article" if report.resampled == "articles" else "text_id"
+    clusters = list(dict.fromkeys(str(row[name]) for row in answered))
+    return Seed(report, read_rows_table(run.layout.rows), clusters)
 
 
-def measure(run: RunDir, judge: Directions) -> tuple[list[int], list[str], dict[str, Figures]]:
-    """Ids and texts, and for each arm its tags and its measures of each text [N], under its name in the tables."""
-    rows = list(read_rows(run.layout.answers))
-    texts, metas = [row["text"] for row in rows], [json.loads(row["meta"]) for row in rows]
-    answers: dict[str, list[Figures]] = {}
-    for row in rows:
-        for answer in row["answers"]:
-            answers.setdefault(answer["arm"], []).append(answer)
-    found: dict[str, Figures] = {}
-    for arm, name in arms_of(run).items():
-        if arm not in answers:
+def keys_of(arm: str) -> list[Key]:
+    """Return the series by which arms are compared."""
+    tags = [Key(arm, "tags", "tags", "", name) for name in CONTRASTED]
+    questions = Key(arm, "tags", "search", "dense", "ndcg_at_10")
+    return [*tags, Key(arm, "tags", "agreement", "", AGREED), questions]
+
+
+def pool(seeds: Sequence[Seed], first: Key, second: Key, resamples: int = 10_000) -> Pooled | None:
+    """Estimate first minus second over the seeds that have both; None where none has."""
+    values: dict[int, list[tuple[float, float]]] = {}
+    clusters: dict[int, str] = {}
+    for seed in seeds:
+        if first not in seed.rows or second not in seed.rows:
             continue
-        tags = [answer["tags"] for answer in answers[arm]]
-        own = measures.measure(texts, answers[arm], judge)
-        found[name] = {
-            "tags": tags,
-            "valid": valid_of(answers[arm]),
-            "score": own["similarity"],
-            "found": own["found_by_meaning"],
-            "questions": _questions(metas, tags, judge),
-            "words": own["words"],
-            "copied": own["copied_share"],
-        }
-    return [row["text_id"] for row in rows], texts, found
+        one, other = seed.rows[first], seed.rows[second]
+        for unit, cluster, *pair in zip(one.units_N, one.clusters_N, one.values_N, other.values_N, strict=True):
+            if not np.isnan(pair).any():
+                values.setdefault(int(unit), []).append((pair[0], pair[1]))
+                clusters[int(unit)] = seed.clusters[cluster]
+    if not values:
+        return None
+    first_N, second_N = np.array([np.mean(own, axis=0) for own in values.values()]).T
+    clusters_N = np.unique([clusters[unit] for unit in values], return_inverse=True)[1]
+    found = difference_interval(first_N, second_N, clusters_N, MEASURES[first.measure].bounded)
+    assert found.value is not None
+    sure = len(np.unique(clusters_N)) >= LEAST_CLUSTERS
+    ends = (found.low, found.high) if sure else (None, None)
+    p = sign_flip(first_N - second_N, clusters_N, resamples, 0)
+    return Pooled(first.arm, second.arm, first.measure, found.value, *ends, len(values), p)
 
 
-def _questions(metas: list[Figures], tags: list[list[str]], judge: Directions) -> np.ndarray:
-    """Reciprocal rank of each question's text among all, by their tags alone, as a mean over a text's questions [N].
-
-    NaN for a text without questions.
-    """
-    asked = [(place, question) for place, meta in enumerate(metas) for question in meta.get("questions") or []]
-    ranks: dict[int, list[float]] = {}
-    if asked:
-        hits = hits_by_meaning([question for _, question in asked], [tag_string(own) for own in tags], judge)
-        for (place, _), own in zip(asked, hits, strict=True):
-            where = np.flatnonzero(own == place)
-            ranks.setdefault(place, []).append(1 / (1 + int(where[0])) if len(where) else 0.0)
-    return np.array([statistics.fmean(ranks[place]) if place in ranks else np.nan for place in range(len(tags))])
+def pooled_contrasts(seeds: Sequence[Seed]) -> list[Pooled]:
+    """Pool the contrasts of the tagger with every other arm; p values are Holm's over all of them."""
+    arms = dict.fromkeys(arm.name for seed in seeds for arm in seed.report.arms)
+    others = [*UNTRAINED, *(arm for arm in arms if arm not in (TUNED, *UNTRAINED))]
+    pairs = [pair for other in others for pair in zip(keys_of(TUNED), keys_of(other), strict=True)]
+    found = [one for pair in pairs if (one := pool(seeds, *pair))]
+    return [one._replace(p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
 
 
-def figures_of(found: dict[str, Figures]) -> dict[str, Figures]:
-    """The means of each arm; words and copied share are of the well formed answers."""
-    means = {}
-    for name, own in found.items():
-        valid = own["valid"]
-        questions = own["questions"][~np.isnan(own["questions"])]
-        means[name] = {
-            "well_formed": float(valid.mean()),
-            "score": float(own["score"].mean()),
-            "found": float(own["found"].mean()),
-            "questions": float(questions.mean()) if len(questions) else None,
-            "words": float(own["words"][valid].mean()) if valid.any() else None,
-            "copied": float(own["copied"][valid].mean()) if valid.any() else None,
-        }
-    return means
+def arms_table(seeds: Sequence[Seed]) -> str:
+    """Return the means over the seeds, and the least well-formed share of a seed."""
+    arms = dict.fromkeys(arm.name for seed in seeds for arm in seed.report.arms)
+    return markdown(["arm", *COLUMNS, "least well formed", "questions"], [_arm_row(seeds, arm) for arm in arms])
 
 
-def contrast(seeds: list[tuple[list[int], dict[str, Figures]]], arm: str, other: str, figure: str) -> Figures:
-    """Arm less other on the texts where both are well formed in a seed, pooled over the seeds."""
-    by_text: dict[int, list[float]] = {}
-    for ids, found in seeds:
-        if not {arm, other} <= found.keys():
-            continue  # this seed's rounds stopped early
-        both = found[arm]["valid"] & found[other]["valid"]
-        for place in np.flatnonzero(both):
-            by_text.setdefault(ids[place], []).append(float(found[arm][figure][place] - found[other][figure][place]))
-    differences = np.array([statistics.fmean(values) for values in by_text.values()])
-    return {"texts": len(differences), **bootstrap_mean(differences, 10_000, 0)._asdict()}
+def _arm_row(seeds: Sequence[Seed], arm: str) -> list[object]:
+    keys = [*(Key(arm, "tags", "tags", "", name) for name in COLUMNS), Key(arm, "tags", "search", "dense", "map")]
+    means = []
+    for key in keys:
+        values = [estimate(seed.rows, key).value for seed in seeds if key in seed.rows]
+        means.append([value for value in values if value is not None])
+    *columns, questions = (statistics.fmean(own) if own else None for own in means)
+    least = min(means[0]) if means[0] else None
+    kinds = [*(MEASURES[name].kind for name in COLUMNS), "percent", "figure"]
+    return [arm, *(_cell(value, kind) for value, kind in zip([*columns, least, questions], kinds, strict=True))]
 
 
-def arms_table(seeds: dict[str, dict[str, Figures]]) -> str:
-    """Means over the seeds, and the least well formed share of a seed."""
-    columns = ["arm", "well formed", "least of a seed", "score", "text found", "question found", "words", "copied"]
-    rows = []
-    for arm in dict.fromkeys(arm for found in seeds.values() for arm in found):
-        own = [found[arm] for found in seeds.values() if arm in found]
-        cells: list[object] = [f"{_mean(own, 'well_formed'):.1%}", f"{min(one['well_formed'] for one in own):.1%}"]
-        for name in ("score", "found", "questions", "words", "copied"):
-            mean = _mean(own, name)
-            cells.append("-" if mean is None else f"{mean:.3f}" if name != "words" else f"{mean:.1f}")
-        rows.append([arm, *cells])
-    return markdown(columns, rows)
+def _cell(value: float | None, kind: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if kind == "percent" else f"{value:.1f}" if kind == "number" else f"{value:.3f}"
 
 
-def _mean(own: list[Figures], name: str) -> Any:
-    values = [one[name] for one in own if one[name] is not None]
-    return statistics.fmean(values) if values else None
-
-
-def contrasts_table(contrasts: list[Figures]) -> str:
-    """The pooled contrasts."""
+def contrasts_table(contrasts: Sequence[Pooled]) -> str:
+    """Return the pooled contrasts as a table."""
     rows = []
     for one in contrasts:
-        interval = f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]" if one["texts"] else "-"
-        rows.append([one["arm"], one["other"], one["figure"], interval, one["texts"]])
-    return markdown(["arm", "less", "figure", "difference [95 %]", "texts"], rows)
+        interval = "" if one.low is None else f" [{one.low:+.3f}, {one.high:+.3f}]"
+        rows.append([one.first, one.second, one.measure, f"{one.value:+.3f}{interval}", f"{one.p:.2g}", one.n])
+    return markdown(["arm", "less", "measure", "difference [95 %]", "Holm's p", "n"], rows)
 
 
-def examples_table(ids: list[int], texts: list[str], tags: list[list[str]]) -> str:
-    """Texts chosen by hash, with their tags."""
-    chosen = sorted(range(len(ids)), key=lambda place: hash64("shown", ids[place]))[:SHOWN]
-    rows = [
-        [" ".join(texts[place].split()[:22]) + " …", "".join(f"[{tag}]" for tag in tags[place])] for place in chosen
-    ]
-    return markdown(["text", "tags"], rows)
+def gates_table(seeds: dict[int, Seed]) -> str:
+    """Return the outcome of each gate in each seed."""
+    names = [gate.name for gate in next(iter(seeds.values())).report.gates]
+    rows = [[name, *(seed.report.gates[place].outcome for seed in seeds.values())] for place, name in enumerate(names)]
+    return markdown(["gate", *(f"seed {number}" for number in seeds)], rows)
+
+
+def examples_table(run: RunDir) -> str:
+    """Return texts chosen by hash, with the tags of the untrained model and of the tagger."""
+    rows = sorted(read_rows(run.layout.answers), key=lambda row: hash64("shown", row["text_id"]))[:SHOWN]
+    return markdown(["text", BASE, TUNED], [_example(row["text"], row["answers"]) for row in rows])
+
+
+def _example(text: str, answers: list[dict[str, object]]) -> list[object]:
+    tags = {answer["arm"]: answer["tags"] for answer in answers}
+    lists = ["".join(f"[{tag}]" for tag in tags[arm]) for arm in (BASE, TUNED)]  # type: ignore[attr-defined]
+    return [" ".join(text.split()[:22]) + " …", *lists]
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    """The command line, and the overrides."""
+    """Return the command line, and the overrides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file, for example configs/demo.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run (0 1 2)")
@@ -174,28 +182,28 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
+def recipe_hash(report: Report) -> str:
+    """Hash the config, without the run's own section, and the versions that made a report."""
+    made = [{key: value for key, value in report.config.items() if key != "run"}, report.versions]
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def main() -> None:
     """Run all seeds and print the tables."""
     arguments, overrides = parse_arguments()
     name, root = arguments.name, arguments.root
-    runs = {seed: run_seed(arguments.config, name, seed, root, overrides) for seed in arguments.seeds}
-    config = runs[arguments.seeds[0]].config()
-    second = config.evaluation.second_model or config.scoring.model
-    judge = Directions(Embedder(config.scoring.model_copy(update={"model": second})).texts)
-    measured = {seed: measure(run, judge) for seed, run in runs.items()}
-    seeds = {str(seed): figures_of(found) for seed, (_, _, found) in measured.items()}
-    pooled = [(ids, found) for ids, _, found in measured.values()]
-    last = max(trained_rounds(run)[-1] for run in runs.values())
-    contrasts = []
-    for other in [*(f"round {number}" for number in range(1, last)), "untouched, examples and grammar"]:
-        for figure in ("score", "found", "copied"):
-            pair = {"arm": f"round {last}", "other": other, "figure": figure}
-            contrasts.append(pair | contrast(pooled, pair["arm"], other, figure))
-    ids, texts, found = measured[arguments.seeds[0]]
-    print(f"{machine()}\n\n{arms_table(seeds)}\n\n{contrasts_table(contrasts)}\n")
-    print(examples_table(ids, texts, found[arms_of(runs[arguments.seeds[0]])["tuned"]]["tags"]))
+    runs = {number: run_seed(arguments.config, name, number, root, overrides) for number in arguments.seeds}
+    seeds = {number: read_seed(run) for number, run in runs.items()}
+    recipes = {recipe_hash(seed.report) for seed in seeds.values()}
+    if len(recipes) > 1:
+        sys.exit(f"the seeds were made by several recipes or versions: {', '.join(sorted(recipes))}")
+    contrasts = pooled_contrasts([*seeds.values()])
+    [recipe] = recipes
+    tables = [arms_table([*seeds.values()]), contrasts_table(contrasts), gates_table(seeds)]
+    print("\n\n".join([f"{machine()}, recipe {recipe}", *tables, examples_table(runs[arguments.seeds[0]])]))
     if arguments.json:
-        result = {"machine": machine(), "overrides": overrides, "seeds": seeds, "contrasts": contrasts}
+        pooled = [one._asdict() for one in contrasts]
+        result = {"machine": machine(), "recipe": recipe, "overrides": overrides, "contrasts": pooled}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,13 +1,14 @@
 """All configuration keys, typed, bounded and explained.
 
-data.py, rounds.py and training.py hold the keys of those sections. This module imports no machine learning.
+data.py, evaluation.py, rounds.py and training.py hold the keys of those sections. No machine learning is imported here.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from semtag.configs.data import Data
+from semtag.configs.evaluation import Evaluation
 from semtag.configs.fields import Fraction, PlaceName, Positive, RunRoot, Section, operational
 from semtag.configs.rounds import Round, Rounds
 from semtag.configs.training import Training
@@ -186,40 +187,6 @@ class Pairs(Section):
     list_min_range: float = Field(0.0, ge=0, le=2, description="Smallest gap between a list's best and worst score.")
 
 
-Arm = Literal[
-    "base_plain", "base_vote", "rounds", "tuned_constrained", "tuned_vote",
-    "first_words", "yake", "keybert", "keybert_mmr",
-]  # fmt: skip
-
-
-class Evaluation(Section):
-    """The comparison of base, tuned and other arms, by their tags and by tasks that use the tags."""
-
-    max_texts: Positive | None = Field(1000, description="Most held-out texts to answer; null: all.")
-    arms: list[Arm] = Field(list(get_args(Arm)), description="Arms that the report adds to base and tuned.")
-    votes: int = Field(5, ge=1, le=256, description="Samples of a text that a vote counts.")
-    second_model: PlaceName | None = Field(None, description="Embedding model that training never saw, as a judge.")
-    reranker: PlaceName | None = Field(None, description="Cross-encoder that ranks the best search hits again.")
-    nli: PlaceName | None = Field(None, description="Natural language inference model for classification.")
-    keys_column: str = Field("keys", description="Column with people's keyphrases, a list for each text.")
-    questions_column: str = Field("questions", description="Column with questions that the text answers, for search.")
-    label_column: str = Field("label", description="Column with the text's class, for classification and topics.")
-    labels: dict[str, str] = Field({}, description="Words for a class; by default the class's own name.")
-    date_column: str = Field("date", description="Column with the text's date, for tags over time.")
-    examples: int = Field(40, ge=0, le=200, description="Before/after examples in the report.")
-    resamples: int = Field(10000, ge=100, le=1000000, description="Bootstrap resamples of each interval.")
-    most_copied: float = Field(0.1, ge=0, le=1, description="Gate: largest rise of the copied share of tag words.")
-    most_span: float = Field(1.0, ge=0, description="Gate: largest growth of the longest copied run, in words.")
-    most_length: float = Field(1.5, ge=1, description="Gate: largest ratio of tuned to base words per answer.")
-    most_entropy_lost: float = Field(1.0, ge=0, description="Gate: largest fall of the entropy of all tags, in bits.")
-    strict: bool = operational(False, "Exit with status 2 when a gate fails, after the report is written.")
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _name_classes_by_text(cls, labels: Any) -> Any:
-        return {str(name): words for name, words in labels.items()} if isinstance(labels, dict) else labels
-
-
 class Cluster(Section):
     """The Ray cluster of the run."""
 
@@ -264,6 +231,11 @@ class Config(Section):
             raise ValueError(
                 f"pairs.list_most {self.pairs.list_most} is less than list_least {self.pairs.list_least}: "
                 "raise pairs.list_most"
+            )
+        if self.evaluation.second_model == self.scoring.model:
+            raise ValueError(
+                f"evaluation.second_model {self.scoring.model} is the model that scores, so it cannot judge what it "
+                "rewarded: name another model, or null"
             )
         if self.training.launcher == "ray" and "://" in self.run.root:
             raise ValueError(

@@ -1,144 +1,181 @@
-"""The evaluate stage: base, tuned model and other arms tag the held-out texts; figures, gates, uses, and the report."""
+"""The evaluate stage: every arm tags the held-out texts; what was measured, and a report.
 
-import json
-from collections.abc import Iterator
-from typing import Any
+1. The texts are chosen: `texts.py`. The arms of each model answer in a session: `arms.py`, `extractors.py`.
+2. All answers are read into a `Corpus`: `answers.py`.
+3. Measures and uses of the tags give one table of rows: `measures.py`, `agreement.py`, `tasks/`.
+4. Estimates, contrasts and gates come from that table: `estimates.py`, `gates.py`, `report/build.py`.
+5. The report is written beside answers and rows: `report/`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
-import pyarrow.compute as pc
 
 from semtag.cluster.progress import Progress
 from semtag.cluster.ray_session import ray_session
-from semtag.cluster.stage_process import stage_main, versions
+from semtag.cluster.stage_process import stage_main
 from semtag.configs.schema import Config
-from semtag.evaluation.corpus import KEYPHRASES, Arm, Corpus, arms_of, choose_texts, read_corpus, write_corpus
-from semtag.evaluation.documents import directions_of
-from semtag.evaluation.downstream import downstream
-from semtag.evaluation.embedding import Embedding
-from semtag.evaluation.estimates import REFERENCE, compare, compare_arms, examples
+from semtag.evaluation.agreement import agreement
+from semtag.evaluation.answers import Answer, Corpus, cut_like, read_corpus, write_corpus
+from semtag.evaluation.arms import (
+    BASE,
+    CUT,
+    EQUAL_WORDS,
+    KEYPHRASES,
+    PEOPLE,
+    TUNED,
+    Arm,
+    arms_of,
+    pairings,
+    people,
+    tagger_name,
+)
+from semtag.evaluation.embeddings import Embedding, Judge, judge_of
+from semtag.evaluation.estimates import Planned
 from semtag.evaluation.extractors import extract_and_score
-from semtag.evaluation.gates import independent
 from semtag.evaluation.measures import measure
-from semtag.evaluation.report import write_pages
-from semtag.evaluation.terminal import REPORT_SCHEMA
+from semtag.evaluation.report.build import Measured, build_report
+from semtag.evaluation.report.html import write_page
+from semtag.evaluation.rows import Key, Series, by_key, write_rows
+from semtag.evaluation.tasks.uses import planned_uses, put_to_use
+from semtag.evaluation.texts import choose_texts
+from semtag.generation.parse import answer_of
 from semtag.scoring.pipeline import sample_and_score
-from semtag.store.layout import Step
+from semtag.scoring.similarity import cosine, tag_string
 from semtag.store.locations import Place
 from semtag.store.manifest import StepCounts
-from semtag.store.parquet import count_rows, read_tables
-from semtag.store.rounds import base_of, delivered_round, start_of, trained_rounds, validation
+from semtag.store.parquet import count_rows
+from semtag.store.rounds import base_of, delivered_round, start_of, trained_rounds
 from semtag.store.run_dir import RunDir
+
+# What arms are compared by; all other measures are described, and read by the gates.
+CONTRASTED = ("found_by_meaning", "found_by_words", "similarity", "well_formed", "words")
+AGREED = "f1_at_m"
 
 
 def evaluate(run: RunDir, config: Config, progress: Progress) -> StepCounts:
-    """Held-out texts -> evaluation/: answers, report.json, report.html and its pictures; returns the headline."""
+    """Write evaluation/: answers, rows, report.json and report.html; return the headline."""
     delivered = delivered_round(run)
     arms = arms_of(config, [number for number in trained_rounds(run) if number != delivered])
     with run.shared_temporary_folder("answers") as scratch:
-        texts = scratch / "texts.parquet"
-        count = choose_texts(run.layout.held_out, texts, config.evaluation.max_texts, config.run.seed)
+        texts = choose_texts(run, config, scratch, progress)
         # A session for each engine, because its end is what frees the GPU for certain.
         for model in dict.fromkeys(arm.model for arm in arms if arm.decoding):
             with ray_session(config):
-                _answer(run, config, scratch, model, [arm for arm in arms if arm.model == model], progress)
+                _answer(run, config, texts, [arm for arm in arms if arm.model == model], progress)
         with ray_session(config):
             if keyphrases := [arm for arm in arms if not arm.decoding]:
-                _answer(run, config, scratch, KEYPHRASES, keyphrases, progress)
-            corpus = read_corpus(scratch, arms)
-            report = build_report(run, config, corpus, arms, progress)
+                _answer(run, config, texts, keyphrases, progress)
+            corpus, arms = with_people(read_corpus(scratch, arms), arms, config)
+            measured = measure_all(config, corpus, arms, progress)
+    report = build_report(run, config, measured)
     with run.replace_folder(run.layout.evaluation) as folder:
         write_corpus(corpus, folder / run.layout.answers.name)
-        (folder / run.layout.report.name).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-        write_pages(report, folder)
-    failed = [gate for gate in report["gates"] if not gate["passed"]]
-    for gate in failed:  # evaluation.strict makes it the command's exit status
-        progress.say(f"gate failed: {gate['name']}: {gate['why']}")
-    formed = {arm["name"]: arm["well_formed"]["value"] for arm in report["arms"]}
-    return {"held_out": count, "delivered_round": delivered, "base_well_formed": formed["base"],
-            "tuned_well_formed": formed["tuned"], "gates_failed": len(failed)}  # fmt: skip
+        write_rows(measured.rows, folder / run.layout.rows.name)
+        (folder / run.layout.report.name).write_text(report.model_dump_json(indent=1), encoding="utf-8")
+        write_page(report, folder)
+    failed = [gate.name for gate in report.gates if gate.outcome == "failed"]  # evaluation.strict reads them
+    for name in failed:
+        progress.say(f"gate failed: {name}")
+    formed = {arm.name: arm.measures["well_formed"].value for arm in report.arms}
+    return {"held_out": report.held_out_texts, "delivered_round": delivered, "base_well_formed": formed[BASE],
+            "tuned_well_formed": formed[TUNED], "gates_failed": len(failed)}  # fmt: skip
 
 
-def _answer(run: RunDir, config: Config, scratch: Place, model: str, arms: list[Arm], progress: Progress) -> None:
-    """Have the arms of one model tag the chosen texts, into the folder of `scratch` that bears the model's name."""
-    texts, decodings = scratch / "texts.parquet", [arm.decoding for arm in arms if arm.decoding]
+def _answer(run: RunDir, config: Config, texts: Place, arms: list[Arm], progress: Progress) -> None:
+    """Have the arms of one model tag the chosen texts, into the folder beside them with the model's name."""
+    model, out, decodings = arms[0].model, texts.parent / arms[0].model, [arm.decoding for arm in arms if arm.decoding]
     names = ", ".join(arm.name for arm in arms).replace("_", " ")
     progress.say(f"{names} tag {count_rows(texts):,} held-out texts")
     if model == KEYPHRASES:
-        extract_and_score(texts, scratch / model, config, [arm.name for arm in arms], progress)
+        extract_and_score(texts, out, config, [arm.name for arm in arms], progress)
         return
-    sample_and_score(texts, scratch / model, config, weights_place(run, config, model), decodings, progress)
+    sample_and_score(texts, out, config, weights_place(run, config, model), decodings, progress)
 
 
 def weights_place(run: RunDir, config: Config, model: str) -> str:
-    """Where an arm's model lies."""
-    if model == "base":
+    """Return where an arm's model lies."""
+    if model == BASE:
         return base_of(config)
-    number = delivered_round(run) if model == "tuned" else int(model.removeprefix("round_"))
+    for place in config.evaluation.taggers:
+        if model == tagger_name(place):
+            other = RunDir(place)
+            return start_of(other, other.config(), delivered_round(other) + 1)
+    number = delivered_round(run) if model == TUNED else int(model.removeprefix("round_"))
     return start_of(run, config, number + 1)
 
 
-def build_report(run: RunDir, config: Config, corpus: Corpus, arms: list[Arm], progress: Progress) -> dict[str, Any]:
-    """All that report.html shows. Needs a running Ray, for embeddings."""
-    evaluation, seed, delivered = config.evaluation, config.run.seed, run.layout.round(delivered_round(run))
-    embed = directions_of(Embedding(config.scoring))  # each string once, for arms and tasks
-    second = None
-    if evaluation.second_model:
-        second = directions_of(Embedding(config.scoring.model_copy(update={"model": evaluation.second_model})))
-    progress.say(f"comparing {len(arms)} arms")
-    measured = {arm.name: measure(corpus.texts, corpus.answers[arm.name], second) for arm in arms}
-    compared = compare_arms(corpus, arms, measured, evaluation, seed, embed)
-    progress.say("putting the tags to use: search, classification, topics, where the texts have what it takes")
+def with_people(corpus: Corpus, arms: list[Arm], config: Config) -> tuple[Corpus, list[Arm]]:
+    """Add people's keyphrases as an arm, where a text has any; texts without keyphrases are missing in it."""
+    keys = corpus.lists(config.evaluation.keys_column)
+    if not any(keys):
+        return corpus, arms
+    given = [Answer(answer_of(own), own, "valid", missing=not own) for own in keys]
+    return replace(corpus, answers=corpus.answers | {PEOPLE: given}), [*arms, people(config)]
+
+
+# -- rows ---------------------------------------------------------------------------------------------------------
+
+
+def at_equal_words(corpus: Corpus, scorer: Embedding) -> dict[str, list[Answer]]:
+    """Return the answers to measure: those of arms without a word limit are cut to the tagger's words, and scored."""
     return {
-        "schema": REPORT_SCHEMA,
-        "run": config.run.name,
-        "held_out_texts": len(corpus.texts),
-        **compare(corpus, evaluation.resamples, seed),
-        "reference_arm": REFERENCE,
-        "arms": compared,
-        **independent(corpus, measured, evaluation, seed),
-        "downstream": downstream(corpus, evaluation, seed, embed),
-        "examples": examples(corpus, evaluation.examples),
-        "margins": margins(delivered.pairs),
-        "curve": json.loads((delivered.adapter / "curve.json").read_text(encoding="utf-8")),
-        "rounds": _rounds(run, config),
-        "ledger": run.ledger().as_json(),
-        "stages": run.manifest().as_json()["steps"],
-        "config": config.model_dump(mode="json"),
-        "versions": versions(),
+        arm: scored(corpus.texts, cut_like(own, corpus.answers[TUNED]), scorer) if arm in CUT else own
+        for arm, own in corpus.answers.items()
     }
 
 
-def _rounds(run: RunDir, config: Config) -> list[dict[str, Any]]:
-    """A line a round: what it learnt from, how its loss went, and what its validation found."""
-    lines = []
-    for number in trained_rounds(run):
-        training = config.of_round(number).training
-        counts = run.counts(Step("train", number))
-        lines.append(
-            {
-                "round": number,
-                "loss": training.loss,
-                "beta": training.beta,
-                "learns_from": f"{counts[training.rows]:,} {training.rows}",
-                "steps": counts["steps"],
-                "references": counts.get("references", {}),
-                "validation": validation(run, number) or None,
-            }
-        )
-    return lines
+def scored(texts: Sequence[str], answers: Sequence[Answer], scorer: Embedding) -> list[Answer]:
+    """Score the answers to N texts by the scoring model, as the scoring stage does."""
+    asking = [place for place, answer in enumerate(answers) if answer.tags]
+    if not asking:
+        return list(answers)
+    own = scorer.texts([texts[place] for place in asking])
+    scores = cosine(own, scorer.tags([tag_string(answers[place].tags) for place in asking])).tolist()
+    known = dict(zip(asking, scores, strict=True))
+    return [replace(answer, score=known.get(place)) for place, answer in enumerate(answers)]
 
 
-def margins(pairs: Place, bins: int = 30) -> dict[str, Any]:
-    """Histogram of the similarity pairs' score gaps, and the number of format pairs, which have none."""
+def tag_rows(corpus: Corpus, answers: dict[str, list[Answer]], judge: Judge) -> Iterator[Series]:
+    """Yield the measures of every arm's tags. People have no value for a text that they gave no keyphrases."""
+    ids_N, clusters_N = np.array(corpus.ids), corpus.clusters_N
+    for arm, own in answers.items():
+        unknown_N = np.array([arm == PEOPLE and answer.missing for answer in own])
+        for name, values_N in measure(corpus.texts, own, judge).items():
+            values_N = np.where(unknown_N, np.nan, values_N)
+            yield Series(Key(arm, "tags", "tags", "", name), ids_N, clusters_N, values_N)
 
-    def gaps() -> Iterator[np.ndarray]:
-        for table in read_tables(pairs, ["margin"]):
-            yield pc.drop_null(table["margin"].combine_chunks()).to_numpy(zero_copy_only=False)
 
-    largest = max((float(part.max()) for part in gaps() if len(part)), default=0.0)
-    edges = np.linspace(0, largest or 1.0, bins + 1)
-    counts = sum((np.histogram(part, edges)[0] for part in gaps()), np.zeros(bins, dtype=int))
-    return {"edges": edges.tolist(), "counts": counts.tolist(), "format": count_rows(pairs) - int(counts.sum())}
+def planned(arms: Sequence[Arm]) -> list[Planned]:
+    """Return the contrasts between arms, each by every measure that arms are compared by."""
+
+    def keys(arm: str, family: str) -> list[Key]:
+        own = [Key(arm, "tags", "tags", "", name) for name in CONTRASTED]
+        # Agreement is of whole lists, so it is no comparison at equal words.
+        return own if family == EQUAL_WORDS else [*own, Key(arm, "tags", "agreement", "", AGREED)]
+
+    return [
+        Planned(family, one, other)
+        for family, first, second in pairings(arms)
+        for one, other in zip(keys(first, family), keys(second, family), strict=True)
+    ]
+
+
+def measure_all(config: Config, corpus: Corpus, arms: list[Arm], progress: Progress) -> Measured:
+    """Measure the tags of all arms, and what the tags are good for. Needs a running Ray."""
+    evaluation = config.evaluation
+    scorer = Embedding(config.scoring)
+    judge = judge_of(config, scorer)
+    progress.say(f"comparing {len(arms)} arms")
+    answers = at_equal_words(corpus, scorer)
+    tags = {arm: [answer.tags for answer in own] for arm, own in answers.items()}
+    whole = {arm: corpus.tags(arm) for arm in corpus.answers if arm != PEOPLE}
+    agreed = agreement(corpus, whole, corpus.lists(evaluation.keys_column))
+    progress.say("putting the tags to use: search, classification, topics, where the texts have what it takes")
+    used = put_to_use(corpus, tags, judge, evaluation, config.run.seed)
+    rows = by_key([*tag_rows(corpus, answers, judge), *agreed, *used.series])
+    return Measured(corpus, arms, answers, judge, used, rows, [*planned(arms), *planned_uses(rows)])
 
 
 if __name__ == "__main__":

@@ -1,213 +1,247 @@
-"""What tags say about their text by measures that training never saw: words, their rarity, who finds the text, people.
+"""What tags say about their text: form, words, who finds the text by them. Each measure is a value a text.
 
-Shapes: N texts, V distinct tags. Words are case-folded runs of letters and digits.
+Suffixes of array names: N texts, D embedding dimensions. Words are case-folded runs of letters and digits; a letter of
+a script without spaces, such as Chinese or Thai, is a word of its own. Stems are those of Porter's second English
+stemmer, which leaves other scripts as they are.
 """
 
-import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
-from itertools import chain
-from typing import Any
+from functools import cache, lru_cache
+from itertools import permutations
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.stats import entropy
 
-from semtag.evaluation.corpus import scores_of
-from semtag.evaluation.documents import directions_of
-from semtag.evaluation.statistics import jackknife
-from semtag.scoring.similarity import Embed, tag_string
+from semtag.evaluation.answers import Answer
+from semtag.evaluation.embeddings import Judge
+from semtag.scoring.similarity import tag_string
 
-MEASURES = {
-    "similarity": "similarity of tags and text, the score of training",
-    "found_by_words": "reciprocal rank of the text when BM25 looks for its tags",
-    "found_by_meaning": "the same when another embedding model looks for them",
-    "specificity": "inverse document frequency of the tags' words",
-    "copied_share": "share of the tags' words that stand in the text",
-    "longest_span": "words of the longest run copied from the text",
-    "words": "words of an answer",
-    "words_per_tag": "words of a tag",
-}
-RECALL_AT = 3
-_WORD = re.compile(r"[^\W_]+")
+LIKE = 10  # nearest neighbours among which a text is looked for
+LONG = 5  # words in a row that a tag copies; keyphrases of people rarely have as many
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese have no spaces between words. Marks that are no letters to Python,
+# such as vowels of Hindi, belong to their word.
+_SPACELESS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_MARKS = r"\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+_WORD = re.compile(f"[{_SPACELESS}]|(?:[^\\W_{_SPACELESS}][{_MARKS}]*)+")
 
 Tags = Sequence[str]
+Lists = Sequence[Tags]
 
 
-def measure(texts: list[str], answers: list[dict[str, Any]], second: Embed | None) -> dict[str, np.ndarray]:
-    """The measures of the answers to N texts, each of shape [N]. Every text is looked for among all N.
+class Measure(NamedTuple):
+    """What a measure means, how its numbers are written, whether they lie in [0, 1], and which way is better."""
 
-    `second` is an embedding model that training never saw.
-    """
-    tags: list[Tags] = [answer["tags"] for answer in answers]
+    means: str
+    kind: Literal["percent", "figure", "number"] = "figure"
+    bounded: bool = True
+    higher_is_better: bool = True
+
+
+MEASURES = {
+    "well_formed": Measure("share of answers that are well formed as the model wrote them", "percent"),
+    "covered": Measure("share of texts that get a tag, from repaired answers too", "percent"),
+    "similarity": Measure("cosine of tags and text by the scoring model, 0 without tags", bounded=False),
+    "found_by_words": Measure("reciprocal rank of the text when BM25 looks for its tags among all texts"),
+    "found_by_meaning": Measure("reciprocal rank of the text when the judge looks for its tags among all texts"),
+    "found_among_like": Measure(f"the same among the text and its {LIKE} nearest neighbours"),
+    "words": Measure("words of an answer", "number", bounded=False, higher_is_better=False),
+    "copied_share": Measure(
+        "share of the tags' words whose stems stand in the text", "percent", higher_is_better=False
+    ),
+    "inflected": Measure("share of the tags' words that the text has in another form alone", "percent", True, False),
+    "adjoining": Measure("share of the tags that stand in the text right beside another tag", "percent", True, False),
+    "long_runs": Measure(f"share of the tags that copy {LONG} words in a row or more", "percent", True, False),
+    "repeated": Measure("share of the other texts that get the same tag, as a mean over tags", "percent", True, False),
+    "present_f1_at_5": Measure("F1 of the first five tags and the keyphrases that stand in the text"),
+    "present_f1_at_m": Measure("F1 of all tags and the keyphrases that stand in the text"),
+    "absent_f1_at_5": Measure("F1 of the first five tags and the keyphrases that do not stand in the text"),
+    "absent_f1_at_m": Measure("F1 of all tags and the keyphrases that do not stand in the text"),
+    "f1_at_5": Measure("F1 of the first five tags and all keyphrases"),
+    "f1_at_m": Measure("F1 of all tags and all keyphrases"),
+    "ndcg_at_10": Measure("nDCG@10"),
+    "recall_at_10": Measure("recall@10", "percent"),
+    "map": Measure("mean average precision"),
+    "accuracy": Measure("share of texts whose class is told", "percent"),
+}
+TAGS = tuple(MEASURES)[:12]  # the measures of `measure`
+
+
+def measure(texts: Sequence[str], answers: Sequence[Answer], judge: Judge) -> dict[str, np.ndarray]:
+    """Measure the delivered tags of N texts, each measure of shape [N]."""
+    tags = [answer.tags for answer in answers]
 
     def each(of: Callable[[str, Tags], float]) -> np.ndarray:
         return np.array([of(text, own) for text, own in zip(texts, tags, strict=True)], dtype=float)
 
+    by_meaning, among_like = found_by_meaning(texts, tags, judge)
     found = {
-        "similarity": scores_of(answers),
+        "well_formed": np.array([answer.valid for answer in answers], dtype=float),
+        "covered": np.array([bool(own) for own in tags], dtype=float),
+        "similarity": np.array([answer.score or 0.0 for answer in answers], dtype=float),
         "found_by_words": found_by_words(texts, tags),
-        "specificity": specificity(texts, tags),
+        "found_by_meaning": by_meaning,
+        "found_among_like": among_like,
+        "words": each(lambda _, own: len(words_of_all(own))),
         "copied_share": each(copied_share),
-        "longest_span": each(longest_span),
-        "words": each(lambda _, own: word_count(own)),
-        "words_per_tag": each(lambda _, own: word_count(own) / len(own) if own else 0.0),
+        "inflected": each(inflected),
+        "adjoining": each(adjoining),
+        "long_runs": each(long_runs),
+        "repeated": repeated(tags),
     }
-    return found | ({"found_by_meaning": found_by_meaning(texts, tags, second)} if second else {})
+    assert tuple(found) == TAGS
+    return found
+
+
+# -- words --------------------------------------------------------------------------------------------------------
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in order."""
+    """Return the words of a text, in order."""
     return _WORD.findall(text.casefold())
 
 
+def words_of_all(tags: Tags) -> list[str]:
+    """Return the words of all tags, in order."""
+    return [word for tag in tags for word in words_of(tag)]
+
+
+@cache
+def _stemmer() -> Any:
+    import Stemmer
+
+    return Stemmer.Stemmer("english")
+
+
+@lru_cache(maxsize=2**14)  # each text is asked for by several measures of each arm
+def stems_of(text: str) -> tuple[str, ...]:
+    """Return the stems of a text's words, in order."""
+    return tuple(_stemmer().stemWords(words_of(text)))
+
+
 def copied_share(text: str, tags: Tags) -> float:
-    """Share of the tags' words that stand in the text, in [0, 1]; 0 without words."""
-    own, said = set(words_of(text)), [word for tag in tags for word in words_of(tag)]
-    return sum(word in own for word in said) / len(said) if said else 0.0
+    """Compute the share of the tags' words whose stems stand in the text, in [0, 1]; 0 without words."""
+    own, said = set(stems_of(text)), [stem for tag in tags for stem in stems_of(tag)]
+    return sum(stem in own for stem in said) / len(said) if said else 0.0
 
 
-def longest_span(text: str, tags: Tags) -> int:
-    """Words of the longest run that stands in the text as it stands in the tags, read one after the other."""
-    said = [word for tag in tags for word in words_of(tag)]
-    return SequenceMatcher(None, words_of(text), said, autojunk=False).find_longest_match().size
+def inflected(text: str, tags: Tags) -> float:
+    """Compute the share of the tags' words that the text has in another form alone, in [0, 1]; 0 without words.
 
-
-def word_count(tags: Tags) -> int:
-    """Words of all tags together."""
-    return sum(len(words_of(tag)) for tag in tags)
-
-
-def specificity(texts: Sequence[str], tags_N: Sequence[Tags]) -> np.ndarray:
-    """Mean inverse document frequency of each answer's words, shape [N]: ln((N + 1) / (df + 1)); 0 without words.
-
-    df is the number of the N texts that a word stands in (Sparck Jones 1972, J Doc 28:11, smoothed).
+    Example: `engines` of a text that says `engine`. An adverse tagger so hides what it copies.
     """
-    frequency = Counter(word for text in texts for word in set(words_of(text)))
-    rarity = [
-        [math.log((len(texts) + 1) / (frequency[word] + 1)) for tag in tags for word in words_of(tag)]
-        for tags in tags_N
-    ]
-    return np.array([sum(own) / len(own) if own else 0.0 for own in rarity])
+    words, stems, said = set(words_of(text)), set(stems_of(text)), words_of_all(tags)
+    own = [word not in words and stem in stems for word, stem in zip(said, _stemmer().stemWords(said), strict=True)]
+    return sum(own) / len(own) if own else 0.0
 
 
-def found_by_words(texts: Sequence[str], tags_N: Sequence[Tags]) -> np.ndarray:
-    """Reciprocal rank of each text among all N when BM25 looks for its tags, shape [N], in (0, 1]; 0 without tags.
+def adjoining(text: str, tags: Tags) -> float:
+    """Compute the share of the tags that stand in the text right beside another tag, in [0, 1]; 0 without tags.
 
-    BM25 as Lucene has it, English stems, no stop words (Robertson and Zaragoza 2009; Lu 2024, arXiv 2407.03618). A text
-    that ties with others gets their mean rank, so tags that say nothing find nothing.
+    Example: 1 for `the steam` and `engine drove` of `The steam engine drove the mill`, which is cut up and not tagged.
     """
-    import bm25s
+    own, said = _spaced(stems_of(text)), [stems_of(tag) for tag in tags]
+    pairs = [(one, other) for one, other in permutations(range(len(said)), 2) if said[one] and said[other]]
+    beside = {place for pair in pairs if _spaced(said[pair[0]] + said[pair[1]]) in own for place in pair}
+    return len(beside) / len(tags) if tags else 0.0
 
-    index = bm25s.BM25()
-    index.index(stems(texts), show_progress=False)
+
+def _spaced(words: Sequence[str]) -> str:
+    return f" {' '.join(words)} "
+
+
+def long_runs(text: str, tags: Tags) -> float:
+    """Compute the share of the tags that copy LONG words in a row or more, in [0, 1]; 0 without tags."""
+    own = stems_of(text)
+    return sum(longest_run(own, stems_of(tag)) >= LONG for tag in tags) / len(tags) if tags else 0.0
+
+
+def longest_run(text: Sequence[str], tag: Sequence[str]) -> int:
+    """Return the length of the longest run of words that both have."""
+    return SequenceMatcher(None, text, tag, autojunk=False).find_longest_match().size
+
+
+def repeated(tags_N: Lists) -> np.ndarray:
+    """Measure how often a tag of one text is a tag of another one, shape [N].
+
+    The figure is the mean over ordered pairs of texts of the share of the first one's tags that the second one has. The
+    values are its jackknife pseudo-values, whose mean is the figure and whose spread is its error, since the value of a
+    text depends on the others (Efron and Stein 1981, Ann Stat 9:586). Zeros for fewer than three texts.
+    """
+    own, count = [[tag.casefold() for tag in tags] for tags in tags_N], len(tags_N)
+    if count < 3:
+        return np.zeros(count)
+    texts_with = Counter(tag for tags in own for tag in set(tags))
+    weight: defaultdict[str, float] = defaultdict(float)  # of each tag: its share of the tags of each text, summed up
+    for tags in own:
+        for tag in tags:
+            weight[tag] += 1 / len(tags)
+    # A text has all of its own tags, which is 1 of each sum.
+    gives_N = np.array([sum(texts_with[tag] for tag in tags) / len(tags) - 1 if tags else 0.0 for tags in own])
+    takes_N = np.array([sum(weight[tag] for tag in set(tags)) - 1 if tags else 0.0 for tags in own])
+    total = float(gives_N.sum())
+    without_N = (total - gives_N - takes_N) / ((count - 1) * (count - 2))
+    pseudo_N: np.ndarray = count * total / (count * (count - 1)) - (count - 1) * without_N
+    return pseudo_N
+
+
+# -- who finds the text -------------------------------------------------------------------------------------------
+
+
+def found_by_words(texts: Sequence[str], tags_N: Lists) -> np.ndarray:
+    """Compute the reciprocal rank of each text among all N when BM25 looks for its tags, shape [N]; 0 without tags.
+
+    BM25 as Lucene has it, over stems (Robertson and Zaragoza 2009; Lu 2024, arXiv 2407.03618).
+    """
+    scores = WordSearch(texts)
     found = np.zeros(len(texts))
-    for place, query in enumerate(stems([" ".join(tags) for tags in tags_N])):
-        if query and tags_N[place]:
-            found[place] = _reciprocal_rank(index.get_scores(query), place)
+    for place, tags in enumerate(tags_N):
+        if tags:
+            found[place] = reciprocal_rank(scores(" ".join(tags)), place)
     return found
 
 
-def found_by_meaning(texts: Sequence[str], tags_N: Sequence[Tags], embed: Embed) -> np.ndarray:
-    """Reciprocal rank of each text among all N by the cosine of its embedding with that of the tags, shape [N]."""
-    directions, found = directions_of(embed), np.zeros(len(texts))
-    texts_N_D, asking = directions(texts), [place for place, tags in enumerate(tags_N) if tags]
-    for place, query_D in zip(asking, directions([tag_string(tags_N[place]) for place in asking]), strict=True):
-        found[place] = _reciprocal_rank(texts_N_D @ query_D, place)
-    return found
+class WordSearch:
+    """BM25 over texts: call it with a query to get the score of each text, shape [N]."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        import bm25s
+
+        self._count, documents = len(texts), [list(stems_of(text)) for text in texts]
+        self._known = {stem for document in documents for stem in document}
+        self._index = bm25s.BM25()
+        if self._known:
+            self._index.index(documents, show_progress=False)
+
+    def __call__(self, query: str) -> np.ndarray:
+        known = [stem for stem in stems_of(query) if stem in self._known]
+        return np.asarray(self._index.get_scores(known)) if known else np.zeros(self._count)
 
 
-def _reciprocal_rank(scores_N: np.ndarray, place: int) -> float:
-    higher, ties = (scores_N > scores_N[place]).sum(), (scores_N == scores_N[place]).sum()
-    return float(1 / (higher + (ties + 1) / 2))
+def found_by_meaning(texts: Sequence[str], tags_N: Lists, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the reciprocal rank of each text by the cosine of its embedding and its tags', each of shape [N].
 
-
-def stems(texts: Sequence[str]) -> list[list[str]]:
-    """The words of each text without English stop words, cut to their stems (Porter's second stemmer)."""
-    import bm25s
-    import Stemmer
-
-    return bm25s.tokenize(
-        list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False, return_ids=False
-    )
-
-
-def diversity(tags_N: Sequence[Tags]) -> dict[str, Any]:
-    """How varied the tags of all texts are: tags, distinct ones, and the entropy of their distribution in bits.
-
-    The 95 % intervals are the jackknife's over texts. The entropy that so few texts show is too low, and the jackknife
-    takes that off (Zahl 1977, Ecology 58:907); the distinct tags stay those that were seen in that many texts.
+    The first is among all texts, the second among the text and its LIKE nearest neighbours; 0 without tags.
     """
-    own = [[*map(str.casefold, tags)] for tags in tags_N]
-    numbers = {tag: number for number, tag in enumerate(dict.fromkeys(chain(*own)))}
-
-    def counts_of(tags: Iterable[str]) -> np.ndarray:
-        return np.bincount(np.array([numbers[tag] for tag in tags], dtype=int), minlength=len(numbers))
-
-    all_V = counts_of(chain(*own))
-    rests = (all_V - counts_of(tags) for tags in own)  # with each text taken away
-    without_N_2 = np.array([(np.count_nonzero(rest_V), _entropy(rest_V)) for rest_V in rests]).reshape(-1, 2)
-    return {
-        "tags": int(all_V.sum()),
-        "distinct": jackknife(len(numbers), without_N_2[:, 0])._asdict(),
-        "entropy_bits": jackknife(_entropy(all_V), without_N_2[:, 1], correct=True)._asdict(),
-    }
+    texts_N_D = judge.passages(texts)
+    asking = [place for place, tags in enumerate(tags_N) if tags]
+    everywhere, near = np.zeros(len(texts)), np.zeros(len(texts))
+    queries = judge.queries([tag_string(tags_N[place]) for place in asking])
+    for place, query_D in zip(asking, queries, strict=True):
+        scores_N, alike_N = texts_N_D @ query_D, texts_N_D @ texts_N_D[place]
+        alike_N[place] = np.inf
+        nearest = np.argsort(-alike_N, kind="stable")[: LIKE + 1]  # the text itself comes first
+        everywhere[place] = reciprocal_rank(scores_N, place)
+        near[place] = reciprocal_rank(scores_N[nearest], 0)
+    return everywhere, near
 
 
-def _entropy(counts_V: np.ndarray) -> float:
-    """Entropy in bits of what is counted; 0 without any."""
-    return float(entropy(counts_V, base=2)) if counts_V.any() else 0.0
+def reciprocal_rank(scores_N: np.ndarray, place: int) -> float:
+    """Compute the expected reciprocal rank of a place, in (0, 1], where ties are in an order of chance.
 
-
-def agreement(keys_N: Sequence[Sequence[str]], tags_N: Sequence[Sequence[str]], embed: Embed) -> dict[str, np.ndarray]:
-    """Agreement of each text's tags with its keyphrases, each of shape [N] in [0, 1] (semantic F1 from -1).
-
-    `exact_f1`: of phrases that are the same, case and white space aside. `stemmed_f1`: the same of their English
-    stems. `recall_at_3`: share of the keyphrases whose stems are among the first three tags. `semantic_f1`: harmonic
-    mean of how close each tag is to its closest keyphrase, and each keyphrase to its closest tag, by cosine
-    (BERTScore's greedy matching, Zhang et al. 2020, equation 1, of phrases in place of tokens).
+    McSherry and Najork 2008 (ECIR), section 3.
     """
-    import Stemmer
-
-    stemmer = Stemmer.Stemmer("english")
-
-    def stem(phrase: str) -> str:
-        return " ".join(stemmer.stemWords(words_of(phrase)))
-
-    def phrases(of: Callable[[str], str]) -> list[tuple[list[str], list[str]]]:
-        return [([*map(of, keys)], [*map(of, tags)]) for keys, tags in texts]
-
-    texts = list(zip(keys_N, tags_N, strict=True))
-    stemmed, plain = phrases(stem), phrases(_plain)
-    return {
-        "exact_f1": np.array([_f1(keys, tags) for keys, tags in plain]),
-        "stemmed_f1": np.array([_f1(keys, tags) for keys, tags in stemmed]),
-        "semantic_f1": _semantic_f1(texts, embed),
-        "recall_at_3": np.array([_recall(keys, tags[:RECALL_AT]) for keys, tags in stemmed]),
-    }
-
-
-def _plain(phrase: str) -> str:
-    return " ".join(phrase.casefold().split())
-
-
-def _f1(keys: Sequence[str], tags: Sequence[str]) -> float:
-    wanted, given = set(keys), set(tags)
-    return 2 * len(wanted & given) / (len(wanted) + len(given)) if wanted and given else 0.0
-
-
-def _recall(keys: Sequence[str], tags: Sequence[str]) -> float:
-    return len(set(keys) & set(tags)) / len(set(keys)) if keys else 0.0
-
-
-def _semantic_f1(texts: Sequence[tuple[Sequence[str], Sequence[str]]], embed: Embed) -> np.ndarray:
-    directions, found = directions_of(embed), np.zeros(len(texts))
-    directions([phrase for keys, tags in texts for phrase in (*keys, *tags)])  # which it remembers, in one call
-    for index, (keys, tags) in enumerate(texts):
-        if keys and tags:
-            cosines = directions(tags) @ directions(keys).T
-            precision, recall = cosines.max(axis=1).mean(), cosines.max(axis=0).mean()
-            total = precision + recall
-            found[index] = 2 * precision * recall / total if total > 0 else 0.0
-    return found
+    higher, ties = int((scores_N > scores_N[place]).sum()), int((scores_N == scores_N[place]).sum())
+    return float((1 / np.arange(higher + 1, higher + ties + 1)).mean())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from semtag.cluster.stage_process import name_error, print_anywhere
-from semtag.commands import evaluate, judge, pairs, push, rank, report, run, submit, tag, train, verify
+from semtag.commands import audit_scorer, evaluate, judge, pairs, push, rank, report, run, submit, tag, train, verify
 from semtag.configs.errors import UserError
 
 EPILOG = """\
@@ -34,6 +34,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "submit": submit,
     "verify": verify,
+    "audit-scorer": audit_scorer,
     "report": report,
     "push": push,
     "tag": tag,

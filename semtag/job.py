@@ -2,7 +2,6 @@
 
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
-from semtag.evaluation.terminal import failed_gates, read_report, result_table
 from semtag.generation.source_state import check_source
 from semtag.pipeline import run_steps, steps_of
 from semtag.plan import check_model, check_trackers, show_plan, slow_types
@@ -62,6 +61,9 @@ def _check_rounds(run: RunDir, config: Config, steps: set[Step]) -> None:
 
 
 def _show_results(run: RunDir, config: Config) -> int:
+    # Reading a report loads numpy and more, which the command line's help does without.
+    from semtag.evaluation.report.terminal import failed_gates, read_report, result_table
+
     report = read_report(run)
     print(f"\n{result_table(run, report)}")
     for line in round_lines(run, config):

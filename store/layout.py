@@ -59,6 +59,7 @@ class RunLayout:
         self.rejects = folder / "rejects"  # rows without a usable text
         self.evaluation = folder / "evaluation"
         self.answers = self.evaluation / "answers.parquet"
+        self.rows = self.evaluation / "rows.parquet"  # every value that was measured
         self.report = self.evaluation / "report.json"
         self.page = self.evaluation / "report.html"
         self.judgement = folder / "judgement"

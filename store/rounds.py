@@ -61,10 +61,12 @@ def round_lines(run: RunDir, config: Config) -> list[str]:
         if "gain" not in counts:
             continue
         gain = counts["gain"]
+        known = gain["high"] is not None  # of one text there is no interval
+        between = f" [{gain['low']:+.3f}, {gain['high']:+.3f}]" if known else ""
         line = (
             f"round {number}: {counts['well_formed']:.1%} valid, mean score {counts['mean_score']:.3f}, "
-            f"gain {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] on {counts['texts']} validation texts"
+            f"gain {gain['value']:+.3f}{between} on {counts['texts']} validation texts"
         )
-        nothing = gain["high"] < config.rounds.least_gain
+        nothing = known and gain["high"] < config.rounds.least_gain
         lines.append(f"{line}; this round gained nothing" if nothing else line)
     return [*lines, f"the tagger is the model of round {delivered_round(run)}"] if lines else []

@@ -19,8 +19,9 @@ from hypothesis import settings
 
 from benchmarks.small_models import SMALL, build_tokenizer, save_random_llama, save_small
 from semtag.cluster.ray_session import LOOPBACK
+from semtag.configs.evaluation import Arm
 from semtag.configs.load import load_config
-from semtag.configs.schema import SYSTEM, Arm
+from semtag.configs.schema import SYSTEM
 from semtag.generation.prompts import build_messages
 from semtag.store.run_dir import RunDir
 
@@ -61,7 +62,6 @@ TINY = [
     "training.save_steps=2",
     "training.dtype=float32",
     "pairs.format_share=0.5",
-    "evaluation.resamples=200",
     f"evaluation.arms=[{', '.join(arm for arm in get_args(Arm) if arm != 'rounds')}]",  # one more engine
 ]
 

@@ -31,13 +31,13 @@ SCRIPTS.remove("odd_jobs")  # a part of `odd_inputs`
 RANDOM = [
     "rounds.each=[{training: {loss: likelihood}}, {}]",
     "evaluation.arms=[rounds, yake]",
-    "evaluation.resamples=100",
 ]
 RANDOM += ["rounds.least_gain=0", "data.limit=60", "training.dtype=float32", "training.max_steps=2", *SMALL]
 # The arguments of each script at its smallest size; {root} is a folder of its own.
 SMALLEST = {
     "cheats": ["{root}/runs/demo-0"],
     "chaos": ["--root", "{root}/runs", "--kills", "2", "--pause", "1", "--texts", "300", "--json", "{root}/out.json"],
+    "coverage": ["--simulations", "20", "--bound", "0.5"],
     "generation": ["--model", "random", "--texts", "340", "--max-tokens", "4", "--rounds", "1", "prompt.examples=[]"],
     "many_pairs": ["{root}/runs/scale-2000"],
     "odd_inputs": ["{root}/inputs", "--root", "{root}/runs", "--only", "completions", "overrides"],
@@ -90,7 +90,7 @@ def test_many_pairs_are_those_that_scale_leaves(tmp_path: Path) -> None:
 
 @pytest.mark.benchmark
 def test_cheats_are_tried_on_a_run_of_a_seed(tmp_path: Path) -> None:
-    assert "| round 2 |" in run_smallest("seeds", tmp_path)
+    assert "| tuned | base |" in run_smallest("seeds", tmp_path)
     assert "| the best candidate |" in run_smallest("cheats", tmp_path)
 
 

@@ -1,178 +1,149 @@
-"""Topics by hand: coherence, diversity, merges, months; and real topics of texts that have some."""
+"""Topics by hand, and real topics of texts that have some."""
 
-import json
 import math
 import random
-from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import pytest
 
-from semtag.evaluation.documents import Documents
-from semtag.evaluation.topic_map import hierarchy, month_of, over_time, points
-from semtag.evaluation.topics import Clustering, cluster, coherence, diversity, figures_of, npmi, top_words, topics
-from tests.test_search import bag_of_words
+from semtag.evaluation.report.records import Point, TopicName, Topics
+from semtag.evaluation.rows import Key, Rows, by_key
+from semtag.evaluation.tasks import topics as module
+from semtag.evaluation.tasks.inputs import Documents
+from semtag.evaluation.tasks.topics import SEEDS, Groups, ami, cluster, figures_of, find_topics, map_of, names_of
+from tests.test_search import bag_of_words, corpus_of, judge_of_words
 
 THEMES = {
     "ships": ["harbour", "anchor", "sailor", "mast", "deck", "crew", "tide", "rope", "captain", "voyage"],
     "trains": ["railway", "station", "signal", "platform", "engine", "wagon", "track", "ticket", "driver", "tunnel"],
     "bread": ["flour", "oven", "dough", "yeast", "baker", "crust", "loaf", "grain", "butter", "salt"],
 }
-
-
-SAME = {"two": [["old ship", "port"]] * 40, "one": [["ship"]] * 40}
-
-
-def about(theme: str, place: int) -> str:
-    return " ".join(random.Random(f"{theme} {place}").choices(THEMES[theme], k=12))
-
-
-LABELS: list[str | None] = [theme for theme in THEMES for _ in range(20)]
-TEXTS = [about(str(theme), place) for place, theme in enumerate(LABELS)]
-TAGS = {
+OF_TEXTS = [theme for theme in THEMES for _ in range(20)]
+TEXTS = [" ".join(random.Random(f"{theme} {at}").choices(THEMES[theme], k=12)) for at, theme in enumerate(OF_TEXTS)]
+TAGS: dict[str, list[list[str]]] = {
     "base": [[] for _ in TEXTS],
-    "tuned": [[f"Old {theme}", THEMES[str(theme)][place % 10]] for place, theme in enumerate(LABELS)],
+    "tuned": [[f"Old {theme}", THEMES[theme][place % 10]] for place, theme in enumerate(OF_TEXTS)],
 }
+GROUPS = Groups("labels", list(OF_TEXTS))
 
 
-def test_mutual_information_by_hand() -> None:
-    assert npmi(0.25, 0.5, 0.5) == pytest.approx(0)  # independent
-    assert npmi(0.5, 0.5, 0.5) == pytest.approx(1)  # always together
-    assert npmi(0, 0.5, 0.5) == -1
-    assert npmi(1, 1, 1) == 1
-    assert npmi(0.25, 0.5, 0.25) == pytest.approx(math.log(2) / math.log(4))
+def test_adjusted_mutual_information_by_hand() -> None:
+    topic_N = np.array([0, 0, 1, 1, -1, -1])
+    assert ami(["x", "x", "y", "y", "z", "z"], topic_N, -1) == pytest.approx(1)  # the outliers are one topic more
+    # Of two by two halves one shares a pair with 1/6 + 1/6, which is ln 2, and none with 4/6: 0 are expected.
+    expected = math.log(2) / 3
+    crossed = ami(["x", "y", "x", "y", None, None], topic_N, -1)
+    assert crossed == pytest.approx((0 - expected) / (math.log(2) - expected))
+    assert ami(["x", "x", "y", "y", "x", "y"], topic_N, 0) == pytest.approx(1)
+    assert ami(["x", "x", "y", "y", "x", "y"], topic_N, -1) != pytest.approx(1)
 
 
-def test_coherence_by_hand() -> None:
-    texts = [{"a", "b"}, {"a", "b", "c"}, {"c"}, {"d"}]
-    together, rarely = 1.0, math.log(0.25 / (0.5 * 0.5)) / -math.log(0.25)
-    assert coherence([["a", "b", "c"]], texts) == pytest.approx([(together + rarely + rarely) / 3])
-    assert coherence([["a", "b"], ["a", "d"]], texts) == pytest.approx([1, -1])
-    assert coherence([["a", "b", "unheard"], ["a"]], texts) == pytest.approx([1])  # nothing is known of these
-    assert len(coherence([["a"], []], texts)) == 0
+def test_without_two_labels_there_is_nothing_to_agree_with() -> None:
+    topic_N = np.array([0, 0, 1, -1])
+    for labels in ([None] * 4, ["x"] * 4, ["x", None, None, None]):
+        assert ami(labels, topic_N, -1) is None
+    assert ami(["x", "x", "x", "y"], topic_N, 0) is None  # the only `y` is an outlier
+    assert ami(["x", "x", "x", "y"], np.full(4, -1), 0) is None
+    assert ami(["x", "x", "x", "y"], np.full(4, -1), -1) == 0
 
 
-def test_diversity_by_hand() -> None:
-    assert diversity([["a", "b"], ["b", "c"]]) == pytest.approx((3 / 4, 3 / 4, 3 / 4))  # 1 without either
-    of_three = diversity([["a", "b"], ["b", "c"], ["d"]])  # without each: 1, 1, 3/4
-    half = NormalDist().inv_cdf(0.975) * math.sqrt(2 / 3 * (2 * (1 / 12) ** 2 + (1 / 6) ** 2))
-    assert of_three == pytest.approx((4 / 5, 4 / 5 - half, 1))
-    assert diversity([["a"]]) == (1, None, None) and diversity([[], []]) == (None, None, None)
-    assert top_words(["History of X", "history", *(f"word{place}" for place in range(12))]) == [
-        "history",
-        *(f"word{place}" for place in range(9)),
+def test_unrelated_labels_and_topics_agree_by_chance_alone() -> None:
+    rng = np.random.default_rng(0)
+    found = [ami(list(rng.choice(["a", "b", "c", "d"], 150)), rng.integers(-1, 9, 150), -1) or 0.0 for _ in range(40)]
+    assert abs(np.mean(found)) < 0.01  # mutual information that is not adjusted would be 0.04 and more
+
+
+def test_figures_are_means_over_seeds() -> None:
+    topics_S_N = np.array([[0, 0, 1, 1, -1, -1], [-1, -1, -1, -1, -1, -1]])
+    way = Documents("tuned", "tags", ["a", "b", "c", "d", "", "e"])
+    found = figures_of(way, topics_S_N, ["x", "x", "y", "y", "z", "z"])
+    assert (found.arm, found.input, found.texts) == ("tuned", "tags", 5)
+    assert found.topics == pytest.approx((2 + 0) / 2) and found.outliers == pytest.approx((2 / 6 + 1) / 2)
+    assert found.ami == pytest.approx((1 + 0) / 2)
+    assert found.ami_inliers == pytest.approx(1)  # of the first seed, since the second has no inliers
+    assert figures_of(way, topics_S_N, [None] * 6).ami is None
+
+
+def test_topics_are_named_by_what_is_frequent_in_them_alone() -> None:
+    tags = [["Common", "ship"], ["common", "Ship"], ["common", "bread"], ["common", "oven", "bread"], ["common", "fog"]]
+    # ln(1 + A / f) with A = 11 / 3: of common 0.55, of ship 1.04, of bread 1.04, of oven 1.54.
+    names = names_of(np.array([0, 0, 1, 1, -1]), tags)
+    assert names == ["ship, common", "bread, oven, common"]
+    assert names_of(np.array([0, 0, -1]), [[], [], []]) == [""]
+    assert names_of(np.array([-1, -1]), [["a"], ["b"]]) == []
+
+
+def test_the_map_by_hand() -> None:
+    plane_N_2 = np.array([[0.12345, -1.0], [2.0, 3.0]], dtype=np.float32)
+    found = map_of(plane_N_2, np.array([-1, 0, 0]), ["x" * 400, "y", "z"], [["a"], [], ["B"]], [None, "label", None])
+    assert found.points == [
+        Point(x=0.123, y=-1.0, topic=-1, text="x" * 200, tags=["a"], label=None),
+        Point(x=2.0, y=3.0, topic=0, text="y", tags=[], label="label"),
     ]
-
-
-def test_figures_by_hand() -> None:
-    found = Clustering(np.array([0, 0, 1, 1, -1, -1]), [["a"], ["b"]], np.zeros((2, 2)), ["a", "b"])
-    figures = figures_of(found, ["x", "x", "y", "y", "z", "z"], [set()] * 6, 50, 0)
-    assert figures["topics"] == 2 and figures["outliers"]["value"] == pytest.approx(1 / 3)
-    assert figures["nmi"]["value"] == pytest.approx(1) and figures["ari"]["value"] == pytest.approx(
-        1
-    )  # outliers are a cluster
-    figures = figures_of(found, ["x", None, "x", "y", None, "y"], [set()] * 6, 50, 0)
-    assert figures["nmi"]["low"] < figures["nmi"]["value"] < figures["nmi"]["high"]
-    assert figures["nmi"]["value"] == pytest.approx(2 * 0.5 / 2.5)  # 1 - H(x | cluster) = 1/2 bit; entropies 1 and 1.5
-    unlabelled = figures_of(found, [None] * 6, [set()] * 6, 50, 0)
-    assert unlabelled["nmi"]["value"] is None and unlabelled["ari"]["low"] is None
-
-
-def test_merges_by_hand() -> None:
-    # Cosines: 0 and 2 are 0.8 alike, 1 shares nothing with 0 and 0.6 with 2.
-    weights = np.array([[1, 0, 0], [0, 1, 0], [0.8, 0.6, 0]])
-    first, second = hierarchy(weights, [10, 30, 20], ["sea", "land", "sky"])
-    assert (first["left"], first["right"], first["distance"]) == (0, 2, pytest.approx(0.2))
-    assert (second["left"], second["right"], second["distance"]) == (1, 3, pytest.approx((1 + 0.4) / 2))
-    assert first["name"] == "sea, land"  # 10 + 16 against 12
-    assert second["name"] == "land, sea"  # 42 against 26
-    assert hierarchy(weights[:1], [1], ["sea"]) == []
-
-
-def test_months() -> None:
-    for date in ("2019-05", "201905", "2019-05-03", "2019-05-03T10:00:00Z", "Fri, 3 May 2019 10:00:00 GMT"):
-        assert month_of(date) == (2019, 5), date
-    assert month_of(" 2019 ") == (2019, 0)
-    for date in ("", "hello", "1557900000", "2019-13-01", "05/06/2019"):
-        assert month_of(date) == (0, 0), date
-
-
-def test_over_time_by_hand() -> None:
-    topic_N = np.array([0, 0, -1, 1])
-    assert over_time(topic_N, ["2019-05-03", "2019-05-30", "2020-01-01", None]) == [
-        {"period": "2019-05", "topic": 0, "count": 2},
-        {"period": "2020-01", "topic": -1, "count": 1},
-    ]
-    long = over_time(topic_N, ["2019-05-03", "2021-05-30", "2021-01-01", "no"])
-    assert long is not None and [row["period"] for row in long] == ["2019", "2021", "2021"]
-    rough = over_time(topic_N, ["2019", "2019-05", None, None])
-    assert rough == [{"period": "2019", "topic": 0, "count": 2}]
-    assert over_time(topic_N, ["2019", None, None, None]) is None
-
-
-def test_points() -> None:
-    found = points(np.array([[0.12345, -1.0]], dtype=np.float32), np.array([-1]), ["x" * 400], [["a"]], [None])
-    assert found == [{"x": 0.123, "y": -1.0, "topic": -1, "text": "x" * 300, "tags": ["a"], "label": None}]
+    assert found.topics == [TopicName(id=0, name="b", size=2)]  # a text beyond the map counts
 
 
 @pytest.fixture(scope="module")
-def answer() -> dict[str, Any]:
-    found = topics(TEXTS, LABELS, ["2024-01-02"] * 60, TAGS, bag_of_words, 0)
+def answer() -> tuple[Rows, Topics]:
+    series, found = find_topics(corpus_of(TEXTS), GROUPS, TAGS, judge_of_words(), 0)
     assert found is not None
-    return json.loads(json.dumps(found, allow_nan=False))
+    return by_key(series), found
 
 
-def test_topics_are_found(answer: dict[str, Any]) -> None:
-    rows = {(row["arm"], row["on"]): row for row in answer["rows"]}
-    assert [*rows] == [("text", "text"), *((arm, on) for arm in TAGS for on in ("tags", "both"))]
-    for way in (("text", "text"), ("tuned", "tags"), ("tuned", "both")):
-        assert rows[way]["topics"] >= 3 and rows[way]["nmi"]["value"] > 0.6, rows[way]
-    for on in ("tags", "both"):  # no tag to name a topic by
-        nothing = rows["base", on]
-        assert nothing["topics"] == 0 and nothing["coherence"]["value"] is nothing["diversity"]["value"] is None
-        assert [nothing[name]["value"] for name in ("outliers", "nmi", "ari")] == [1, 0, 0]
-    assert rows["text", "text"]["coherence"]["low"] > 0
+def test_topics_are_found(answer: tuple[Rows, Topics]) -> None:
+    _, found = answer
+    assert (found.seeds, found.labels) == (SEEDS, "labels")
+    rows = {(row.arm, row.input): row for row in found.rows}
+    assert [*rows] == [("text", "text"), *((arm, read) for arm in TAGS for read in ("tags", "both"))]
+    for way in (("text", "text"), ("base", "both"), ("tuned", "tags"), ("tuned", "both")):
+        assert rows[way].topics >= 3 and (rows[way].ami or 0) > 0.6 and rows[way].texts == 60, rows[way]
+    nothing = rows["base", "tags"]
+    assert (nothing.topics, nothing.outliers, nothing.texts, nothing.ami, nothing.ami_inliers) == (0, 1, 0, 0, None)
 
 
-def test_the_map(answer: dict[str, Any]) -> None:
-    drawn = answer["map"]
-    count = next(row["topics"] for row in answer["rows"] if (row["arm"], row["on"]) == ("tuned", "both"))
-    assert drawn["arm"] == "tuned" and [topic["id"] for topic in drawn["topics"]] == [*range(count)]
-    assert [point["text"] for point in drawn["points"]] == TEXTS and drawn["points"][0]["tags"] == TAGS["tuned"][0]
-    assert all("old " in topic["name"] for topic in drawn["topics"])  # whole tags
-    sizes = [topic["size"] for topic in drawn["topics"]]
-    assert sizes == [sum(point["topic"] == topic for point in drawn["points"]) for topic in range(count)]
-    assert len(drawn["hierarchy"]) == count - 1
-    assert {merge[side] for merge in drawn["hierarchy"] for side in ("left", "right")} == {*range(2 * count - 2)}
-    assert sum(row["count"] for row in drawn["over_time"]) == 60
+def test_the_map_shows_the_first_seed(answer: tuple[Rows, Topics]) -> None:
+    rows, found = answer
+    drawn, told = found.map, rows[Key("tuned", "both", "topics", "seed 0", "topic")]
+    assert drawn is not None and drawn.arm == "tuned"
+    assert told.labels_N == [str(point.topic) for point in drawn.points] and np.isnan(told.values_N).all()
+    assert told.units_N.tolist() == corpus_of(TEXTS).ids
+    assert [point.text for point in drawn.points] == TEXTS
+    assert [point.label for point in drawn.points] == OF_TEXTS and drawn.points[0].tags == TAGS["tuned"][0]
+    sizes = [sum(point.topic == topic.id for point in drawn.points) for topic in drawn.topics]
+    assert [topic.size for topic in drawn.topics] == sizes == sorted(sizes, reverse=True)
+    assert all("old " in topic.name for topic in drawn.topics)
 
 
-def test_the_same_seed_gives_the_same_topics(answer: dict[str, Any]) -> None:
-    again = topics(TEXTS, LABELS, [None] * 60, {"tuned": TAGS["tuned"]}, bag_of_words, 0)
-    assert again is not None
-    assert again["map"] == answer["map"] | {"over_time": None}
-    assert again["rows"] == [row for row in answer["rows"] if row["arm"] != "base"]
+def test_the_same_seed_gives_the_same_topics(answer: tuple[Rows, Topics], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, found = answer
+    monkeypatch.setattr(module, "MOST_POINTS", 45)
+    _, again = find_topics(corpus_of(TEXTS), Groups("", [None] * 60), {"tuned": TAGS["tuned"]}, judge_of_words(), 0)
+    assert again is not None and again.map is not None and found.map is not None
+    assert [row.outliers for row in again.rows] == [row.outliers for row in found.rows if row.arm != "base"]
+    assert [row.ami for row in again.rows] == [None] * 3
+    assert [point.topic for point in again.map.points] == [point.topic for point in found.map.points][:45]
+    assert again.map.topics == found.map.topics
 
 
-def test_the_terms_are_whole_tags_and_untagged_texts_are_outliers() -> None:
-    tags = [[], *TAGS["tuned"][1:]]
-    strings = [", ".join(own) for own in tags]
-    found = cluster(Documents("tuned", "tags", strings), tags, bag_of_words(strings), 0)
-    assert found.topic_N[0] == -1 and set(found.topic_N[1:].tolist()) >= set(range(len(found.terms)))
-    words = {word for words in THEMES.values() for word in words}
-    assert set(found.vocabulary) == {"old ships", "old trains", "old bread"} | words
-    assert found.weights_T_V.shape == (len(found.terms), 33)
-    for topic, terms in enumerate(found.terms):
-        own = {tag.casefold() for place in np.flatnonzero(found.topic_N == topic) for tag in tags[place]}
-        assert set(terms) <= own and len(terms) == min(10, len(own))
+def test_empty_documents_are_outliers() -> None:
+    vectors_N_D = bag_of_words(["", *TEXTS[1:]])
+    topic_N = cluster(vectors_N_D, 0)
+    assert topic_N[0] == -1 and topic_N.max() >= 2
+    assert (cluster(bag_of_words([""] * 30 + TEXTS[:39]), 0) == -1).all()  # too few are left
 
 
 def test_few_texts_have_no_topics() -> None:
-    assert topics(TEXTS[:39], LABELS[:39], [None] * 39, {}, bag_of_words, 0) is None
+    found = find_topics(corpus_of(TEXTS[:39]), Groups("", [None] * 39), {}, judge_of_words(), 0)
+    assert found == ([], None)
 
 
 def test_texts_that_are_all_the_same_break_nothing() -> None:
-    found = topics(["a ship in port"] * 40, [None] * 40, [None] * 40, SAME, bag_of_words, 0)
-    assert found is not None and found["map"]["arm"] == "two" and len(found["map"]["points"]) == 40
-    json.dumps(found, allow_nan=False)
+    tags = {"base": [["old ship", "port"]] * 40, "tuned": [["ship"]] * 40}
+    _, found = find_topics(corpus_of(["a ship in port"] * 40), Groups("", [None] * 40), tags, judge_of_words(), 0)
+    assert found is not None and found.map is not None and len(found.map.points) == 40
+    assert "nan" not in found.model_dump_json().casefold()
+
+
+def test_without_the_tagger_there_is_no_map() -> None:
+    _, found = find_topics(corpus_of(TEXTS), GROUPS, {}, judge_of_words(), 0)
+    assert found is not None and found.map is None

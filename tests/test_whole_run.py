@@ -7,15 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from semtag.evaluation.corpus import arms_of
+from semtag.evaluation.arms import arms_of
 from semtag.evaluation.evaluate import weights_place
+from semtag.evaluation.report.terminal import read_report
+from semtag.evaluation.rows import Key, read_rows_table
 from semtag.generation.prompts import load_tokenizer
 from semtag.scoring.records import RANKED
 from semtag.store.layout import Step
@@ -24,7 +26,7 @@ from semtag.store.parquet import read_rows
 from semtag.store.rounds import delivered_round, start_of
 from semtag.store.run_dir import RunDir
 from semtag.training.tokenized import PAIR_KEYS
-from tests.conftest import ROOT, semtag, tiny_demo
+from tests.conftest import semtag, tiny_demo
 from tests.tampering import problems, rewrite
 
 
@@ -33,7 +35,12 @@ def test_the_layout_of_a_finished_run(finished_run: Path) -> None:
     whole = {"config.yaml", "manifest.json", "ledger.json", "texts", "rejects", "evaluation", "logs"}
     whole |= {".lease", ".lock", "round-0", "round-1", "round-2"}
     assert {path.name for path in finished_run.iterdir()} == whole
-    assert {path.name for path in layout.evaluation.iterdir()} >= {"report.html", "report.json", "answers.parquet"}
+    assert {path.name for path in layout.evaluation.iterdir()} >= {
+        "report.html",
+        "report.json",
+        "rows.parquet",
+        "answers.parquet",
+    }
     for number in (1, 2):
         own = layout.round(number)
         model, merged = ({path.name for path in folder.iterdir()} for folder in (own.adapter, own.merged))
@@ -46,21 +53,45 @@ def test_the_layout_of_a_finished_run(finished_run: Path) -> None:
 
 def test_the_report_holds_what_it_promises(finished_run: Path) -> None:
     run = RunDir(finished_run)
-    report = json.loads(run.layout.report.read_text())
-    jsonschema.validate(report, json.loads((ROOT / "evaluation" / "report_schema.json").read_text()))
+    report = read_report(run)
     delivered = delivered_round(run)
-    assert [arm["name"] for arm in report["arms"]] == [arm.name for arm in arms_of(run.config(), [3 - delivered])]
+    assert [arm.name for arm in report.arms] == [arm.name for arm in arms_of(run.config(), [3 - delivered])]
     held_out, answered = (
         {row["text_id"] for row in read_rows(file)} for file in (run.layout.held_out, run.layout.answers)
     )
-    assert answered == held_out and report["held_out_texts"] == len(held_out)
-    for arm in report["arms"]:
-        assert 0 <= arm["well_formed"]["value"] <= 1
-    for kind in ("both_valid", "all_texts"):
-        assert report["similarity"][kind]["difference"].keys() == {"value", "low", "high"}
-    assert [line["round"] for line in report["rounds"]] == [1, 2]
-    assert all(line["validation"]["texts"] == 4 for line in report["rounds"])
-    assert "round-1/" not in json.dumps(report["arms"])
+    assert answered == held_out and report.held_out_texts == len(held_out)
+    assert [line.round for line in report.rounds] == [1, 2]
+    assert all(line.validation and line.validation.texts == 4 for line in report.rounds)
+    assert run.ledger().of("evaluate")["texts"].as_json() == {"in": len(held_out), "out": len(held_out), "dropped": {}}
+
+
+def test_every_figure_has_its_number_of_texts_and_lies_within_its_interval(finished_run: Path) -> None:
+    report = read_report(RunDir(finished_run))
+    arms = [figure for arm in report.arms for figure in (arm.measures | arm.agreement).values()]
+    compared = [one.difference for one in (*report.contrasts, *report.gates)]
+    figures = [*arms, *compared, *(figure for use in report.uses for figure in use.measures.values())]
+    assert len(figures) > 100 and all(figure.n > 0 for figure in figures)
+    for figure in figures:
+        assert (figure.low is None) == (figure.high is None)
+        if figure.low is not None and figure.high is not None and figure.value is not None:
+            assert figure.low <= figure.value <= figure.high
+
+
+def test_every_figure_comes_from_the_rows(finished_run: Path) -> None:
+    run = RunDir(finished_run)
+    report, rows = read_report(run), read_rows_table(run.layout.rows)
+    for arm in report.arms:
+        for name, figure in arm.measures.items():
+            series = rows[Key(arm.name, "tags", "tags", "", name)]
+            assert figure.value == pytest.approx(float(np.nanmean(series.values_N)))
+    for one in report.contrasts:
+        first, second = (
+            rows[Key(arm, input_, one.task, one.method, one.measure)]
+            for arm, input_ in ((one.first, one.first_input), (one.second, one.second_input))
+        )
+        difference_N = first.values_N - second.values_N  # paired, unit by unit
+        assert one.difference.value == pytest.approx(float(np.nanmean(difference_N)))
+        assert one.difference.n == int((~np.isnan(difference_N)).sum()) and one.p_holm >= one.p
 
 
 def test_each_model_of_the_evaluation_lies_where_its_round_left_it(finished_run: Path) -> None:

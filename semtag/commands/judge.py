@@ -20,10 +20,10 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("--first", default="base", metavar="ARM", help="an arm of the evaluation; default %(default)s")
     parser.add_argument("--second", default="tuned", metavar="ARM", help="the other arm; default %(default)s")
     parser.add_argument("--count", type=positive, default=50, metavar="N", help="texts to judge; default %(default)s")
-    parser.add_argument("--out", metavar="FILE", help="new file; default judge.html or model.json in RUN/judgement")
+    parser.add_argument("--out", metavar="FILE", help="new file; default in RUN/judgement")
     way = parser.add_mutually_exclusive_group()
     way.add_argument(
-        "--results", nargs="+", type=Path, metavar="FILE", help="analyse the page's files, of one person or more"
+        "--results", nargs="+", type=Path, metavar="FILE", help="analyse the page's files, and those of models beside"
     )
     way.add_argument("--model", metavar="MODEL", help="path or hub name of the model that judges")
 
@@ -35,23 +35,21 @@ def run(arguments: Namespace) -> int:
     """
     if arguments.overrides and not arguments.model:
         raise UserError(f"{arguments.overrides[0]} has no effect without --model.", "Overrides go with --model.")
-    if arguments.out and arguments.results:
-        problem = "--out has no effect with --results: Semtag writes the analysis beside the first file of --results."
-        raise UserError(problem, "Leave --out out.")
-    run = RunDir(arguments.run)
+    run, first, second, out = RunDir(arguments.run), arguments.first, arguments.second, arguments.out
     with explain_store_errors(run.path):
         run.config()  # raises UserError where there is no run
         # Each branch imports its own module, because `semtag --help` must load no heavy library.
         if arguments.results:
-            from semtag.evaluation.judgement import analyse_files
+            from semtag.evaluation.judging.people import analyse_files
 
-            analyse_files(run, arguments.first, arguments.second, arguments.results)
-        elif arguments.model:
-            from semtag.evaluation.judge_model import judge
+            analyse_files(run, first, second, arguments.results, out)
+        elif model := arguments.model:
+            from semtag.evaluation.judging.model import judge
 
-            as_process(run, "judge", "answers", lambda progress: judge(run, arguments, progress))
+            asked = (model, arguments.overrides, first, second, arguments.count, out)
+            as_process(run, "judge", "answers", lambda progress: judge(run, *asked, progress))
         else:
-            from semtag.evaluation.judge import make_page
+            from semtag.evaluation.judging.page import make_page
 
-            make_page(run, arguments.first, arguments.second, arguments.count, arguments.out)
+            make_page(run, first, second, arguments.count, out)
     return 0
