@@ -26,19 +26,20 @@ class Interval(NamedTuple):
     high: float | None = None
 
 
-def mean_error(values_N: np.ndarray, clusters_N: np.ndarray) -> tuple[float, float, int]:
-    """Compute the mean of N values, its standard error, and the number of clusters, which must be at least 2.
+def mean_error(values_N: np.ndarray, clusters_N: np.ndarray) -> tuple[float, float, float]:
+    """Compute the mean of N values, its standard error, and the effective number of clusters; there must be two.
 
     The error is the jackknife's, which leaves out a cluster at a time. With few clusters of unequal sizes it covers
     better than linearisation does (MacKinnon, Nielsen and Webb 2023, J Econometrics 232:272). With a unit a cluster it
-    is the standard error of a mean.
+    is the standard error of a mean. The effective number counts clusters of equal sizes (Carter, Schnepel and
+    Steigerwald 2017, Rev Econ Stat 99:698): clusters of the sizes 1, 1 and 8 are 1.5.
     """
     _, places_N = np.unique(clusters_N, return_inverse=True)
     sizes_C, mean = np.bincount(places_N), float(values_N.mean())
     # The mean without a cluster differs from the mean by the cluster's residuals over the units that are left.
     changes_C = np.bincount(places_N, values_N - mean) / (len(values_N) - sizes_C)
-    clusters = len(sizes_C)
-    return mean, math.sqrt((clusters - 1) / clusters * float((changes_C**2).sum())), clusters
+    error = math.sqrt((1 - 1 / len(sizes_C)) * float((changes_C**2).sum()))
+    return mean, error, len(values_N) ** 2 / float((sizes_C**2).sum())
 
 
 def wilson(mean: float, units: float, quantile: float) -> tuple[float, float]:
@@ -54,16 +55,16 @@ def mean_interval(values_N: np.ndarray, clusters_N: np.ndarray, bounded: bool = 
 
     For values in [0, 1] it is Wilson's interval with the effective number of units, which is how many independent yes
     and no answers would have the same standard error, and Student's quantile (Korn and Graubard 1998, Survey
-    Methodology 24:193). Where the values do not vary, it is the number of clusters. For other values it is Student's t
-    interval.
+    Methodology 24:193). Where the values do not vary, it is the effective number of clusters. For other values it is
+    Student's t interval.
     """
     if len(np.unique(clusters_N)) < 2:
         return Interval(float(values_N.mean()) if len(values_N) else None)
     mean, error, clusters = mean_error(values_N, clusters_N)
-    quantile = float(t.ppf(0.975, clusters - 1))
+    quantile = float(t.ppf(0.975, max(clusters - 1, 1)))
     if not bounded:
         return Interval(mean, mean - quantile * error, mean + quantile * error)
-    units = mean * (1 - mean) / error**2 if error > _ROUNDING else float(clusters)
+    units = mean * (1 - mean) / error**2 if error > _ROUNDING else clusters
     low, high = wilson(min(max(mean, 0.0), 1.0), max(units, 1.0), quantile)
     return Interval(mean, min(low, mean), max(high, mean))  # rounding aside, the mean lies within
 

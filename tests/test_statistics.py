@@ -61,7 +61,18 @@ def test_copies_of_a_unit_in_its_cluster_add_nothing() -> None:
 def test_the_error_of_unequal_clusters_by_hand() -> None:
     # The mean is 1/3; without the first cluster it is 0, without the second 1.
     error = math.sqrt(1 / 2 * ((0 - 1 / 3) ** 2 + (1 - 1 / 3) ** 2))
-    assert mean_error(np.array([1.0, 0.0, 0.0]), np.array([7, 9, 9])) == pytest.approx((1 / 3, error, 2))
+    assert mean_error(np.array([1.0, 0.0, 0.0]), np.array([7, 9, 9])) == pytest.approx((1 / 3, error, 9 / 5))
+
+
+def test_a_cluster_larger_than_others_leaves_fewer_of_them() -> None:
+    sizes, values_N = [1, 1, 8], np.linspace(0, 1, 10)
+    assert mean_error(values_N, np.repeat([0, 1, 2], sizes))[2] == pytest.approx(100 / 66)
+    equal = mean_interval(values_N, np.arange(10) % 5, bounded=False)
+    error = mean_error(values_N, np.arange(10) % 5)[1]
+    assert equal.high == pytest.approx(0.5 + 2.776445 * error)  # Student's quantile with four degrees of freedom
+    error = mean_error(values_N, np.repeat([0, 1, 2], sizes))[1]
+    unequal = mean_interval(values_N, np.repeat([0, 1, 2], sizes), bounded=False)
+    assert unequal.high == pytest.approx(0.5 + 12.7062 * error)  # with one, the least
 
 
 def test_an_unbounded_mean_has_students_interval() -> None:

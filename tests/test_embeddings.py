@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from semtag.evaluation.embedding import finite
+from semtag.evaluation.embeddings import finite
 
 
 def test_a_row_that_is_not_finite_is_near_to_nothing_and_costs_no_other() -> None:
