@@ -243,7 +243,7 @@ def test_a_gate_looks_at_the_whole_interval(first: float, second: float, texts: 
 
 def test_a_gate_says_what_must_hold() -> None:
     bounds = {one.name: one.bound for one in gate_results(made(1, 1))}
-    assert bounds["form"] == "at least -5 points"
+    assert bounds["form"] == "at least -2 points"
     assert bounds["found by words"] == "at least -0.03"
     assert bounds["copied runs"] == "at most +15 points"
     assert bounds["stuffed answers"] == "at most 1.5 times the untrained model's"
