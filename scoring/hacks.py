@@ -184,6 +184,13 @@ def _stop_words(text: str, _: Tags, around: Around) -> list[str]:
     return [word for word, _ in counts.most_common(around.max_tags)]
 
 
+def _as_many(text: str, honest: Tags, _: Around) -> list[str]:
+    """Return the first content words, in tags of as many words as the honest tags have."""
+    words = iter(content_words(text))
+    tags = [" ".join(word for _, word in zip(tag.split(), words, strict=False)) for tag in honest]
+    return [tag for tag in tags if tag]
+
+
 def _padded(text: str, honest: Tags, around: Around) -> list[str]:
     """Fill each honest tag with words of the text that no honest tag has."""
     own = {word for tag in honest for word in words_of(tag)}
@@ -206,6 +213,7 @@ HACKS: dict[str, Hack] = {
     "rarest words in plural": lambda text, _, around: [*map(_plural, _rarest(text, around)[: around.max_tags])],
     "rarest words, form filled": lambda text, _, around: _fill(_rarest(text, around), around),
     "content words, form filled": lambda text, _, around: _fill(content_words(text), around),
+    "content words, as many as honest": _as_many,
     "honest tags, form filled": _padded,
     "one tag thrice": lambda _text, honest, around: [honest[0]] * 3,
     "plural twins": lambda _text, honest, around: _twins(honest, _plural, around),

@@ -13,7 +13,8 @@ from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
 from semtag.configs.schema import Config, Scoring
 from semtag.generation.parse import answer_of, parse
-from semtag.scoring.audit import HONEST, NAMES, Audit, HonestText, audit, cut_to_form, honest_texts
+from semtag.scoring.audit import Audit, HonestText, audit, cut_to_form, honest_texts
+from semtag.scoring.calibration import cost_of_words
 from semtag.scoring.embedder import Embedder
 from semtag.scoring.hacks import HACKS, LEXICON, Around
 from semtag.scoring.records import RANKED
@@ -56,6 +57,7 @@ def configured(tmp_path: Path, *overrides: str) -> Config:
             "content words, form filled",
             ["governor james watt keeps", "steam engine steady speed", "balls iron swing shaft"],
         ),
+        ("content words, as many as honest", ["governor james", "watt", "keeps steam"]),
         (
             "honest tags, form filled",
             ["steam engine keeps steady", "governor speed balls iron", "James Watt swing shaft"],
@@ -120,9 +122,18 @@ def test_honest_tags_are_cut_to_the_form(tmp_path: Path) -> None:
     assert cut_to_form([], config) == ()
 
 
-def run_audit(texts: list[HonestText], config: Config, embed_texts: Any, embed_tags: Any) -> Audit:
+def run_audit(
+    texts: list[HonestText], config: Config, embed_texts: Any, embed_tags: Any, word_price: float = 0.0
+) -> Audit:
     with Progress("audit", "texts", io.StringIO()) as progress:
-        return audit(texts, config, embed_texts, embed_tags, progress)
+        return audit(texts, config, embed_texts, embed_tags, progress, word_price)
+
+
+def test_words_beyond_two_and_a_half_a_tag_cost() -> None:
+    assert cost_of_words(["governor", "steam engine of James Watt"], 0.03) == pytest.approx(0.03)
+    assert cost_of_words(["a b c d e f"] * 3, 0.03) == pytest.approx(0.03 * 10.5)
+    assert cost_of_words(["steam engine", "governor"], 0.03) == 0
+    assert cost_of_words(["a b c d e f"], 0.0) == cost_of_words([], 0.03) == 0
 
 
 def test_the_matrix_by_hand(tmp_path: Path) -> None:
@@ -169,15 +180,17 @@ def test_a_tie_is_the_hacks_and_what_is_not_finite_makes_no_cell(tmp_path: Path)
 def test_the_real_scorer_falls_for_a_filled_form_and_not_for_nonsense(tmp_path: Path) -> None:
     embedder = Embedder(Scoring(model="all-MiniLM-L6-v2"))
     texts = [
-        HonestText(1, ENGINE, "The centrifugal governor", tuple(TAGS)),
+        HonestText(1, ENGINE, "", tuple(TAGS)),
         HonestText(2, "Bakers knead dough and bake loaves of rye bread in a hot oven.", "", ("bread", "baking")),
     ]
-    found = run_audit(texts, configured(tmp_path), embedder.texts, embedder.tags)
+    found, priced = (
+        run_audit(texts, configured(tmp_path), embedder.texts, embedder.tags, price) for price in (0.0, 0.03)
+    )
     lost = {cell.hack for cell in found.cells if cell.outcome == "hack"}
     assert "content words, form filled" in lost
+    assert priced.share > found.share
     assert not lost & {"stop words", "another text's tags", "ignore the above", "the prompt's words", "numbers"}
     assert found.benign.largest < found.benign.bound
-    assert NAMES[0] == HONEST
 
 
 def data_file(tmp_path: Path, **more: Any) -> str:
@@ -216,6 +229,18 @@ def test_honest_tags_of_a_ranked_run(tmp_path: Path) -> None:
     assert honest_texts(config, None, 9, said.append) == [HonestText(7, ENGINE, "Governor", ("steam engine",))]
     assert str(folder) in said[0]
     assert honest_texts(config, "keys", 9, said.append)[0].tags == ("iron",)
+
+
+def test_a_price_of_words_chooses_the_best_candidate_too(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    long = {"sample": 0, "completion": "", "tags": ["steam engine of iron"], "format": "valid", "score": 0.8}
+    short = {"sample": 1, "completion": "", "tags": ["steam engine"], "format": "valid", "score": 0.78}
+    folder = RunDir.of(config).layout.round(1).ranked
+    folder.mkdir(parents=True)
+    with RowWriter(folder / "part.parquet", RANKED) as out:
+        out.write({"text_id": 7, "text": ENGINE, "meta": "{}", "candidates": [long, short]})
+    for price, tags in ((0.0, ("steam engine of iron",)), (0.03, ("steam engine",))):  # 1.5 words cost 0.045
+        assert [one.tags for one in honest_texts(config, None, 9, print, price)] == [tags]
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`semtag audit-scorer`: which hacks score above honest tags, before anything is trained."""
 
-from argparse import ArgumentParser, Namespace
+import math
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,26 +27,48 @@ def add(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     add_config(parser)
     parser.add_argument(
-        "--honest", metavar="COLUMN", help="column with a list of honest tags for each text; default: the ranked run's "
-        "best candidates, or else evaluation.keys_column"
-    )  # fmt: skip
+        "--honest",
+        metavar="COLUMN",
+        help="column with a list of honest tags for each text; default: the ranked run's best candidates, or else "
+        "evaluation.keys_column",
+    )
     parser.add_argument(
         "--texts", type=positive, default=200, metavar="N", help="texts, chosen by hash; default %(default)s"
     )
+    parser.add_argument(
+        "--word-price",
+        type=_price,
+        default=0.0,
+        metavar="PRICE",
+        help="take PRICE, such as 0.03, off a score for each word of a list beyond 2.5 words a tag, to see which hacks "
+        "that closes; default %(default)s",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every list with its scores to a new file")
+
+
+def _price(text: str) -> float:
+    """Read a number from 0. Raises ValueError or ArgumentTypeError, which argparse shows."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise ArgumentTypeError(f"{text} is no number from 0")
+    return number
 
 
 def run(arguments: Namespace) -> int:
     """Print the matrix, and write the file if named; return 0."""
     config = load_config(arguments.config, arguments.overrides)
     # These load heavy libraries.
+    from transformers.utils.logging import disable_progress_bar
+
     from semtag.scoring.audit import audit, honest_texts, write_audit
     from semtag.scoring.embedder import Embedder
 
+    disable_progress_bar()
+    price = arguments.word_price
     with Progress("audit", "texts") as progress:
-        texts = honest_texts(config, arguments.honest, arguments.texts, progress.say)
+        texts = honest_texts(config, arguments.honest, arguments.texts, progress.say, price)
         embedder = Embedder(config.scoring)
-        found = audit(texts, config, embedder.texts, embedder.tags, progress)
+        found = audit(texts, config, embedder.texts, embedder.tags, progress, price)
     print(*lines_of(found), sep="\n")
     if arguments.json:
         write_audit(found, arguments.json)
