@@ -77,12 +77,13 @@ class RunDir:
             write_json(self.layout.manifest, new.as_json())
 
     def config(self) -> Config:
-        """Return the resolved config that the run was started with."""
+        """Return the resolved config that the run was started with. Raises UserError as `manifest` does."""
         if not self.layout.config.exists():
             raise UserError(
                 f"{self.path} is not a run directory: it has no config.yaml.",
                 "Check the path, or start a run with `semtag run`.",
             )
+        self.manifest()  # a run of another version is refused by its number, not by the keys that it has or lacks
         return load_config(self.layout.config)
 
     def refuse_changed_config(self, config: Config) -> None:

@@ -233,6 +233,9 @@ def test_what_is_no_run_directory(tmp_path: Path) -> None:
         RunDir(tmp_path).config()
     run = begun(tmp_path)
     write_json(run.layout.manifest, run.manifest().as_json() | {"schema": 99})
+    run.layout.config.write_text(run.layout.config.read_text() + "evaluation: {most_span: 1.0}\n")  # a key that went
+    with pytest.raises(UserError, match="schema 99"):
+        run.config()
     with pytest.raises(UserError, match="schema 99"):
         run.manifest()
     with pytest.raises(UserError, match="cannot be reached"):
