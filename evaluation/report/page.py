@@ -116,11 +116,14 @@ def said(contrast: Contrast) -> str:
 
 
 def counted(gates: Sequence[GateResult]) -> str:
-    """Count gates by outcome and name those that did not pass. Example: `8 passed, 1 failed (form), 0 undecided`."""
+    """Count gates by outcome and name those that did not pass, unless that is all of them.
+
+    Example: `8 passed, 1 failed (form), 0 undecided`.
+    """
     parts = []
     for outcome in get_args(Outcome):
         names = [gate.name for gate in gates if gate.outcome == outcome]
-        named = f" ({', '.join(names)})" if names and outcome != "passed" else ""
+        named = f" ({', '.join(names)})" if 0 < len(names) < len(gates) and outcome != "passed" else ""
         parts.append(f"{len(names)} {outcome}{named}")
     return ", ".join(parts)
 
