@@ -3,8 +3,8 @@
 Suffixes of array names: N units, C clusters.
 
 Texts of one article are not independent, and many measures are bounded and pile up at a bound: reciprocal ranks at 1,
-well-formed answers at 1. There the t interval and the bootstrap of a mean cover too little; docs/evaluation.md has the
-simulation. Wilson's interval with the effective number of units covers what it should.
+well-formed answers at 1. There the t interval and the bootstrap of a mean cover too little; Wilson's
+interval with the effective number of units covers what it should: docs/benchmarks.md has the simulation.
 """
 
 import math
@@ -31,8 +31,8 @@ def mean_error(values_N: np.ndarray, clusters_N: np.ndarray) -> tuple[float, flo
 
     The error is the jackknife's, which leaves out a cluster at a time. With few clusters of unequal sizes it covers
     better than linearisation does (MacKinnon, Nielsen and Webb 2023, J Econometrics 232:272). With a unit a cluster it
-    is the standard error of a mean. The effective number counts clusters of equal sizes (Carter, Schnepel and
-    Steigerwald 2017, Rev Econ Stat 99:698): clusters of the sizes 1, 1 and 8 are 1.5.
+    is the standard error of a mean. The effective number counts clusters of equal sizes, in the manner of
+    Carter, Schnepel and Steigerwald (2017, Rev Econ Stat 99:698): clusters of the sizes 1, 1 and 8 are 1.5.
     """
     _, places_N = np.unique(clusters_N, return_inverse=True)
     sizes_C, mean = np.bincount(places_N), float(values_N.mean())
