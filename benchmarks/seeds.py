@@ -20,12 +20,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.contest import machine, markdown
-from semtag.evaluation.answers import LEAST_CLUSTERS
 from semtag.evaluation.arms import BASE, TUNED, UNTRAINED
 from semtag.evaluation.estimates import estimate
 from semtag.evaluation.evaluate import AGREED, CONTRASTED
@@ -34,6 +33,7 @@ from semtag.evaluation.report.records import Report
 from semtag.evaluation.report.terminal import read_report
 from semtag.evaluation.rows import Key, Rows, read_rows_table
 from semtag.evaluation.statistics import difference_interval, holm, sign_flip
+from semtag.generation.parse import answer_of
 from semtag.store.hashing import hash64
 from semtag.store.parquet import read_rows
 from semtag.store.run_dir import RunDir
@@ -103,11 +103,10 @@ def pool(seeds: Sequence[Seed], first: Key, second: Key, resamples: int = 10_000
     first_N, second_N = np.array([np.mean(own, axis=0) for own in values.values()]).T
     clusters_N = np.unique([clusters[unit] for unit in values], return_inverse=True)[1]
     found = difference_interval(first_N, second_N, clusters_N, MEASURES[first.measure].bounded)
-    assert found.value is not None
-    sure = len(np.unique(clusters_N)) >= LEAST_CLUSTERS
-    ends = (found.low, found.high) if sure else (None, None)
+    value, low, high = found.if_enough(len(np.unique(clusters_N)))
+    assert value is not None
     p = sign_flip(first_N - second_N, clusters_N, resamples, 0)
-    return Pooled(first.arm, second.arm, first.measure, found.value, *ends, len(values), p)
+    return Pooled(first.arm, second.arm, first.measure, value, low, high, len(values), p)
 
 
 def pooled_contrasts(seeds: Sequence[Seed]) -> list[Pooled]:
@@ -116,7 +115,8 @@ def pooled_contrasts(seeds: Sequence[Seed]) -> list[Pooled]:
     others = [*UNTRAINED, *(arm for arm in arms if arm not in (TUNED, *UNTRAINED))]
     pairs = [pair for other in others for pair in zip(keys_of(TUNED), keys_of(other), strict=True)]
     found = [one for pair in pairs if (one := pool(seeds, *pair))]
-    return [one._replace(p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+    corrected = holm([one.p for one in found])
+    return [one._replace(p=p) for one, p in zip(found, corrected, strict=True)]
 
 
 def arms_table(seeds: Sequence[Seed]) -> str:
@@ -155,7 +155,8 @@ def contrasts_table(contrasts: Sequence[Pooled]) -> str:
 def gates_table(seeds: dict[int, Seed]) -> str:
     """Return the outcome of each gate in each seed."""
     names = [gate.name for gate in next(iter(seeds.values())).report.gates]
-    rows = [[name, *(seed.report.gates[place].outcome for seed in seeds.values())] for place, name in enumerate(names)]
+    outcomes_SG = [[gate.outcome for gate in seed.report.gates] for seed in seeds.values()]
+    rows = [list(row) for row in zip(names, *outcomes_SG, strict=True)]
     return markdown(["gate", *(f"seed {number}" for number in seeds)], rows)
 
 
@@ -165,10 +166,9 @@ def examples_table(run: RunDir) -> str:
     return markdown(["text", BASE, TUNED], [_example(row["text"], row["answers"]) for row in rows])
 
 
-def _example(text: str, answers: list[dict[str, object]]) -> list[object]:
+def _example(text: str, answers: list[dict[str, Any]]) -> list[object]:
     tags = {answer["arm"]: answer["tags"] for answer in answers}
-    lists = ["".join(f"[{tag}]" for tag in tags[arm]) for arm in (BASE, TUNED)]  # type: ignore[attr-defined]
-    return [" ".join(text.split()[:22]) + " …", *lists]
+    return [" ".join(text.split()[:22]) + " …", *(answer_of(tags[arm]) for arm in (BASE, TUNED))]
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:

@@ -10,11 +10,10 @@ import pyarrow as pa
 
 from semtag.configs.errors import UserError
 from semtag.evaluation.arms import Arm
+from semtag.evaluation.statistics import LEAST_CLUSTERS
 from semtag.generation.parse import Format
 from semtag.store.locations import Place
 from semtag.store.parquet import RowWriter, read_rows
-
-LEAST_CLUSTERS = 20  # articles or texts; with fewer, no interval covers what it should
 
 ANSWER = pa.struct(
     [
@@ -71,6 +70,10 @@ class Corpus:
         """Return the tags that an arm delivers, shape [N]."""
         return [answer.tags for answer in self.answers[arm]]
 
+    def all_tags(self) -> dict[str, list[Sequence[str]]]:
+        """Return the tags of every arm, each of shape [N]."""
+        return {arm: self.tags(arm) for arm in self.answers}
+
     def column(self, name: str) -> list[Any]:
         """Return a column that came with the texts, shape [N]; None where a text has no such value."""
         return [meta.get(name) for meta in self.metas]
@@ -113,12 +116,16 @@ def read_corpus(scratch: Place, arms: Sequence[Arm]) -> Corpus:
         raise UserError("No held-out text could be answered.", "See the log; shorten the texts.")
     ids = sorted(texts)
     lost = Answer("", (), "invalid", "missing", missing=True)
+
+    def of_arm(name: str) -> list[Answer]:
+        return [answers.get((id_, name), lost) for id_ in ids]
+
     return Corpus(
         ids=ids,
         texts=[texts[id_]["text"] for id_ in ids],
         articles=[texts[id_]["article"] for id_ in ids],
         metas=[json.loads(texts[id_]["meta"]) for id_ in ids],
-        answers={arm.name: [answers.get((id_, arm.name), lost) for id_ in ids] for arm in arms},
+        answers={arm.name: of_arm(arm.name) for arm in arms},
     )
 
 
@@ -161,6 +168,6 @@ def cut_to_words(tags: Iterable[str], most: int) -> list[str]:
 
 def cut_like(answers: Sequence[Answer], budgets: Sequence[Answer]) -> list[Answer]:
     """Return answers that have at most as many words as the answers of another arm, shape [N]; without scores."""
-    pairs = zip(answers, budgets, strict=True)
-    cut = [cut_to_words(own.tags, sum(len(tag.split()) for tag in other.tags)) for own, other in pairs]
+    words = [len(" ".join(other.tags).split()) for other in budgets]
+    cut = [cut_to_words(own.tags, most) for own, most in zip(answers, words, strict=True)]
     return [replace(own, tags=tags, score=None) for own, tags in zip(answers, cut, strict=True)]

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semtag.evaluation.answers import LEAST_CLUSTERS
 from semtag.evaluation.measures import MEASURES
 from semtag.evaluation.report.records import Contrast, Estimate
 from semtag.evaluation.rows import Key, Rows
@@ -49,10 +48,7 @@ def _paired(rows: Rows, first: Key, second: Key) -> tuple[np.ndarray, np.ndarray
 
 
 def _estimate(interval: Interval, clusters_N: np.ndarray) -> Estimate:
-    clusters = len(np.unique(clusters_N))
-    sure = clusters >= LEAST_CLUSTERS
-    low, high = (interval.low, interval.high) if sure else (None, None)
-    return Estimate(value=interval.value, low=low, high=high, n=len(clusters_N))
+    return Estimate(**interval.if_enough(len(np.unique(clusters_N)))._asdict(), n=len(clusters_N))
 
 
 def contrasts(rows: Rows, planned: Sequence[Planned], resamples: int, seed: int) -> list[Contrast]:

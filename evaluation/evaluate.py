@@ -34,7 +34,7 @@ from semtag.evaluation.arms import (
 from semtag.evaluation.embeddings import Embedding, Judge, judge_of
 from semtag.evaluation.estimates import Planned
 from semtag.evaluation.extractors import extract_and_score
-from semtag.evaluation.measures import measure
+from semtag.evaluation.measures import WordSearch, measure
 from semtag.evaluation.report.build import Measured, build_report
 from semtag.evaluation.report.html import write_page
 from semtag.evaluation.rows import Key, Series, by_key, write_rows
@@ -139,10 +139,10 @@ def scored(texts: Sequence[str], answers: Sequence[Answer], scorer: Embedding) -
 
 def tag_rows(corpus: Corpus, answers: dict[str, list[Answer]], judge: Judge) -> Iterator[Series]:
     """Yield the measures of every arm's tags. People have no value for a text that they gave no keyphrases."""
-    ids_N, clusters_N = np.array(corpus.ids), corpus.clusters_N
+    ids_N, clusters_N, search = np.array(corpus.ids), corpus.clusters_N, WordSearch(corpus.texts)
     for arm, own in answers.items():
         unknown_N = np.array([arm == PEOPLE and answer.missing for answer in own])
-        for name, values_N in measure(corpus.texts, own, judge).items():
+        for name, values_N in measure(corpus.texts, own, judge, search).items():
             values_N = np.where(unknown_N, np.nan, values_N)
             yield Series(Key(arm, "tags", "tags", "", name), ids_N, clusters_N, values_N)
 
@@ -169,8 +169,8 @@ def measure_all(config: Config, corpus: Corpus, arms: list[Arm], progress: Progr
     judge = judge_of(config, scorer)
     progress.say(f"comparing {len(arms)} arms")
     answers = at_equal_words(corpus, scorer)
-    tags = {arm: [answer.tags for answer in own] for arm, own in answers.items()}
-    whole = {arm: corpus.tags(arm) for arm in corpus.answers if arm != PEOPLE}
+    tags = replace(corpus, answers=answers).all_tags()
+    whole = {arm: own for arm, own in corpus.all_tags().items() if arm != PEOPLE}
     agreed = agreement(corpus, whole, corpus.lists(evaluation.keys_column))
     progress.say("putting the tags to use: search, classification, topics, where the texts have what it takes")
     used = put_to_use(corpus, tags, judge, evaluation, config.run.seed)

@@ -48,11 +48,11 @@ GATES = (
 )
 
 
-def gate_results(rows: Rows, first: str = TUNED, second: str = BASE) -> list[GateResult]:
-    """Judge the arm `first` by every gate, compared with the untrained arm `second`."""
+def gate_results(rows: Rows) -> list[GateResult]:
+    """Judge the tagger by every gate, compared with the untrained model."""
     results = []
     for gate in GATES:
-        tagger, untrained = (Key(arm, "tags", "tags", "", gate.measure) for arm in (first, second))
+        tagger, untrained = (Key(arm, "tags", "tags", "", gate.measure) for arm in (TUNED, BASE))
         found = difference(rows, tagger, untrained, gate.factor)
         outcome = _outcome(found, gate.bound, MEASURES[gate.measure].higher_is_better)
         results.append(

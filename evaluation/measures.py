@@ -69,8 +69,10 @@ MEASURES = {
 TAGS = tuple(MEASURES)[:12]  # the measures of `measure`
 
 
-def measure(texts: Sequence[str], answers: Sequence[Answer], judge: Judge) -> dict[str, np.ndarray]:
-    """Measure the delivered tags of N texts, each measure of shape [N]."""
+def measure(
+    texts: Sequence[str], answers: Sequence[Answer], judge: Judge, search: "WordSearch"
+) -> dict[str, np.ndarray]:
+    """Measure the delivered tags of N texts, each measure of shape [N]. `search` is the index of the texts."""
     tags = [answer.tags for answer in answers]
 
     def each(of: Callable[[str, Tags], float]) -> np.ndarray:
@@ -81,7 +83,7 @@ def measure(texts: Sequence[str], answers: Sequence[Answer], judge: Judge) -> di
         "well_formed": np.array([answer.valid for answer in answers], dtype=float),
         "covered": np.array([bool(own) for own in tags], dtype=float),
         "similarity": np.array([answer.score or 0.0 for answer in answers], dtype=float),
-        "found_by_words": found_by_words(texts, tags),
+        "found_by_words": found_by_words(search, tags),
         "found_by_meaning": by_meaning,
         "found_among_like": among_like,
         "words": each(lambda _, own: len(words_of_all(own))),
@@ -170,7 +172,7 @@ def repeated(tags_N: Lists) -> np.ndarray:
     values are its jackknife pseudo-values, whose mean is the figure and whose spread is its error, since the value of a
     text depends on the others (Efron and Stein 1981, Ann Stat 9:586). Zeros for fewer than three texts.
     """
-    own, count = [[tag.casefold() for tag in tags] for tags in tags_N], len(tags_N)
+    own, count = [[*map(str.casefold, tags)] for tags in tags_N], len(tags_N)
     if count < 3:
         return np.zeros(count)
     texts_with = Counter(tag for tags in own for tag in set(tags))
@@ -179,8 +181,8 @@ def repeated(tags_N: Lists) -> np.ndarray:
         for tag in tags:
             weight[tag] += 1 / len(tags)
     # A text has all of its own tags, which is 1 of each sum.
-    gives_N = np.array([sum(texts_with[tag] for tag in tags) / len(tags) - 1 if tags else 0.0 for tags in own])
-    takes_N = np.array([sum(weight[tag] for tag in set(tags)) - 1 if tags else 0.0 for tags in own])
+    gives_N = np.array([sum(map(texts_with.__getitem__, tags)) / len(tags) - 1 if tags else 0.0 for tags in own])
+    takes_N = np.array([sum(map(weight.__getitem__, set(tags))) - 1 if tags else 0.0 for tags in own])
     total = float(gives_N.sum())
     without_N = (total - gives_N - takes_N) / ((count - 1) * (count - 2))
     pseudo_N: np.ndarray = count * total / (count * (count - 1)) - (count - 1) * without_N
@@ -190,21 +192,20 @@ def repeated(tags_N: Lists) -> np.ndarray:
 # -- who finds the text -------------------------------------------------------------------------------------------
 
 
-def found_by_words(texts: Sequence[str], tags_N: Lists) -> np.ndarray:
-    """Compute the reciprocal rank of each text among all N when BM25 looks for its tags, shape [N]; 0 without tags.
-
-    BM25 as Lucene has it, over stems (Robertson and Zaragoza 2009; Lu 2024, arXiv 2407.03618).
-    """
-    scores = WordSearch(texts)
-    found = np.zeros(len(texts))
+def found_by_words(search: "WordSearch", tags_N: Lists) -> np.ndarray:
+    """Compute the reciprocal rank of each text among all N when BM25 looks for its tags, shape [N]; 0 without tags."""
+    found = np.zeros(len(tags_N))
     for place, tags in enumerate(tags_N):
         if tags:
-            found[place] = reciprocal_rank(scores(" ".join(tags)), place)
+            found[place] = reciprocal_rank(search(" ".join(tags)), place)
     return found
 
 
 class WordSearch:
-    """BM25 over texts: call it with a query to get the score of each text, shape [N]."""
+    """BM25 over texts: call it with a query to get the score of each text, shape [N].
+
+    BM25 as Lucene has it, over stems (Robertson and Zaragoza 2009; Lu 2024, arXiv 2407.03618).
+    """
 
     def __init__(self, texts: Sequence[str]) -> None:
         import bm25s

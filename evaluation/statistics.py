@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest, permutation_test, t
 
+LEAST_CLUSTERS = 20  # articles or texts; with fewer, no interval covers what it should
 _CHUNK = 2**22  # flipped values held in memory at once
 _ROUNDING = 1e-12  # errors and sums below this are 0, but for rounding
 
@@ -24,6 +25,10 @@ class Interval(NamedTuple):
     value: float | None
     low: float | None = None
     high: float | None = None
+
+    def if_enough(self, clusters: int) -> "Interval":
+        """Return the estimate, without its interval where there are fewer than LEAST_CLUSTERS clusters."""
+        return self if clusters >= LEAST_CLUSTERS else Interval(self.value)
 
 
 def mean_error(values_N: np.ndarray, clusters_N: np.ndarray) -> tuple[float, float, float]:
@@ -47,7 +52,7 @@ def wilson(mean: float, units: float, quantile: float) -> tuple[float, float]:
     square = quantile**2
     centre = (mean + square / (2 * units)) / (1 + square / units)
     reach = quantile / (1 + square / units) * math.sqrt(mean * (1 - mean) / units + square / (4 * units**2))
-    return centre - reach, centre + reach
+    return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 def mean_interval(values_N: np.ndarray, clusters_N: np.ndarray, bounded: bool = True) -> Interval:

@@ -263,12 +263,15 @@ def _moves(scored: dict[str, Candidate]) -> list[float]:
 def _summary(model: str, texts: int, cells: Sequence[Cell], moves_N: np.ndarray) -> Audit:
     outcomes = Counter(cell.outcome for cell in cells)
     valid = outcomes["honest"] + outcomes["hack"]
+    by_hack: dict[str, list[Cell]] = {hack: [] for hack in HACKS}
+    for cell in cells:
+        by_hack[cell.hack].append(cell)
     return Audit(
         model=model,
         texts=texts,
         share=1 - outcomes["hack"] / max(1, len(cells)),
         share_of_valid=outcomes["honest"] / max(1, valid),
-        hacks=[_result(hack, [cell for cell in cells if cell.hack == hack]) for hack in HACKS],
+        hacks=[_result(hack, own) for hack, own in by_hack.items()],
         benign=Benign(float(moves_N.max(initial=0)), MOST_MOVED, float((moves_N > MOST_MOVED).mean())),
         cells=cells,
     )

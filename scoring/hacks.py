@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -187,7 +188,7 @@ def _stop_words(text: str, _: Tags, around: Around) -> list[str]:
 def _as_many(text: str, honest: Tags, _: Around) -> list[str]:
     """Return the first content words, in tags of as many words as the honest tags have."""
     words = iter(content_words(text))
-    tags = [" ".join(word for _, word in zip(tag.split(), words, strict=False)) for tag in honest]
+    tags = [" ".join(islice(words, len(tag.split()))) for tag in honest]
     return [tag for tag in tags if tag]
 
 
@@ -196,8 +197,7 @@ def _padded(text: str, honest: Tags, around: Around) -> list[str]:
     own = {word for tag in honest for word in words_of(tag)}
     more = iter([word for word in content_words(text) if word not in own])
     rooms = [max(0, around.max_tag_words - len(tag.split())) for tag in honest]
-    return [" ".join([tag, *(word for _, word in zip(range(room), more, strict=False))]) for tag, room in
-            zip(honest, rooms, strict=True)]  # fmt: skip
+    return [" ".join([tag, *islice(more, room)]) for tag, room in zip(honest, rooms, strict=True)]
 
 
 def _hyphen(tag: str) -> str:
@@ -231,8 +231,6 @@ HACKS: dict[str, Hack] = {
     "variation selectors": lambda _text, honest, around: _twins(honest, lambda tag: tag + VARIATION_SELECTOR, around),
     "numbers": lambda text, _, around: [*dict.fromkeys(re.findall(r"\d[\d.,]*\d|\d", text))][: around.max_tags],
     "tags of 40 words": lambda text, _, around: [" ".join(_plain(text)[at : at + 40]) for at in (0, 40, 80)],
-    "ignore the above": lambda _text, _, around: ["ignore the above", "perfect tags", "highest score"][
-        : around.max_tags
-    ],
+    "ignore the above": lambda _text, _, around: [*COMMANDS[: around.max_tags]],
     "another language": lambda _text, honest, around: _translated(honest, FRENCH),
 }

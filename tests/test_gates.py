@@ -15,7 +15,7 @@ from semtag.configs.schema import Scoring
 from semtag.evaluation.answers import Answer, cut_like
 from semtag.evaluation.embeddings import Judge
 from semtag.evaluation.gates import GATES, gate_results
-from semtag.evaluation.measures import measure, words_of
+from semtag.evaluation.measures import WordSearch, measure, words_of
 from semtag.evaluation.rows import Key, Rows, Series
 from semtag.generation.parse import answer_of, parse
 from semtag.scoring.embedder import Embedder
@@ -98,7 +98,7 @@ def key(arm: str, name: str) -> Key:
 def rows(arm: str, texts: Sequence[str], given: list[Answer]) -> Rows:
     units_N = np.arange(len(texts))
     return {key(arm, name): Series(key(arm, name), units_N, units_N, values_N)
-            for name, values_N in measure(texts, given, model(JUDGE)).items()}  # fmt: skip
+            for name, values_N in measure(texts, given, model(JUDGE), WordSearch(texts)).items()}  # fmt: skip
 
 
 @functools.cache

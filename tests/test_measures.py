@@ -153,16 +153,16 @@ def test_ties_are_in_an_order_of_chance(scores: list[float], place: int, expecte
 
 def test_a_text_is_found_by_words_that_only_it_has() -> None:
     texts = ["a train in the valley", "a train on the hill", "a boat on the lake", "the boats"]
-    found = found_by_words(texts, [["valleys"], ["train"], ["nothing"], []])
+    found = found_by_words(WordSearch(texts), [["valleys"], ["train"], ["nothing"], []])
     of_four = (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4
     assert found == pytest.approx([1, (1 + 1 / 2) / 2, of_four, 0])  # alone; one of two; one of four; no tags
 
 
 def test_texts_without_words_find_nothing_and_break_nothing() -> None:
-    assert found_by_words(["…", "—"], [["mill"], []]) == pytest.approx([(1 + 1 / 2) / 2, 0])
-    assert found_by_words(["a mill", "…"], [["mill"], ["mill"]]) == pytest.approx([1, 1 / 2])
-    assert found_by_words([], []).tolist() == []
-    assert found_by_words(["東京タワー", "大阪城"], [["東京"], ["城"]]) == pytest.approx([1, 1])
+    assert found_by_words(WordSearch(["…", "—"]), [["mill"], []]) == pytest.approx([(1 + 1 / 2) / 2, 0])
+    assert found_by_words(WordSearch(["a mill", "…"]), [["mill"], ["mill"]]) == pytest.approx([1, 1 / 2])
+    assert found_by_words(WordSearch([]), []).tolist() == []
+    assert found_by_words(WordSearch(["東京タワー", "大阪城"]), [["東京"], ["城"]]) == pytest.approx([1, 1])
 
 
 def test_words_are_looked_for_as_bm25s_does() -> None:
@@ -219,7 +219,7 @@ def test_all_measures_of_answers_by_hand() -> None:
         Answer("so: [20][10 STEAM]", ("20", "10 STEAM"), "repaired", "extra_text", 0.25),
         Answer("", (), "invalid", "missing", missing=True),
     ]
-    found = measure(texts, answers, Judge("compass", False, compass, compass))
+    found = measure(texts, answers, Judge("compass", False, compass, compass), WordSearch(texts))
     expected = {
         "well_formed": [1, 0, 0],
         "covered": [1, 1, 0],

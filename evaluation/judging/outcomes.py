@@ -19,12 +19,11 @@ from scipy.stats import bootstrap
 
 from semtag.cluster.text_table import text_table
 from semtag.configs.errors import UserError
-from semtag.evaluation.answers import LEAST_CLUSTERS
 from semtag.evaluation.estimates import SURE
 from semtag.evaluation.judging.selection import Outcome
-from semtag.evaluation.report.page import shown
+from semtag.evaluation.report.page import between, shown
 from semtag.evaluation.report.records import Estimate, Record
-from semtag.evaluation.statistics import mean_interval, sign_test
+from semtag.evaluation.statistics import LEAST_CLUSTERS, mean_interval, sign_test
 from semtag.store.locations import Place, make_folder, place_at
 from semtag.store.run_dir import RunDir
 
@@ -78,8 +77,7 @@ def verdict_of(judge: str, kind: str, outcomes: Outcomes, **more: Any) -> Verdic
     """Count outcomes; `more` are the verdict's other fields. Below 20 items the win rate has no interval."""
     counts = Counter(outcomes.values())
     values_N = _values(outcomes, list(outcomes))
-    interval = mean_interval(values_N, np.arange(len(values_N)))
-    low, high = (interval.low, interval.high) if len(values_N) >= LEAST_CLUSTERS else (None, None)
+    interval = mean_interval(values_N, np.arange(len(values_N))).if_enough(len(values_N))
     return Verdict(
         judge=judge,
         kind=kind,
@@ -87,7 +85,7 @@ def verdict_of(judge: str, kind: str, outcomes: Outcomes, **more: Any) -> Verdic
         wins=counts["second"],
         losses=counts["first"],
         ties=counts["tie"],
-        win_rate=Estimate(value=interval.value, low=low, high=high, n=len(values_N)),
+        win_rate=Estimate(**interval._asdict(), n=len(values_N)),
         p=sign_test(counts["second"], counts["first"]),
         **more,
     )
@@ -169,19 +167,19 @@ def judgement_text(judgement: Judgement) -> str:
         f"{judgement.second} better": lambda one: str(one.wins),
         f"{judgement.first} better": lambda one: str(one.losses),
         "equally good": lambda one: str(one.ties),
-        f"win rate of {judgement.second}, ties as half": lambda one: _estimate(one.win_rate, "percent"),
+        f"win rate of {judgement.second}, ties as half": lambda one: between(one.win_rate, "percent"),
         "  p of the sign test": lambda one: shown(one.p, "p"),
         "same choice on repeated texts": lambda one: f"{one.repeated_same} of {one.repeated}" if one.repeated else "",
     }
     rows = [[label, *map(cell, judgement.verdicts)] for label, cell in cells.items()]
     lines = ["", *text_table(rows, right=range(1, len(rows[0]))), "", finding(judgement)]
     for one in judgement.agreements:
-        kappa = _estimate(one.kappa, "number")
+        kappa = between(one.kappa, "number")
         lines.append(
             f"{one.one} and {one.other} judge {one.same} of {one.items} texts the same, weighted kappa {kappa}."
         )
     if judgement.alpha:
-        lines.append(f"Krippendorff's alpha of all people is {_estimate(judgement.alpha, 'number')}.")
+        lines.append(f"Krippendorff's alpha of all people is {between(judgement.alpha, 'number')}.")
     return "\n".join([*lines, *(f"Note: {note}" for note in judgement.notes)])
 
 
@@ -200,12 +198,6 @@ def finding(judgement: Judgement) -> str:
     if verdict.by_position is None:
         return said
     return f"{said} {verdict.by_position} of {judged} texts were decided by position, and count as ties."
-
-
-def _estimate(estimate: Estimate, kind: str) -> str:
-    """Format as `75.0% [59.8%, 85.8%]`, or without the ends where there is no interval."""
-    value, low, high = (shown(one, kind) for one in (estimate.value, estimate.low, estimate.high))
-    return value if estimate.low is None else f"{value} [{low}, {high}]"
 
 
 # -- files --------------------------------------------------------------------------------------------------------

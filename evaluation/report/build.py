@@ -76,7 +76,7 @@ def _weights(settings: dict[str, object]) -> dict[str, str]:
 
 def _arm_figures(arm: Arm, answers: Sequence[Answer], rows: Rows) -> records.ArmFigures:
     own = [key for key in rows if key.arm == arm.name]
-    texts_with = Counter(tag for answer in answers for tag in {one.casefold() for one in answer.tags})
+    texts_with = Counter(tag for answer in answers for tag in set(map(str.casefold, answer.tags)))
     return records.ArmFigures(
         name=arm.name,
         means=arm.means,
@@ -112,14 +112,15 @@ def _examples(corpus: Corpus, count: int) -> list[records.Example]:
     order = np.argsort(tuned - base, kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
     arms = [BASE, TUNED, *(arm for arm in corpus.answers if arm not in (BASE, TUNED))]
-    return [
-        records.Example(
+
+    def example(place: int) -> records.Example:
+        return records.Example(
             text=corpus.texts[place],
             gain=round(float(tuned[place] - base[place]), 4),
             answers=[_shown(arm, corpus.answers[arm][place]) for arm in arms],
         )
-        for place in order[places].tolist()
-    ]
+
+    return [example(place) for place in order[places].tolist()]
 
 
 def _shown(arm: str, answer: Answer) -> records.ShownAnswer:

@@ -1,6 +1,7 @@
 """Several runs side by side: what came of each, how the first differs from the others, and which settings differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,9 +110,12 @@ def _shaping(name: str, report: Report) -> Settings:
 
 def differing(values: Sequence[Settings]) -> dict[str, list[Any]]:
     """Return the keys whose values are not the same everywhere, each with all its values; None where one lacks it."""
-    keys = dict.fromkeys(key for own in values for key in own)
-    found = {key: [own.get(key) for own in values] for key in keys}
-    return {key: own for key, own in found.items() if any(value != own[0] for value in own)}
+    found: dict[str, list[Any]] = {}
+    for key in dict.fromkeys(chain(*values)):
+        own = [settings.get(key) for settings in values]
+        if own.count(own[0]) < len(own):
+            found[key] = own
+    return found
 
 
 def _write(out: Path, page: str) -> None:

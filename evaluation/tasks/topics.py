@@ -1,4 +1,4 @@
-"""Do tags sort texts into topics? Clusters of texts, of tags, and of both; and a map of the last.
+"""Topics: clusters of texts, of tags, and of both. The map shows the clusters of both.
 
 As BERTopic does (Grootendorst 2022, arXiv 2203.05794): UMAP, HDBSCAN and class-based TF-IDF. Suffixes of array names:
 N texts, S seeds, T topics, V distinct tags, D embedding dimensions. Topic -1 holds the outliers.
