@@ -117,7 +117,7 @@ def their_trainer(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    shared["args"].loss_type = ["ipo"]
+    shared["args"].loss_type, shared["args"].max_length = ["ipo"], None  # TRL would cut at 1,024 tokens
     shared["args"].precompute_ref_log_probs = arguments.contender == "trl, cached"
     return Peer(train_dataset=Dataset.from_list(as_pairs(lists)), **shared)
 

@@ -72,7 +72,7 @@ def slow_types(config: Config) -> list[str]:
 
 
 def _training_plan(training: Training) -> str:
-    first = f": the first loss must be {training.first_loss:g}" if training.first_loss else ""
+    first = f": the first loss is {training.first_loss:g}" if training.first_loss else ""
     precision = "4-bit NF4" if training.four_bit else training.dtype
     beta = "" if training.loss == "likelihood" else f", beta {training.beta:g}{first}"
     return f"{training.rows}, {training.loss}{beta}; LoRA rank {training.lora.rank}, {precision}"

@@ -60,7 +60,7 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
     done = semtag("run", *tiny_demo(tmp_path), "--dry-run")
     assert done.returncode == 0
     assert "60 distinct texts in 60 rows" in done.stdout
-    assert "the first loss must be" in done.stdout
+    assert "the first loss is" in done.stdout
     assert list(tmp_path.iterdir()) == []
     assert "No such file" in fails("run", *tiny_demo(tmp_path, "data.path=missing.jsonl"), "--dry-run")
 
@@ -69,7 +69,7 @@ def test_the_published_plan_needs_no_network(tmp_path: Path) -> None:
     done = semtag("run", "configs/zephyr_squad.yaml", f"run.root={tmp_path}", "--dry-run", timeout=30)
     assert done.returncode == 0
     assert "squad_v2, split train, from the Hugging Face hub" in done.stdout
-    assert "the first loss must be 25; LoRA rank 16, 4-bit NF4" in done.stdout
+    assert "the first loss is 25; LoRA rank 16, 4-bit NF4" in done.stdout
     assert "  sampling  1       1          0.7        any" in done.stdout
     assert "  in all CPUs 2, GPUs 1" in done.stdout
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 
 from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
 from semtag.configs.schema import Model
 from semtag.generation.prompts import load_tokenizer
 from semtag.training.reference import audited, reference_logprobs
@@ -118,3 +120,11 @@ def test_what_was_computed_is_not_computed_again(base: str, rows: Dataset, tmp_p
     assert second[1][0] == -123.0
     assert second[0] == pytest.approx(first[0], abs=1e-5)
     assert second[2:] == first[2:]
+
+
+def test_a_log_probability_that_is_no_number_ends_the_training(base: str, rows: Dataset, tmp_path: Path) -> None:
+    trainer = trainer_for(base, rows, tmp_path)
+    with torch.no_grad():
+        trainer.model.get_output_embeddings().weight[0] = torch.inf
+    with pytest.raises(UserError, match=r"gives \d+ completions log-probabilities that are no finite numbers"):
+        settled(trainer, tmp_path)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ def test_a_false_start_is_refused(base: str, pairs: Dataset, tmp_path: Path) -> 
         for name, parameter in trainer.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.5)
-    with pytest.raises(UserError, match=r"not 25 = \(1/\(2 beta\)\)\^2 at beta 0.1"):
+    with pytest.raises(UserError, match=r"differ by [0-9.]+ nats per token in the mean, and by at most 0.001 if"):
         trainer.train()
 
 
@@ -106,8 +107,56 @@ def test_references_of_another_model_are_refused(base: str, pairs: Dataset, tmp_
     trainer = trainer_for(base, pairs, tmp_path, beta=0.5)
     trainer.references = torch.arange(2.0 * len(pairs)).reshape(-1, 2) - 100
     trainer.reference_gap = 1e-3
-    with pytest.raises(UserError, match="The first loss is"):
+    with pytest.raises(UserError, match=r"at most 0\.003 if they are the same model"):
         trainer.train()
+
+
+@pytest.mark.parametrize("loss", ["ipo", "lipo_lambda"])
+def test_rounding_is_no_false_start(loss: str, base: str, lists: Dataset, tmp_path: Path) -> None:
+    trainer = trainer_for(base, lists, tmp_path, loss=loss)
+    inputs = trainer.data_collator([trainer.train_dataset[place] for place in range(4)])
+    torch.manual_seed(0)
+    noise = torch.randn(inputs["scores"].shape) * inputs["lengths"]
+    trainer._check_first_ratios(1e-6 * noise, inputs)  # lipo_lambda's loss would move by a quarter
+    with pytest.raises(UserError):
+        trainer._check_first_ratios(0.02 * noise, inputs)
+    with pytest.raises(UserError):
+        trainer._check_first_ratios(torch.nan * noise, inputs)
+    trainer.training = trainer.training.model_copy(update={"dtype": "bfloat16"})
+    trainer._check_first_ratios(0.02 * noise, inputs)  # as on an H200 with a model of 1B
+    with pytest.raises(UserError):
+        trainer._check_first_ratios(0.2 * noise, inputs)
+
+
+def test_adapters_of_weights_in_4_bit_are_float32_before_and_after_a_resume(
+    base: str, pairs: Dataset, tmp_path: Path
+) -> None:
+    def dtypes(trainer: PreferenceTrainer) -> set[torch.dtype]:
+        return {one.dtype for one in trainer.model.parameters() if one.requires_grad}
+
+    trainer = trainer_for(base, pairs, tmp_path, four_bit=True, save_steps=2)
+    assert dtypes(trainer) == {torch.float32}
+    undisturbed = losses(trainer)
+    resumed = trainer_for(base, pairs, tmp_path, four_bit=True, save_steps=2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert dtypes(resumed) == {torch.float32}
+    again = [entry["loss"] for entry in resumed.state.log_history if "loss" in entry]
+    assert again == pytest.approx(undisturbed, abs=1e-5)
+    one, two = (dict(of.model.named_parameters()) for of in (trainer, resumed))
+    learned = [name for name, parameter in one.items() if parameter.requires_grad]
+    assert max(float((one[name] - two[name]).abs().max()) for name in learned) < 1e-6
+
+
+def test_deepspeed_does_not_round_scores(
+    base: str, lists: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_for(base, lists, tmp_path)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    batch["scores"] = torch.tensor([[0.8530, 0.8535, 0.8540]])
+    plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16))
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", plugin)
+    trainer.is_deepspeed_enabled = True
+    assert torch.equal(trainer._prepare_inputs(batch)["scores"], batch["scores"])
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from semtag.cluster.progress import Progress
+from semtag.configs.errors import UserError
 
 if TYPE_CHECKING:
     from semtag.training.trainer import PreferenceTrainer
@@ -33,7 +34,7 @@ class Audit(NamedTuple):
 def reference_logprobs(
     trainer: "PreferenceTrainer", lists: Dataset, tolerance: float, kept: Path, progress: Progress
 ) -> dict[str, int]:
-    """Set the trainer's reference log-probabilities; return and print their number by source.
+    """Set the trainer's reference log-probabilities; return and print their number by source. Raises UserError.
 
     Log-probabilities from sampling are used if the mean gap of the audit is at most `tolerance` nats per token. None
     exists for a completion that was sampled under another prompt or within a grammar. None exists either for a
@@ -64,6 +65,11 @@ def reference_logprobs(
     if len(missing):
         recomputed = _recomputed(trainer, lists, missing, known.shape, kept, progress)
         known[missing] = np.where(np.isnan(known[missing]), recomputed, known[missing])
+    if lacking := int((present & ~np.isfinite(known)).sum()):
+        raise UserError(
+            f"The model gives {lacking:,} completions log-probabilities that are no finite numbers.",
+            "Set training.dtype=bfloat16 or float32. If that does not help, the model's weights are damaged.",
+        )
     counts = {name: count for name, count in counts.items() if count or name == "from_sampling"}
     progress.say(
         "reference log-probabilities: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items())
@@ -80,8 +86,9 @@ def audited(trainer: "PreferenceTrainer", lists: Dataset, known: np.ndarray) -> 
     for batch, fresh in _computed(trainer, lists, chosen, known.shape[1]):
         for row, values, ids in zip(known[batch], fresh, lists[batch]["completion_ids"], strict=True):
             lengths = np.array(list(map(len, ids)))
-            gaps = np.abs(row[: len(lengths)] - values[: len(lengths)]) / lengths
-            differences.extend(gaps[~np.isnan(gaps)])
+            sampled = row[: len(lengths)]
+            gaps = np.abs(sampled - values[: len(lengths)]) / lengths
+            differences.extend(gaps[~np.isnan(sampled)])
     return Audit(len(differences), float(np.mean(differences)), float(np.max(differences)))
 
 

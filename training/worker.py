@@ -120,7 +120,7 @@ def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], 
             f"{len(watched)} to measure on.",
             "Change training.held_out, or add texts.",
         )
-    first = f"; the first loss must be {training.first_loss:g}" if training.first_loss else ""
+    first = f"; the first loss is {training.first_loss:g}" if training.first_loss else ""
     progress.say(f"{len(learned):,} {training.rows}{first}")
     stopping = [EarlyStoppingCallback(training.patience)] if training.patience else []
     with PartialState().local_main_process_first():
