@@ -181,6 +181,13 @@ class Pairs(Section):
         description="A tag of more words makes an answer malformed for training. Below prompt.max_tag_words, this "
         "limit keeps the tagger's tags short enough. Null: prompt.max_tag_words alone.",
     )
+    word_price: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Price of each word of an answer beyond 2.5 words a tag, taken off its score before answers are "
+        "compared. Cosine grows with every word of the text; 0.03 closes most of that. See `semtag audit-scorer`.",
+    )
     format_share: float = Field(0.2, ge=0, lt=1, description="Largest share of format pairs among all pairs.")
     list_least: int = Field(2, ge=2, le=256, description="Fewest distinct answers of a list.")
     list_most: int = Field(256, ge=2, le=256, description="Most answers of a list: best, worst, even steps between.")

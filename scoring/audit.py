@@ -20,7 +20,6 @@ from semtag.generation.parse import answer_of, parse, same_answer_key
 from semtag.generation.readers import Row, read_rows
 from semtag.generation.records import Candidate, SampledText, Text, candidates_of, read_candidate
 from semtag.generation.texts import TextCleaner
-from semtag.scoring.calibration import cost_of_words
 from semtag.scoring.hacks import HACKS, Around, words_of
 from semtag.scoring.pairs import judged
 from semtag.scoring.similarity import DIGITS, Embed, score_texts
@@ -119,9 +118,7 @@ def longest_tag(config: Config) -> int:
 # -- honest tags --------------------------------------------------------------------------------------------------
 
 
-def honest_texts(
-    config: Config, column: str | None, count: int, say: Callable[[str], None], word_price: float = 0.0
-) -> list[HonestText]:
+def honest_texts(config: Config, column: str | None, count: int, say: Callable[[str], None]) -> list[HonestText]:
     """Choose `count` texts with honest tags, by hash: from `column` of the data, or else from the config's ranked run.
 
     Without a column and a ranked run, the column is evaluation.keys_column. Raises UserError where no text has honest
@@ -130,7 +127,7 @@ def honest_texts(
     ranked = RunDir.of(config).layout.round(1).ranked
     if column is None and ranked.exists():
         say(f"honest tags: the best candidates of {ranked}")
-        found = _of_run(read_parquet(ranked, ["text_id", "text", "meta", "candidates"]), config, word_price)
+        found = _of_run(read_parquet(ranked, ["text_id", "text", "meta", "candidates"]), config)
         missing = f"No text of {ranked} has a valid candidate."
     else:
         column = column or config.evaluation.keys_column
@@ -155,15 +152,12 @@ def _of_data(rows: Iterator[Row], column: str, config: Config) -> Iterator[Hones
     cleaner.check()
 
 
-def _of_run(rows: Iterator[dict[str, Any]], config: Config, word_price: float) -> Iterator[HonestText]:
-    def worth(candidate: Candidate) -> float:
-        return (candidate.score or 0.0) - cost_of_words(candidate.tags, word_price)
-
+def _of_run(rows: Iterator[dict[str, Any]], config: Config) -> Iterator[HonestText]:
     for row in rows:
-        valid = [one for one in candidates_of(row) if judged(one, config.pairs).format == "valid"]
-        if valid:
+        candidates = [judged(one, config.pairs) for one in candidates_of(row)]
+        best = max((one for one in candidates if one.format == "valid"), key=lambda one: one.score or 0.0, default=None)
+        if best:
             title = json.loads(row["meta"]).get(config.data.article_column or "title")
-            best = max(valid, key=worth)
             yield HonestText(row["text_id"], row["text"], title if isinstance(title, str) else "", tuple(best.tags))
 
 
@@ -184,12 +178,8 @@ def audit(
     embed_texts: Embed,
     embed_tags: Embed,
     progress: Progress,
-    word_price: float = 0.0,
 ) -> Audit:
-    """Score the hacks of each text beside the text's honest tags, by the rule of `score_texts`.
-
-    A `word_price` is taken off each score as `cost_of_words` says.
-    """
+    """Score the hacks of each text beside the text's honest tags, as ranking and pairing do."""
     progress.begin(2 * len(texts))
     known: dict[str, np.ndarray] = {}  # text -> embedding
     for part in _parts(texts):
@@ -202,7 +192,7 @@ def audit(
         asked = [_asked(text, around[text], config) for text in part]
         digits = DIGITS[config.scoring.dtype]
         for text in score_texts(asked, lambda own: np.stack([known[one] for one in own]), embed_tags, digits):
-            scored = {NAMES[one.sample]: _corrected(one, word_price, digits) for one in text.candidates}
+            scored = {NAMES[one.sample]: judged(one, config.pairs) for one in text.candidates}
             if scored:  # none where an embedding is not finite
                 cells += _cells(text.text_id, scored)
                 moves += _moves(scored)
@@ -240,12 +230,6 @@ def _asked(text: HonestText, around: Around, config: Config) -> SampledText:
     read = [read_candidate(prompt, NAMES.index(name), answer_of(tags), "stop") for name, tags in lists.items() if tags]
     candidates = [one if one.format == "valid" else replace(one, tags=()) for one in read]
     return SampledText(text.text_id, text.text, None, "{}", "audit", candidates=candidates)
-
-
-def _corrected(candidate: Candidate, word_price: float, digits: int) -> Candidate:
-    if candidate.score is None:
-        return candidate
-    return replace(candidate, score=round(candidate.score - cost_of_words(candidate.tags, word_price), digits))
 
 
 def _cells(text_id: int, scored: dict[str, Candidate]) -> list[Cell]:

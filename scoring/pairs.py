@@ -14,10 +14,12 @@ import pyarrow as pa
 from semtag.configs.schema import Pairs
 from semtag.generation.parse import same_answer_key
 from semtag.generation.records import Candidate
+from semtag.scoring.calibration import cost_of_words
 from semtag.scoring.records import Pair, RankedList, RankedText
 from semtag.store.hashing import hash64
 
 FORMAT = 0  # the group of all format pairs; similarity pairs have the groups from 1
+WIDEST = 2.0  # score gap of the last group: cosines differ by 2 at most, and a price of words can add to that
 TOP_BITS = 12  # upper bits of a hash, by which `hash_thresholds` counts hashes
 Preference = tuple[Candidate, Candidate]  # chosen, rejected
 
@@ -53,14 +55,17 @@ def find_preferences(text_id: int, candidates: Sequence[Candidate], pairs: Pairs
 
 
 def judged(candidate: Candidate, pairs: Pairs) -> Candidate:
-    """Return the candidate as training sees it: invalid and without a score if a tag is longer than `max_tag_words`.
+    """Return the candidate as training sees it: its score less the price of its words, or invalid if a tag is too long.
 
     A tagger that learns the best answers writes ever longer tags, because cosine similarity grows with an answer's
     length. On texts of another kind its tags then exceed the word limit of a valid answer.
     """
     longest = max((len(tag.split()) for tag in candidate.tags), default=0)
-    short = pairs.max_tag_words is None or longest <= pairs.max_tag_words
-    return candidate if short else replace(candidate, format="invalid", score=None)
+    if pairs.max_tag_words is not None and longest > pairs.max_tag_words:
+        return replace(candidate, format="invalid", score=None)
+    if candidate.score is None or not pairs.word_price:
+        return candidate
+    return replace(candidate, score=candidate.score - cost_of_words(candidate.tags, pairs.word_price))
 
 
 def pair_hash(seed: int, text_id: int, preference: Preference) -> int:
@@ -75,12 +80,12 @@ def group_of(margin: float | None, pairs: Pairs) -> int:
     """
     if margin is None:
         return FORMAT
-    return 1 + int(margin / pairs.margin_bin) if pairs.strategy == "margin_bins" else 1
+    return 1 + int(min(margin, WIDEST) / pairs.margin_bin) if pairs.strategy == "margin_bins" else 1
 
 
 def group_count(pairs: Pairs) -> int:
-    """Return the number of possible groups. A score gap is at most 2, because scores are cosines."""
-    return 1 + group_of(2.0, pairs)
+    """Return the number of possible groups."""
+    return 1 + group_of(WIDEST, pairs)
 
 
 def pairs_to_keep(counts: np.ndarray, texts: int, pairs: Pairs) -> np.ndarray:

@@ -122,11 +122,9 @@ def test_honest_tags_are_cut_to_the_form(tmp_path: Path) -> None:
     assert cut_to_form([], config) == ()
 
 
-def run_audit(
-    texts: list[HonestText], config: Config, embed_texts: Any, embed_tags: Any, word_price: float = 0.0
-) -> Audit:
+def run_audit(texts: list[HonestText], config: Config, embed_texts: Any, embed_tags: Any) -> Audit:
     with Progress("audit", "texts", io.StringIO()) as progress:
-        return audit(texts, config, embed_texts, embed_tags, progress, word_price)
+        return audit(texts, config, embed_texts, embed_tags, progress)
 
 
 def test_words_beyond_two_and_a_half_a_tag_cost() -> None:
@@ -184,7 +182,8 @@ def test_the_real_scorer_falls_for_a_filled_form_and_not_for_nonsense(tmp_path: 
         HonestText(2, "Bakers knead dough and bake loaves of rye bread in a hot oven.", "", ("bread", "baking")),
     ]
     found, priced = (
-        run_audit(texts, configured(tmp_path), embedder.texts, embedder.tags, price) for price in (0.0, 0.03)
+        run_audit(texts, configured(tmp_path, f"pairs.word_price={price}"), embedder.texts, embedder.tags)
+        for price in (0.0, 0.03)
     )
     lost = {cell.hack for cell in found.cells if cell.outcome == "hack"}
     assert "content words, form filled" in lost
@@ -240,7 +239,8 @@ def test_a_price_of_words_chooses_the_best_candidate_too(tmp_path: Path) -> None
     with RowWriter(folder / "part.parquet", RANKED) as out:
         out.write({"text_id": 7, "text": ENGINE, "meta": "{}", "candidates": [long, short]})
     for price, tags in ((0.0, ("steam engine of iron",)), (0.03, ("steam engine",))):  # 1.5 words cost 0.045
-        assert [one.tags for one in honest_texts(config, None, 9, print, price)] == [tags]
+        config = configured(tmp_path, f"pairs.word_price={price}")
+        assert [one.tags for one in honest_texts(config, None, 9, print)] == [tags]
 
 
 def test_the_command(tmp_path: Path) -> None:

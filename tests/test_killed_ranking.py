@@ -87,14 +87,14 @@ from semtag.cluster.progress import Progress
 from semtag.cluster.ray_session import ray_session
 from semtag.configs.load import load_config
 from semtag.generation.decoding import candidates
-from semtag.scoring import rank as rank_texts
+from semtag.scoring import pipeline
 
-rank_texts.rows_per_file = lambda batch, total: 20
+pipeline.rows_per_file = lambda batch, total: 20
 config = load_config(sys.argv[2], sys.argv[3:])
 texts, out, ids = (Path(sys.argv[1]) / name for name in ("texts/train-1.parquet", "many/rows", "many/ids"))
 with Progress("rank", "texts") as progress, ray_session(config):
     decoding = candidates(config, first_round=True)
-    rank_texts.sample_and_score(texts, out, config, config.model.base, [decoding], progress, ids)
+    pipeline.sample_and_score(texts, out, config, config.model.base, [decoding], progress, ids)
 """
 
 

@@ -234,6 +234,26 @@ def test_lists_have_enough_answers_some_range_and_not_too_many() -> None:
         assert list_ is not None and list_.scores == scores
 
 
+def test_words_beyond_two_and_a_half_a_tag_have_a_price() -> None:
+    short, long = candidate(0, "[old mill][river]", 0.5), candidate(1, "[the old mill on the river]", 0.55)
+    unusable = candidate(2, "no brackets")
+    free, priced = Pairs(), Pairs(word_price=0.02)
+    assert [judged(one, free) for one in (short, long, unusable)] == [short, long, unusable]
+    assert [judged(one, priced).score for one in (short, long, unusable)] == [0.5, pytest.approx(0.48), None]
+    for pairs, chosen in ((free, (1, 0)), (priced, (0, 1))):  # 3.5 words cost 0.07
+        found = find_preferences(1, [judged(one, pairs) for one in (short, long)], pairs, 0)
+        assert samples_of(found.similarity) == [chosen]
+    list_, _ = list_of(ranked(*(judged(one, priced) for one in (short, long))), priced)
+    assert list_ is not None and (list_.samples, list_.scores) == ([0, 1], [0.5, pytest.approx(0.48)])
+    assert pair_of(ranked(short, long), (short, judged(long, priced))).margin == pytest.approx(0.02)
+
+
+def test_gaps_that_a_price_widens_are_in_the_last_bin() -> None:
+    pairs = Pairs(strategy="margin_bins", margin_bin=0.5)
+    assert [group_of(margin, pairs) for margin in (1.9, 2.0, 7.0)] == [4, 5, 5]
+    assert group_count(pairs) == 6
+
+
 def test_a_long_tag_makes_an_answer_malformed_for_training_alone() -> None:
     short, long = candidate(0, "[old mill][river]", 0.5), candidate(1, "[the old mill on the river]", 0.9)
     unusable = candidate(2, "no brackets")

@@ -39,8 +39,7 @@ def reference_logprobs(
     Log-probabilities from sampling are used if the mean gap of the audit is at most `tolerance` nats per token. None
     exists for a completion that was sampled under another prompt or within a grammar. None exists either for a
     completion that the model did not sample: a repaired answer, or a replayed one without this tokenizer's tokens.
-    Missing ones are computed and stored in `kept`, so that a resumed training does not compute them again.
-    All processes share this work and get all results.
+    Missing ones are computed and stored in `kept` for a resumed training. All processes share this work.
     """
     known, sampled, present = _tables(lists)
     counts = {
@@ -65,17 +64,21 @@ def reference_logprobs(
     if len(missing):
         recomputed = _recomputed(trainer, lists, missing, known.shape, kept, progress)
         known[missing] = np.where(np.isnan(known[missing]), recomputed, known[missing])
-    if lacking := int((present & ~np.isfinite(known)).sum()):
-        raise UserError(
-            f"The model gives {lacking:,} completions log-probabilities that are no finite numbers.",
-            "Set training.dtype=bfloat16 or float32. If that does not help, the model's weights are damaged.",
-        )
+    _check_finite(known[present])
     counts = {name: count for name, count in counts.items() if count or name == "from_sampling"}
     progress.say(
         "reference log-probabilities: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items())
     )
     trainer.references = _by_row(lists, known)
     return counts
+
+
+def _check_finite(references: np.ndarray) -> None:
+    if lacking := int((~np.isfinite(references)).sum()):
+        raise UserError(
+            f"The model gives {lacking:,} completions log-probabilities that are no finite numbers.",
+            "Set training.dtype=bfloat16 or float32. If that does not help, the model's weights are damaged.",
+        )
 
 
 def audited(trainer: "PreferenceTrainer", lists: Dataset, known: np.ndarray) -> Audit:

@@ -1,7 +1,6 @@
 """`semtag audit-scorer`: which hacks score above honest tags, before anything is trained."""
 
-import math
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ MORE = (
     "that is trained on the score learns the hacks that win. Honest tags are people's keyphrases in a column of the "
     "data, or the best candidates of a run that has been ranked. Each hack passes the parser first: `refused` counts "
     "those that the form refuses. Long tags are refused as in training, by prompt.max_tag_words and "
-    "pairs.max_tag_words, so set these keys to see what a limit closes."
+    "pairs.max_tag_words, and words have the price pairs.word_price. Set these keys to see which hacks they close."
 )
 
 
@@ -35,23 +34,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--texts", type=positive, default=200, metavar="N", help="texts, chosen by hash; default %(default)s"
     )
-    parser.add_argument(
-        "--word-price",
-        type=_price,
-        default=0.0,
-        metavar="PRICE",
-        help="take PRICE, such as 0.03, off a score for each word of a list beyond 2.5 words a tag, to see which hacks "
-        "that closes; default %(default)s",
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every list with its scores to a new file")
-
-
-def _price(text: str) -> float:
-    """Read a number from 0. Raises ValueError or ArgumentTypeError, which argparse shows."""
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise ArgumentTypeError(f"{text} is no number from 0")
-    return number
 
 
 def run(arguments: Namespace) -> int:
@@ -64,11 +47,10 @@ def run(arguments: Namespace) -> int:
     from semtag.scoring.embedder import Embedder
 
     disable_progress_bar()
-    price = arguments.word_price
     with Progress("audit", "texts") as progress:
-        texts = honest_texts(config, arguments.honest, arguments.texts, progress.say, price)
+        texts = honest_texts(config, arguments.honest, arguments.texts, progress.say)
         embedder = Embedder(config.scoring)
-        found = audit(texts, config, embedder.texts, embedder.tags, progress, price)
+        found = audit(texts, config, embedder.texts, embedder.tags, progress)
     print(*lines_of(found), sep="\n")
     if arguments.json:
         write_audit(found, arguments.json)
