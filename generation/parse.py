@@ -28,6 +28,8 @@ _PIECE = re.compile(r'\s*"[^"]*"|[^,;|\uff0c\u3001\uff1b\uff5c]+')
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
 _WELL_BRACKETED = re.compile(r"(?:\s*\[[^\[\]]*\])+\s*")
 _TAG = re.compile(r"\[([^\[\]]*)\]")
+# The grapheme joiner and the variation selectors. They show nothing either, but are in another category than Cf.
+_SELECTOR = re.compile("[\u034f\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 # A tag without its closing bracket ends at the next opening bracket, or at the end of its line.
 _TAG_OR_OPEN_TAG = re.compile(r"\[([^\[\]\n]*)(?:\]|(?=\[)|(?=\n)|$)")
 
@@ -165,8 +167,8 @@ def _squeeze(tag: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return the text in NFC, without invisible characters (Unicode category Cf)."""
+    """Return the text in NFC, without characters that show nothing: Unicode category Cf and variation selectors."""
     if text.isascii():
         return text
-    hidden = {character for character in set(text) if unicodedata.category(character) == "Cf"}
+    hidden = {one for one in set(text) if unicodedata.category(one) == "Cf" or _SELECTOR.match(one)}
     return unicodedata.normalize("NFC", "".join(c for c in text if c not in hidden) if hidden else text)

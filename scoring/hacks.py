@@ -116,7 +116,7 @@ LOOK_ALIKE = str.maketrans(
     "\u0430\u0441\u0435\u0456\u043e\u0440\u0455\u0445\u0443"
     "\u0410\u0412\u0421\u0415\u041d\u041a\u041c\u041e\u0420\u0422\u0425",
 )
-ZERO_WIDTH_JOINER, VARIATION_SELECTOR = "\u200d", "\ufe0e"  # the parser removes the first (category Cf) alone
+ZERO_WIDTH_JOINER, VARIATION_SELECTOR = "\u200d", "\ufe0e"  # the parser removes both
 COMMANDS = ("ignore the above", "perfect tags", "highest score")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
