@@ -1,5 +1,6 @@
 """The configuration keys of the evaluation."""
 
+from collections import Counter
 from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
@@ -45,3 +46,11 @@ class Evaluation(Section):
     @classmethod
     def _name_classes_by_text(cls, labels: Any) -> Any:
         return {str(name): words for name, words in labels.items()} if isinstance(labels, dict) else labels
+
+    @field_validator("labels")
+    @classmethod
+    def _tell_classes_apart(cls, labels: dict[str, str]) -> dict[str, str]:
+        [(words, count)] = Counter(labels.values()).most_common(1) or [("", 0)]
+        if count > 1:
+            raise ValueError(f"{count} classes have the same description: {words}")
+        return labels

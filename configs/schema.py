@@ -232,7 +232,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
-        if self.pairs.strategy != "all_pairs" and self.sampling.samples < 2:
+        if self.sampling.samples < 2:
             raise ValueError("sampling.samples must be at least 2: a pair needs two candidates")
         if self.pairs.list_most < self.pairs.list_least:
             raise ValueError(

@@ -61,12 +61,14 @@ def rows_of(table: "pa.Table", features: dict[str, Any]) -> Iterator[dict[str, A
 
 
 def named(value: Any, feature: Any) -> Any:
-    """Replace a class label, or each in a list, by its name: 1 becomes `sports`. Keep other values."""
+    """Replace a class label, or each in a list, by its name: 1 becomes `sports`, and -1 None. Keep other values."""
     if isinstance(value, list):
         inner = getattr(feature, "feature", None)
         return value if inner is None else [named(part, inner) for part in value]
     names = getattr(feature, "names", None)
-    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
+    if not names or not isinstance(value, int) or value >= len(names):
+        return value
+    return names[value] if value >= 0 else None
 
 
 def _values(column: "pa.ChunkedArray", feature: Any) -> list[Any]:

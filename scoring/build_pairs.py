@@ -154,13 +154,16 @@ def _as_table(rows: pa.StructArray, schema: pa.Schema) -> pa.Table:
 
 
 def _nothing(kind: str, dropped: Counter[str], unlisted: Counter[str], ranked: dict[str, Any]) -> UserError:
-    reasons = unlisted if kind == "lists" else dropped
+    reasons, needs = dropped, "A pair needs a valid answer and a worse answer."
+    lower = "pairs.min_margin, or raise pairs.format_share if only format pairs were dropped"
+    if kind == "lists":
+        reasons, needs = unlisted, "A list needs pairs.list_least different answers with tags."
+        lower = "pairs.list_least, or lower pairs.list_min_range if only ranges were too small"
     why = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in reasons.items())
     return UserError(
         f"There is nothing to train on: Semtag could make no {kind} ({why or 'no candidates to compare'}). "
         f"Candidates by format: {ranked.get('formats', 'unknown')}.",
-        "A pair needs a valid answer and a worse answer. Add prompt.examples, set sampling.constrained=true, raise "
-        "sampling.samples, lower pairs.min_margin, or raise pairs.format_share if only format pairs were dropped.",
+        f"{needs} Add prompt.examples, set sampling.constrained=true, raise sampling.samples, lower {lower}.",
     )
 
 

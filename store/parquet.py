@@ -47,10 +47,12 @@ class RowWriter(AbstractContextManager["RowWriter"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-        self._sink.close()
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            self._writer.close()
+            self._sink.close()
 
 
 class TableWriter(AbstractContextManager["TableWriter"]):

@@ -1,12 +1,13 @@
 """The pairs stage: which references it keeps, and which of the matched pairs."""
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from semtag.configs.load import load_config
-from semtag.scoring.build_pairs import kept_lists, kept_pairs, pair_batch
+from semtag.scoring.build_pairs import _nothing, kept_lists, kept_pairs, pair_batch
 from semtag.scoring.records import LIST, PAIR, RANKED, TEXT_PAIRS
 from tests.conftest import ROOT
 from tests.test_pairs import FIVE
@@ -87,3 +88,10 @@ def test_log_probabilities_under_examples_or_a_grammar_are_no_references(
 
 def samples_in(found: dict[str, Any]) -> list[tuple[int, int]]:
     return [(pair["chosen_sample"], pair["rejected_sample"]) for pair in found["pairs"]]
+
+
+@pytest.mark.parametrize(("kind", "advice"), [("pairs", "lower pairs.min_margin"), ("lists", "lower pairs.list_least")])
+def test_a_run_without_rows_is_told_what_rows_need(kind: str, advice: str) -> None:
+    error = str(_nothing(kind, Counter(tie=2), Counter(too_few_answers=3), {}))
+    assert f"could make no {kind} ({'3 too few answers' if kind == 'lists' else '2 tie'})" in error
+    assert advice in error

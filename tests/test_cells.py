@@ -121,14 +121,14 @@ def test_class_labels_come_with_their_names(tmp_path: Path) -> None:
 
     names = datasets.ClassLabel(names=["world", "sports"])
     features = datasets.Features({"text": datasets.Value("string"), "label": names, "all": datasets.List(names)})
-    values = {"text": ["a", "b", "c"], "label": [0, 1, None], "all": [[0, 1], [], [1]]}
+    values = {"text": ["a", "b", "c", "d"], "label": [0, 1, None, -1], "all": [[0, 1], [], [1], [-1]]}
     dataset = datasets.Dataset.from_dict(values, features)
     dataset.save_to_disk(tmp_path / "saved")
     dataset.to_parquet(tmp_path / "a.parquet")
     for place in ("saved", "a.parquet"):
         rows = [row.values for row in read_rows(Data(path=str(tmp_path / place)))]
-        assert [row["label"] for row in rows] == ["world", "sports", None], place
-        assert [row["all"] for row in rows] == [["world", "sports"], [], ["sports"]], place
+        assert [row["label"] for row in rows] == ["world", "sports", None, None], place
+        assert [row["all"] for row in rows] == [["world", "sports"], [], ["sports"], [None]], place
 
 
 def test_a_network_that_breaks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,7 @@ def test_null_is_none_where_a_key_may_be_empty() -> None:
         ("training.beta=.inf", "training.beta"),
         ("sampling.samples=lots", "sampling.samples"),
         ("sampling.samples=1", "sampling.samples must be at least 2"),
+        ("evaluation.labels={a: World, b: World}", "2 classes have the same description: World"),
         ("sampling.tensor_parallel=2", "sampling.tensor_parallel 2 needs whole GPUs"),
         ("sampling.gpus_per_actor=2", "sampling.gpus_per_actor 2 leaves GPUs idle"),
         ("sampling.accelerator_type=H100", "sampling.accelerator_type H100 needs sampling.gpus_per_actor"),
@@ -141,6 +142,7 @@ def test_mistakes_are_named(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["sampling.samples=1", "pairs.strategy=all_pairs"], "sampling.samples must be at least 2"),
         (["sampling.actors=3", "sampling.max_actors=2"], "sampling.max_actors 2 is less than sampling.actors 3"),
         (["scoring.actors=3", "scoring.max_actors=2"], "scoring.max_actors 2 is less than scoring.actors 3"),
         (["sampling.tensor_parallel=2", "sampling.gpus_per_actor=0.5"], "needs whole GPUs"),

@@ -47,6 +47,13 @@ def test_large_rows_are_flushed_by_their_size(tmp_path: Path, monkeypatch: pytes
     assert groups(tmp_path / "tables.parquet") == [3, 2]
 
 
+def test_a_last_row_that_does_not_fit_leaves_no_open_file(tmp_path: Path) -> None:
+    out = RowWriter(tmp_path / "rows.parquet", pa.schema([("number", pa.int64())]))
+    with pytest.raises(pa.ArrowInvalid), out:
+        out.write({"number": "one"})
+    assert out._sink.closed and not out._writer.is_open
+
+
 def test_small_tables_share_a_large_group(tmp_path: Path) -> None:
     rows = pa.table({"text": [b"x"] * 1000})
     with TableWriter(tmp_path / "tables.parquet", SCHEMA) as out:

@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from torch.optim import AdamW
+from transformers import AutoModelForCausalLM, get_scheduler
 
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Model
@@ -126,6 +127,23 @@ def test_rounding_is_no_false_start(loss: str, base: str, lists: Dataset, tmp_pa
     trainer._check_first_ratios(0.02 * noise, inputs)  # as on an H200 with a model of 1B
     with pytest.raises(UserError):
         trainer._check_first_ratios(0.2 * noise, inputs)
+
+
+@pytest.mark.parametrize("per_token", [True, False])
+def test_accuracy_compares_what_the_loss_compares(per_token: bool, base: str, lists: Dataset, tmp_path: Path) -> None:
+    trainer = trainer_for(base, lists, tmp_path, per_token=per_token)
+    inputs = trainer.data_collator([trainer.train_dataset[0]])
+    inputs["lengths"] = torch.tensor([[2, 9, 1]])
+    inputs["scores"], inputs["present"] = torch.tensor([[1.0, 0.0, 0.5]]), torch.ones(1, 3, dtype=torch.bool)
+    best = torch.tensor([[True, False, False]])
+    trainer._log_nats_per_token(torch.tensor([[1.0, 1.8, 0.0]]), best, inputs, "train")  # 0.5 and 0.2 a token
+    assert trainer._metrics["train"]["accuracy"] == [float(per_token)]
+
+
+def test_a_constant_rate_is_warmed_up(tmp_path: Path) -> None:
+    arguments = trainer_arguments(Training(schedule="constant", warmup=0.5), str(tmp_path), 0, on_gpu=False)
+    rate = get_scheduler(arguments.lr_scheduler_type, AdamW([torch.ones(1)], lr=1.0), 2, 4)
+    assert rate.lr_lambdas[0](1) == 0.5
 
 
 def test_adapters_of_weights_in_4_bit_are_float32_before_and_after_a_resume(

@@ -123,7 +123,7 @@ scored by {config.scoring.model}, trained with the loss `{training.loss}` ({how}
 | | |
 | --- | --- |
 | steps | {len(curve)} |
-| loss, first and last tenth | {curve[0]["loss"]:.4g} and {tail_means(curve)["loss"]:.4g} |
+| loss, first step and last tenth | {curve[0]["loss"]:.4g} and {tail_means(curve)["loss"]:.4g} |
 | learning rate | {training.learning_rate:g}, {training.schedule} |
 | versions | {", ".join(f"{name} {version}" for name, version in versions().items())} |
 

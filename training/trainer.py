@@ -138,9 +138,12 @@ class PreferenceTrainer(DPOTrainer):
             return self.log_probs(self.ref_model or model, inputs)
 
     def _preference_loss(self, ratios: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        if self.training.per_token:
-            ratios = ratios / inputs["lengths"].clamp(min=1)
-        return LOSSES[self.training.loss](ratios, inputs["scores"], inputs["present"], self.beta).mean()
+        compared = self._compared(ratios, inputs)
+        return LOSSES[self.training.loss](compared, inputs["scores"], inputs["present"], self.beta).mean()
+
+    def _compared(self, ratios: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the log-ratios that the loss compares: means or sums over tokens."""
+        return ratios / inputs["lengths"].clamp(min=1) if self.training.per_token else ratios
 
     def _plain_model(self) -> Any:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
@@ -189,7 +192,8 @@ class PreferenceTrainer(DPOTrainer):
 
     def _log_nats_per_token(self, ratios: Tensor, best: Tensor, inputs: dict[str, Tensor], mode: str) -> None:
         worst = _one_hot(inputs["scores"], inputs["present"], best=False)
-        right = (ratios * best).sum(dim=1) > (ratios * worst).sum(dim=1)
+        compared = self._compared(ratios, inputs)
+        right = (compared * best).sum(dim=1) > (compared * worst).sum(dim=1)
         sums = [part for which in (best, worst) for part in (ratios[which].sum(), inputs["lengths"][which].sum())]
         sums += [right.sum(), right.new_tensor(len(right), dtype=torch.float32)]
         of_all = self.accelerator.reduce(torch.stack([value.float() for value in sums]), "sum").tolist()
@@ -254,7 +258,7 @@ def trainer_arguments(training: Training, out: str, seed: int, on_gpu: bool) -> 
         output_dir=out,
         beta=training.beta,
         learning_rate=training.learning_rate,
-        lr_scheduler_type=training.schedule,
+        lr_scheduler_type="constant_with_warmup" if training.schedule == "constant" else training.schedule,
         warmup_steps=training.warmup,
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
