@@ -7,6 +7,8 @@ import numpy as np
 
 from semtag.configs.load import load_config
 from semtag.evaluation.arms import TUNED, UNTRAINED
+from semtag.evaluation.judging.outcomes import Judgement, agreement, alpha_of, verdict_of
+from semtag.evaluation.judging.selection import Outcome
 from semtag.evaluation.measures import MEASURES, TAGS
 from semtag.evaluation.report import records
 from semtag.evaluation.rows import Key, Series, by_key, write_rows
@@ -187,3 +189,18 @@ def run_of(folder: Path, report: records.Report, better: float = 0.0, texts: ran
         )
         write_rows(own, written / run.layout.rows.name)
     return run
+
+
+def named(*outcomes: Outcome) -> dict[str, Outcome]:
+    """The outcomes by the names of their items."""
+    return {f"item {place}": outcome for place, outcome in enumerate(outcomes)}
+
+
+def some_judgement() -> Judgement:
+    """Two people and a model over four texts, each with a name that would be markup."""
+    ann = verdict_of(f"Ann {ATTACK}", "person", named("second", "second", "first", "tie"))
+    ben = verdict_of("Ben", "person", named("second", "tie", "first", "tie"), repeated=2, repeated_same=1)
+    return Judgement(
+        page="4-0123456789abcdef", first="base", second="tuned", items=4, verdicts=[ann, ben],
+        agreements=[agreement(ann, ben)], alpha=alpha_of([ann, ben]), notes=[f"4 of 9 texts {ATTACK}"],
+    )  # fmt: skip

@@ -18,8 +18,8 @@ from semtag.evaluation.judging.outcomes import (
     Verdict,
     agreement,
     alpha_of,
-    judgements,
     majority_of,
+    standing,
     verdict_of,
     weighted_kappa,
 )
@@ -254,7 +254,7 @@ def test_the_command_makes_a_page_and_analyses_its_results(run: RunDir, tmp_path
     assert "tuned is judged better than base more often than chance would have it" in done.stdout
     assert "some/model and most people judge 16 of 20 texts the same" in done.stdout
     assert "judged 10 of 20 texts." in done.stdout
-    [written] = judgements(run)
+    [written] = standing(run)
     assert [one.wins for one in written.verdicts] == [17, 9, 16]
     assert len(written.agreements) == 1 + 3
     other = ["--first", "tuned", "--second", "base_plain"]

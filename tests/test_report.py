@@ -19,7 +19,7 @@ from semtag.evaluation.report.page import axis, between, counted, for_script, pl
 from semtag.evaluation.report.records import ClassFigures, Judge, Report, Row
 from semtag.evaluation.report.terminal import failed_gates, result_table
 from semtag.store.run_dir import RunDir
-from tests.report_fixture import ATTACK, ESCAPES, contrast, estimate, some_arm, some_report
+from tests.report_fixture import ATTACK, ESCAPES, contrast, estimate, some_arm, some_judgement, some_report
 
 INTERVAL = re.compile(r"\[[+-]?\d[\d.]*%?, [+-]?\d[\d.]*%?\]")
 COUNTED = re.compile(r"[\d.]%?( points)? n [\d,]+ $")
@@ -247,3 +247,15 @@ def test_every_key_of_the_report_is_described() -> None:
 def test_the_command_takes_one_run_or_several() -> None:
     arguments = build_parser().parse_args(["report", "runs/a", "runs/b", "--out", "both.html"])
     assert (arguments.runs, arguments.out) == (["runs/a", "runs/b"], Path("both.html"))
+
+
+def test_what_judges_prefer_is_on_the_page(report: Report) -> None:
+    page = render(report, [some_judgement()])
+    ann, ben = rows_of(page, "Judges of base and tuned, 4-0123456789abcdef")
+    assert ann == f"Ann {ATTACK} person 2 1 1 62.5% n 4 1.000"
+    assert ben.startswith("Ben person 1 1 2 50.0% n 4") and ben.endswith("1 of 2")
+    shown = text_of(page)
+    assert "No text was decided" not in shown and "Chance may explain what difference there is" in shown
+    assert f"Ann {ATTACK} and Ben judge 3 of 4 texts the same; weighted kappa" in shown
+    assert ATTACK not in page
+    assert "What do judges prefer?" not in render(report)

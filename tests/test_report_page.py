@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from semtag.evaluation.report.compare_runs import compare_runs
 from semtag.evaluation.report.html import PAGE, write_page
-from tests.report_fixture import ATTACK, run_of, some_report
+from tests.report_fixture import ATTACK, run_of, some_judgement, some_report
 
 SHEET = 718  # pixels across A4 within margins of 1 cm
 # How far the border of an element stands out from the page, as WCAG 2.2 measures contrast.
@@ -26,7 +26,7 @@ BORDER = """element => {
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    write_page(some_report(), folder)
+    write_page(some_report(), folder, [some_judgement()])
     return folder / PAGE
 
 

@@ -20,7 +20,7 @@ from scipy.stats import bootstrap
 from semtag.cluster.text_table import text_table
 from semtag.configs.errors import UserError
 from semtag.evaluation.estimates import SURE
-from semtag.evaluation.judging.selection import Outcome
+from semtag.evaluation.judging.selection import Outcome, select
 from semtag.evaluation.report.page import between, shown
 from semtag.evaluation.report.records import Estimate, Record
 from semtag.evaluation.statistics import LEAST_CLUSTERS, mean_interval, sign_test
@@ -223,4 +223,14 @@ def judgements(run: RunDir) -> list[Judgement]:
     for file in sorted(files, key=str):
         with contextlib.suppress(ValidationError):
             found.append(Judgement.model_validate_json(file.read_bytes()))
+    return found
+
+
+def standing(run: RunDir) -> list[Judgement]:
+    """Read the judgements whose items are those of the run's last evaluation."""
+    found = []
+    for one in judgements(run):
+        with contextlib.suppress(UserError):  # an arm that was judged is no longer there
+            if select(run, one.first, one.second, int(one.page.split("-")[0])).page == one.page:
+                found.append(one)
     return found

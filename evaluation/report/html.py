@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from semtag.evaluation.arms import BASE, PEOPLE, TUNED
+from semtag.evaluation.judging.outcomes import Judgement, finding, standing
 from semtag.evaluation.measures import MEASURES
 from semtag.evaluation.report import svg
 from semtag.evaluation.report.findings import EXTRACTORS, Claim, claims, findings
@@ -56,23 +57,23 @@ class Figures(NamedTuple):
     nats: Markup | None
 
 
-def write_page(report: Report, folder: Path) -> None:
+def write_page(report: Report, folder: Path, judged: Sequence[Judgement] = ()) -> None:
     """Write report.html into a folder."""
-    (folder / PAGE).write_text(render(report), encoding="utf-8")
+    (folder / PAGE).write_text(render(report, judged), encoding="utf-8")
 
 
 def rewrite(run: RunDir) -> str:
-    """Write the page again, beside what else the evaluation left; return where the page is."""
+    """Write the page again with the judgements, beside what else the evaluation left; return where the page is."""
     with explain_store_errors(run.path):
         report, before = read_report(run), run.layout.evaluation
         with run.replace_folder(before) as folder:
             shutil.copytree(local_folder(uri(before)), folder, dirs_exist_ok=True)
-            write_page(report, folder)
+            write_page(report, folder, standing(run))
     return str(run.layout.page)
 
 
-def render(report: Report) -> str:
-    """Return the page."""
+def render(report: Report, judged: Sequence[Judgement] = ()) -> str:
+    """Return the page. `judged` is what people and models preferred."""
     arms = {arm.name: arm for arm in report.arms}
     return render_page(
         "report.html.j2",
@@ -83,6 +84,7 @@ def render(report: Report) -> str:
         findings=findings(report),
         questions=_questions(report),
         people=claims(report, "equal words", [PEOPLE]),
+        judged=[(one, finding(one)) for one in judged],
         axes=_axes(report.gates),
         examples=[_sides(example) for example in report.examples],
         reading=_reading,

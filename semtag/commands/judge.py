@@ -10,7 +10,10 @@ from semtag.store.locations import explain_store_errors
 from semtag.store.run_dir import RunDir
 
 HELP = "compare two arms' tags blindly: by a person, on a page, or by a language model"
-MORE = "Without --results and --model, Semtag makes the page for a person."
+MORE = (
+    "Without --results and --model, Semtag makes the page for a person. Judgements in RUN/judgement also stand on the "
+    "run's report."
+)
 
 
 def add(parser: ArgumentParser) -> None:
@@ -52,4 +55,8 @@ def run(arguments: Namespace) -> int:
             from semtag.evaluation.judging.page import make_page
 
             make_page(run, first, second, arguments.count, out)
+        if (arguments.results or arguments.model) and not out and run.layout.page.exists():
+            from semtag.evaluation.report.html import rewrite
+
+            print(rewrite(run))
     return 0
