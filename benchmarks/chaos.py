@@ -47,7 +47,7 @@ ROUNDS = [
     *("data.held_out=0.3", "sampling.batch_size=4", "sampling.in_flight=1", "rounds.least_gain=0"),
     *("pairs.format_share=0.5", "training.dtype=float32", "training.batch_size=4", "training.save_steps=2"),
     *("training.max_steps=12", "rounds.each=[{training: {loss: likelihood, best: 2}}, {}]"),
-    *("evaluation.arms=[yake]"),
+    "evaluation.arms=[yake]",
 ]
 SECOND = "second job"
 KINDS = (*family.KINDS, TERM, KILL, SECOND)
