@@ -8,6 +8,8 @@ regression takes its merit away. A price for words beyond the usual length of a 
 
 from collections.abc import Sequence
 
+from semtag.generation.records import Candidate
+
 FREE_WORDS = 2.5  # words of a tag, as a mean over an answer, that cost nothing; people's keyphrases have 2.3
 
 
@@ -19,3 +21,20 @@ def cost_of_words(tags: Sequence[str], price: float) -> float:
     """
     words = sum(len(tag.split()) for tag in tags)
     return price * max(0.0, words - FREE_WORDS * len(tags))
+
+
+def length_of_best(candidates: Sequence[Candidate]) -> int:
+    """Compare the words of the best valid answer with the mean of all valid ones: 1 for more, -1 for fewer, or 0.
+
+    Example: answers of 6, 3 and 3 words, of which the first has the highest score, give 1.
+    """
+    valid = [one for one in candidates if one.format == "valid" and one.score is not None]
+    words = [sum(len(tag.split()) for tag in one.tags) for one in valid]
+    if not words:
+        return 0
+    best, mean = max(zip(valid, words, strict=True), key=_score)[1], sum(words) / len(words)
+    return (best > mean) - (best < mean)
+
+
+def _score(answer: tuple[Candidate, int]) -> float:
+    return answer[0].score or 0.0

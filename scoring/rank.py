@@ -14,13 +14,15 @@ from semtag.cluster.progress import Progress
 from semtag.cluster.ray_session import ray_session
 from semtag.cluster.stage_process import stage_main
 from semtag.configs.errors import UserError
-from semtag.configs.schema import Config
+from semtag.configs.schema import Config, Pairs
 from semtag.generation.decoding import Decoding, candidates
 from semtag.generation.preflight import check_base, check_model
 from semtag.generation.prompts import spellings_of
 from semtag.generation.reasons import RejectReason
-from semtag.generation.records import REJECT, TEXT, Reject
+from semtag.generation.records import REJECT, TEXT, Reject, candidates_of
+from semtag.scoring.calibration import length_of_best
 from semtag.scoring.finished import TextIds, finish
+from semtag.scoring.pairs import judged
 from semtag.scoring.pipeline import sample_and_score
 from semtag.scoring.records import RANKED
 from semtag.store.layout import Step
@@ -29,6 +31,9 @@ from semtag.store.manifest import StepCounts
 from semtag.store.parquet import PartWriter, RowWriter, count_rows, count_values, read_tables
 from semtag.store.rounds import start_of
 from semtag.store.run_dir import RunDir, check_rejected
+
+LOOKED_AT = 2000  # texts, for the warning that the best answers are the longest
+LEAST_TEXTS, LONGER = 100, 0.7  # of them, and the share of longer ones from which the warning is given
 
 
 @dataclass
@@ -40,6 +45,7 @@ class RankCounts:
     scored: int = 0  # candidates with a score
     score_sum: float = 0.0
     cut: int = 0  # texts longer than the scoring model reads
+    lengths: Counter[int] = field(default_factory=Counter)  # of texts, by `length_of_best`
     rejects: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     invalid: Counter[str] = field(default_factory=Counter)  # invalid candidates, by defect
@@ -65,7 +71,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
     def part(files: list[Place]) -> RankCounts:
         expected = TextIds(texts)
         with run.replace_folder(layout.ranked) as ranked, run.replace_folder(layout.rejects) as rejects:
-            counts = _split(files, expected, ranked, rejects)
+            counts = _split(files, expected, ranked, rejects, config.pairs)
             _check_counts(counts, expected, progress)
         return counts
 
@@ -95,7 +101,7 @@ def _plan(config: Config, model: str, decoding: Decoding) -> str:
     return f"sampling {decoding.samples} candidates per text from {model}{how}{grammar}"
 
 
-def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -> RankCounts:
+def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path, pairs: Pairs) -> RankCounts:
     """Write the pipeline's rows as ranked lists and rejects, one row per text; return the counts."""
     counts = RankCounts()
     with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
@@ -109,6 +115,7 @@ def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path) -
             kept = table.filter(pc.invert(rejected))
             good.write(kept)
             counts.cut += pc.sum(kept["cut"], min_count=0).as_py()
+            _compare_lengths(kept, counts, pairs)
             _count_candidates(kept["candidates"].combine_chunks().flatten(), counts)
     counts.ranked = good.rows
     return counts
@@ -120,6 +127,12 @@ def _count_candidates(candidates: pa.StructArray, counts: RankCounts) -> None:
     counts.invalid += count_values(candidates.field("reason").filter(pc.equal(formats, "invalid")))
     counts.scored += len(scores)
     counts.score_sum += pc.sum(scores, min_count=0).as_py()
+
+
+def _compare_lengths(kept: pa.Table, counts: RankCounts, pairs: Pairs) -> None:
+    """Count by `length_of_best` the first LOOKED_AT texts, with answers as training sees them."""
+    for row in kept.select(["candidates"])[: LOOKED_AT - counts.lengths.total()].to_pylist():
+        counts.lengths[length_of_best([judged(one, pairs) for one in candidates_of(row)])] += 1
 
 
 def _reject(row: dict[str, Any]) -> Reject:
@@ -138,6 +151,13 @@ def _check_counts(counts: RankCounts, expected: TextIds, progress: Progress) -> 
     if counts.cut:
         progress.say(
             f"warning: {counts.cut:,} texts are longer than the scoring model reads: only their beginnings are scored"
+        )
+    longer, decided = counts.lengths[1], counts.lengths[1] + counts.lengths[-1]
+    if decided >= LEAST_TEXTS and longer > LONGER * decided:
+        progress.say(
+            f"warning: in {longer / decided:.0%} of {decided:,} texts the best answer has more words than the text's "
+            "answers have in the mean. A tagger that learns this writes ever more words. `semtag audit-scorer` shows "
+            "what else the score falls for; pairs.word_price gives words a price."
         )
     if not counts.ranked:
         raise UserError(

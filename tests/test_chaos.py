@@ -16,7 +16,7 @@ def test_a_ranking_is_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "met"),
     [
-        (["--only", "commit", "--store", "both"], "| commit: ids pending |"),
+        (["--only", "commit", "--store", "s3"], "| commit: ids pending |"),
         (["--only", "second"], "| second job | 1 |"),
     ],
 )

@@ -1,6 +1,7 @@
 """What of an interrupted ranking counts as done: rows whose ids were committed, one for each text."""
 
 import io
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semtag.cluster.progress import Progress
+from semtag.configs.schema import Pairs
 from semtag.generation.records import SAMPLED
 from semtag.scoring.finished import TextIds, among, finish
 from semtag.scoring.pipeline import rows_per_file
-from semtag.scoring.rank import _check_counts, _split
+from semtag.scoring.rank import RankCounts, _check_counts, _split
 from semtag.store.parquet import count_rows, read_rows, read_tables
 
 
@@ -211,7 +213,7 @@ def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> No
     pq.write_table(pa.Table.from_pylist(rows, SAMPLED), folder.rows / "a_000000-0.parquet")
     out, expected = tmp_path / "out", TextIds(folder.texts)
     out.mkdir()
-    counts = _split([folder.rows / "a_000000-0.parquet"], expected, out, tmp_path)
+    counts = _split([folder.rows / "a_000000-0.parquet"], expected, out, tmp_path, Pairs())
     assert [row["text_id"] for row in read_rows(out)] == [5, 8, 2]
     assert (counts.texts, counts.ranked, counts.rejects) == (4, 3, {"not_a_number": 1})
     assert (expected.repeated, expected.unknown, expected.left()) == (2, 1, 0)
@@ -221,6 +223,17 @@ def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> No
         _check_counts(counts, expected, progress)
     assert "skipped 2 rows of texts that already have a row, and 1 rows of unknown texts" in folder.said.getvalue()
     assert "warning: 1 texts are longer than the scoring model reads" in folder.said.getvalue()
+
+
+@pytest.mark.parametrize(("longer", "shorter", "warned"), [(71, 29, True), (70, 30, False), (70, 20, False)])
+def test_a_score_that_rewards_words_is_told(longer: int, shorter: int, warned: bool, folder: Folder) -> None:
+    counts = RankCounts(texts=100, ranked=100, lengths=Counter({1: longer, -1: shorter, 0: 9}))
+    texts = TextIds(folder.texts)
+    texts.take(texts.ids)
+    with Progress("rank", "texts", folder.said) as progress:
+        _check_counts(counts, texts, progress)
+    told = "warning: in 71% of 100 texts the best answer has more words than the text's answers have in the mean"
+    assert (told in folder.said.getvalue()) is warned
 
 
 def test_a_file_holds_a_batch_or_a_thousandth_of_all() -> None:

@@ -151,18 +151,23 @@ class Watch(threading.Thread):
         super().__init__()
         self._work, self._over = str(run.local_dir.resolve() / ".lock"), threading.Event()
         self.stages, self.beside = set[int](), list[str]()
+        self._strangers: set[psutil.Process] = set()  # to read every process each time would take half a core
 
     def run(self) -> None:
         while not self._over.wait(0.05):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self._look()
+            self._look()
 
     def _look(self) -> None:
-        alive = [
-            one
-            for one in psutil.process_iter(["environ", "cmdline", "create_time", "ppid", "status"])
-            if (one.info["environ"] or {}).get(WORK) == self._work and one.info["status"] != psutil.STATUS_ZOMBIE
-        ]
+        unknown = []
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if one not in self._strangers:
+                    one.info = one.as_dict(["environ", "cmdline", "create_time", "ppid", "status"])
+                    unknown.append(one)
+        own = [one for one in unknown if (one.info["environ"] or {}).get(WORK) == self._work]
+        # A process gets its environment when it execs, a moment after it began.
+        self._strangers |= {one for one in unknown if one not in own and time.time() - one.info["create_time"] > 2}
+        alive = [one for one in own if one.info["status"] != psutil.STATUS_ZOMBIE]
         named = {one.pid: one for one in alive if "semtag.scoring.rank" in (one.info["cmdline"] or [])}
         stages = [one for one in named.values() if one.info["ppid"] not in named]  # a fork has the name until it execs
         self.stages |= {one.pid for one in stages}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from semtag.configs.schema import Pairs, Prompt
 from semtag.generation.parse import same_answer_key
 from semtag.generation.records import Candidate, read_candidate
+from semtag.scoring.calibration import length_of_best
 from semtag.scoring.pairs import (
     find_preferences,
     format_quota,
@@ -246,6 +247,15 @@ def test_words_beyond_two_and_a_half_a_tag_have_a_price() -> None:
     list_, _ = list_of(ranked(*(judged(one, priced) for one in (short, long))), priced)
     assert list_ is not None and (list_.samples, list_.scores) == ([0, 1], [0.5, pytest.approx(0.48)])
     assert pair_of(ranked(short, long), (short, judged(long, priced))).margin == pytest.approx(0.02)
+
+
+def test_the_best_answer_has_more_words_than_the_mean_or_fewer() -> None:
+    long, short = candidate(0, "[the old mill][on the river]", 0.7), candidate(1, "[mill][river]", 0.6)
+    unusable, repaired = candidate(2, "no brackets"), candidate(3, "so: [a b c d e f g h]", 0.9)
+    assert length_of_best([repaired, long, short, unusable]) == 1
+    assert length_of_best([short, replace(long, score=0.5)]) == -1
+    assert length_of_best([judged(one, Pairs(word_price=0.2)) for one in (long, short)]) == -1
+    assert length_of_best([long]) == length_of_best([unusable]) == length_of_best([]) == 0
 
 
 def test_gaps_that_a_price_widens_are_in_the_last_bin() -> None:
