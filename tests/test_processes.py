@@ -20,6 +20,7 @@ from semtag.cluster.progress import Progress
 from semtag.configs.errors import UserError
 from semtag.store.layout import RoundLayout
 from semtag.store.run_dir import RunDir
+from semtag.training import worker
 from semtag.training.worker_messages import MessageReader, MessageWriter
 from tests.conftest import ROOT
 
@@ -188,3 +189,11 @@ def test_what_processes_tell_is_shown_line_by_line(tmp_path: Path, capsys: pytes
     error = listener.failure("It ended.")
     assert isinstance(error, UserError)
     assert (error.what, error.mend) == ("a mistake", "its cure")
+
+
+def test_what_the_user_must_mend_is_not_tried_again(tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    MessageWriter(events, is_main=True).say("mistake")
+    MessageWriter(events, is_main=False).failed(UserError("No such key.", "Mend it."))
+    with pytest.raises(UserError, match="No such key"):  # before the run is looked at, which is not there
+        worker.work(str(tmp_path / "none"), 1, str(events), 1)

@@ -25,6 +25,10 @@ def test_a_pair_over_the_length_is_counted_not_cut(tokenizer: Any) -> None:
     whole = max(len(fitting[0]["prompt_ids"]) + len(ids) for ids in fitting[0]["completion_ids"])
     assert len(fit_length(fitting, whole)[0]) == 2
     assert len(fit_length(fitting, whole - 1)[0]) == 0
+    without = fitting.map(
+        lambda row, place: {"completion_ids": [row["completion_ids"][0], [2] * place]}, with_indices=True
+    )
+    assert (len(fit_length(without, 60)[0]), dict(fit_length(without, 60)[1])) == (1, {"no_tokens": 1})
 
 
 def test_brackets_in_a_run_s_name_are_no_pattern(tmp_path: Path) -> None:

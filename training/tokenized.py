@@ -133,13 +133,16 @@ def _parted(
 def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
     """Select the lists whose prompt and longest completion fit into `max_length` tokens, and count the others.
 
-    TRL would silently cut a longer list at the right end, end token included.
+    TRL would silently cut a longer list at the right end, end token included. A list with a completion of no tokens
+    cannot be trained on either: a template can render an empty answer without an end token.
     """
-    fitting = lists.filter(
+    whole = lists.filter(lambda completions: all(map(len, completions)), input_columns=["completion_ids"])
+    fitting = whole.filter(
         lambda prompt, completions: len(prompt) + max(map(len, completions)) <= max_length,
         input_columns=["prompt_ids", "completion_ids"],
     )
-    return fitting, Counter(too_long=len(lists) - len(fitting)) + Counter()
+    dropped = Counter(no_tokens=len(lists) - len(whole), too_long=len(whole) - len(fitting))
+    return fitting, dropped + Counter()
 
 
 def split(lists: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -53,10 +53,10 @@ def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
 
 
 def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: Any, progress: Progress) -> None:
-    """Tokenise the round's pairs or lists into rows/, without those longer than training.max_length.
+    """Tokenise the round's pairs or lists into rows/, without those that `fit_length` leaves out.
 
-    The ledger counts the longer ones. rows/ stays until the stage is done, so that a resumed training does not tokenise
-    again. Raises UserError if all are too long.
+    The ledger counts these. rows/ stays until the stage is done, so that a resumed training does not tokenise
+    again. Raises UserError if no row is left.
     """
     from semtag.training.tokenized import fit_length, in_order, load_rows, tokenized
 
@@ -72,8 +72,9 @@ def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: An
         fitting, dropped = fit_length(tokenized(loaded, tokenizer, training.kept, processes), longest)
         run.record(Step("train", number), kind, len(loaded), len(fitting), dict(dropped))
         if not len(fitting):
+            why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in dropped.items())
             raise UserError(
-                f"All {len(loaded):,} {kind} are longer than training.max_length={longest} tokens.",
+                f"None of the {len(loaded):,} {kind} fits into training.max_length={longest} tokens: {why}.",
                 "Raise training.max_length.",
             )
         in_order(fitting, training.order).save_to_disk(scratch / "whole")

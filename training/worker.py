@@ -19,7 +19,7 @@ from semtag.store.locations import is_hub_name, local_folder
 from semtag.store.process_cleanup import end_with_parent
 from semtag.store.rounds import start_of
 from semtag.store.run_dir import RunDir
-from semtag.training.worker_messages import MessageWriter
+from semtag.training.worker_messages import MessageWriter, mistake_in
 
 KINDS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}  # accelerate's names for kinds that share state
 
@@ -39,7 +39,7 @@ def train_worker(run: RunDir, config: Config, number: int, progress: Progress) -
     folder = layout.training
     counts: dict[str, Any] = {"references": {"needed": 0}}
     # Join the processes first, then load rows and model.
-    arguments = _arguments(layout, config)
+    arguments = _arguments(layout, config, progress)
     rows = Dataset.load_from_disk(folder / "rows")
     model = start_of(run, config, number)
     trainer = _trainer(model, config, arguments, split(rows, training.held_out, config.run.seed), progress)
@@ -66,7 +66,7 @@ def train_worker(run: RunDir, config: Config, number: int, progress: Progress) -
         (folder / "outcome.json").write_text(json.dumps({"curve": curve, "counts": counts}))
 
 
-def _arguments(layout: RoundLayout, config: Config) -> Any:
+def _arguments(layout: RoundLayout, config: Config, progress: Progress) -> Any:
     """Make TRL's arguments. Call this before a model is loaded.
 
     The arguments join the processes. Where processes share weights, each process then loads only its own part.
@@ -82,7 +82,19 @@ def _arguments(layout: RoundLayout, config: Config) -> Any:
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         _use_cpus(config.training)
-    return trainer_arguments(config.training, str(layout.checkpoints), config.run.seed, on_gpu)
+    arguments = trainer_arguments(config.training, str(layout.checkpoints), config.run.seed, on_gpu)
+    use_one_gpu(arguments, progress)
+    return arguments
+
+
+def use_one_gpu(arguments: Any, progress: Progress) -> None:
+    """Train on the first GPU if one process sees several. DPOTrainer refuses to spread a process over GPUs."""
+    if arguments.n_gpu > 1:
+        progress.say(
+            f"warning: one process trains on one of {arguments.n_gpu} GPUs. To use all of them, set "
+            f"training.launcher=accelerate and training.workers={arguments.n_gpu}"
+        )
+        arguments._n_gpu = 1
 
 
 def _use_cpus(training: Training) -> None:
@@ -195,14 +207,25 @@ def lora_config(training: Training, revision: str | None = None) -> Any:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest complete checkpoint, or None. The trainer writes trainer_state.json last."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    """Return the newest complete checkpoint, or None."""
+    whole = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Check the file that the trainer writes last. A kill can leave a part of it."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def work(folder: str, number: int, events: str, rank: int) -> None:
     """Run process `rank` of a round's training in the run at `folder`; write errors to `events` and raise them."""
     set_environment()
+    if mistake := mistake_in(Path(events)):
+        raise mistake
     messages = MessageWriter(Path(events), is_main=rank == 0)
     try:
         run = RunDir(folder)

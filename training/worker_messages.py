@@ -46,6 +46,14 @@ class MessageWriter(Progress):
                 file.write(json.dumps(event) + "\n")
 
 
+def mistake_in(file: Path) -> UserError | None:
+    """Return the first UserError that a process wrote. Ray starts processes again after any error, also after this."""
+    for line in file.read_bytes().splitlines() if file.exists() else ():
+        if line.startswith(b'["mistake"'):
+            return UserError(*json.loads(line)[1:])
+    return None
+
+
 class MessageReader:
     """Reader of `file` that shows the messages of training processes on `progress` and keeps the first error."""
 
