@@ -6,7 +6,7 @@ import pytest
 
 from tests.test_benchmarks import run_smallest
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.benchmark
 
 
 def test_a_ranking_is_killed(tmp_path: Path) -> None:
