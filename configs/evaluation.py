@@ -50,7 +50,7 @@ class Evaluation(Section):
     @field_validator("labels")
     @classmethod
     def _tell_classes_apart(cls, labels: dict[str, str]) -> dict[str, str]:
-        [(words, count)] = Counter(labels.values()).most_common(1) or [("", 0)]
-        if count > 1:
-            raise ValueError(f"{count} classes have the same description: {words}")
+        for words, count in Counter(labels.values()).items():
+            if count > 1:
+                raise ValueError(f"{count} classes have the same description: {words}")
         return labels

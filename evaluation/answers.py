@@ -11,7 +11,7 @@ import pyarrow as pa
 from semtag.configs.errors import UserError
 from semtag.evaluation.arms import Arm
 from semtag.evaluation.statistics import LEAST_CLUSTERS
-from semtag.generation.parse import Format
+from semtag.generation.parse import Format, count_words
 from semtag.store.locations import Place
 from semtag.store.parquet import RowWriter, read_rows
 
@@ -168,6 +168,5 @@ def cut_to_words(tags: Iterable[str], most: int) -> list[str]:
 
 def cut_like(answers: Sequence[Answer], budgets: Sequence[Answer]) -> list[Answer]:
     """Return answers that have at most as many words as the answers of another arm, shape [N]; without scores."""
-    words = [len(" ".join(other.tags).split()) for other in budgets]
-    cut = [cut_to_words(own.tags, most) for own, most in zip(answers, words, strict=True)]
+    cut = [cut_to_words(own.tags, count_words(other.tags)) for own, other in zip(answers, budgets, strict=True)]
     return [replace(own, tags=tags, score=None) for own, tags in zip(answers, cut, strict=True)]

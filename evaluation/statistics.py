@@ -3,8 +3,8 @@
 Suffixes of array names: N units, C clusters.
 
 Texts of one article are not independent, and many measures are bounded and pile up at a bound: reciprocal ranks at 1,
-well-formed answers at 1. There the t interval and the bootstrap of a mean cover too little; Wilson's
-interval with the effective number of units covers what it should: docs/benchmarks.md has the simulation.
+well-formed answers at 1. There the t interval and the bootstrap of a mean cover too little. Wilson's interval with the
+effective number of units covers what it should. docs/benchmarks.md has the simulation.
 """
 
 import math

@@ -94,6 +94,11 @@ def same_answer_key(tags: Sequence[str]) -> tuple[str, ...]:
     return tuple(_squeeze(_squeeze(tag).casefold()) for tag in tags)
 
 
+def count_words(tags: Iterable[str]) -> int:
+    """Count the words of all tags together."""
+    return len(" ".join(tags).split())
+
+
 def _defect(
     body: str, plain: str, tags: list[str], max_tags: int, max_tag_words: int, truncated: bool
 ) -> Defect | None:

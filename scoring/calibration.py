@@ -8,6 +8,7 @@ regression takes its merit away. A price for words beyond the usual length of a 
 
 from collections.abc import Sequence
 
+from semtag.generation.parse import count_words
 from semtag.generation.records import Candidate
 
 FREE_WORDS = 2.5  # words of a tag, as a mean over an answer, that cost nothing; people's keyphrases have 2.3
@@ -19,8 +20,7 @@ def cost_of_words(tags: Sequence[str], price: float) -> float:
     Example: at a price of 0.03, `[governor][steam engine of James Watt]` has 6 words, 1 of them beyond 5, and costs
     0.03.
     """
-    words = sum(len(tag.split()) for tag in tags)
-    return price * max(0.0, words - FREE_WORDS * len(tags))
+    return price * max(0.0, count_words(tags) - FREE_WORDS * len(tags))
 
 
 def length_of_best(candidates: Sequence[Candidate]) -> int:
@@ -29,12 +29,8 @@ def length_of_best(candidates: Sequence[Candidate]) -> int:
     Example: answers of 6, 3 and 3 words, of which the first has the highest score, give 1.
     """
     valid = [one for one in candidates if one.format == "valid" and one.score is not None]
-    words = [sum(len(tag.split()) for tag in one.tags) for one in valid]
-    if not words:
+    if not valid:
         return 0
-    best, mean = max(zip(valid, words, strict=True), key=_score)[1], sum(words) / len(words)
+    words = [count_words(one.tags) for one in valid]
+    best, mean = count_words(max(valid, key=lambda one: one.score or 0.0).tags), sum(words) / len(words)
     return (best > mean) - (best < mean)
-
-
-def _score(answer: tuple[Candidate, int]) -> float:
-    return answer[0].score or 0.0

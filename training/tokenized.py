@@ -136,13 +136,14 @@ def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
     TRL would silently cut a longer list at the right end, end token included. A list with a completion of no tokens
     cannot be trained on either: a template can render an empty answer without an end token.
     """
-    whole = lists.filter(lambda completions: all(map(len, completions)), input_columns=["completion_ids"])
-    fitting = whole.filter(
-        lambda prompt, completions: len(prompt) + max(map(len, completions)) <= max_length,
+    fitting = lists.filter(
+        lambda prompt, completions: all(completions) and len(prompt) + max(map(len, completions)) <= max_length,
         input_columns=["prompt_ids", "completion_ids"],
     )
-    dropped = Counter(no_tokens=len(lists) - len(whole), too_long=len(whole) - len(fitting))
-    return fitting, dropped + Counter()
+    dropped = len(lists) - len(fitting)
+    # Read all rows once more only to tell the reasons apart.
+    empty = len(lists.filter(lambda ids: not all(ids), input_columns=["completion_ids"])) if dropped else 0
+    return fitting, Counter(no_tokens=empty, too_long=dropped - empty) + Counter()
 
 
 def split(lists: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

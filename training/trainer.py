@@ -50,6 +50,7 @@ class PreferenceTrainer(DPOTrainer):
 
     def __init__(self, training: Training, **arguments: Any) -> None:
         self.training = training
+        self.precision = "bfloat16" if training.four_bit else training.dtype  # what rounds log-probabilities
         tokenizer = arguments["processing_class"]
         filling = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         super().__init__(data_collator=ListCollator(filling, training.row_tokens), **arguments)
@@ -159,7 +160,7 @@ class PreferenceTrainer(DPOTrainer):
         log-probabilities. Models with an attention window shorter than `training.max_length` cannot either.
         """
         window, gap = getattr(self.model.config.get_text_config(), "sliding_window", None), self._sharing_gap()
-        if gap > SHARING_TOLERANCES["bfloat16" if self.training.four_bit else self.training.dtype]:
+        if gap > SHARING_TOLERANCES[self.precision]:
             reason = f"a shared prompt changes their log-probabilities by {gap:.2g} nats per token"
         elif window and window < self.training.max_length:
             reason = f"the model's attention window of {window} tokens is less than training.max_length"
@@ -182,7 +183,7 @@ class PreferenceTrainer(DPOTrainer):
         """Check that the first log-ratios are 0, within rounding and the error of the references. Raises UserError."""
         present = inputs["present"]
         gap = float((ratios[present].abs() / inputs["lengths"][present]).mean())
-        most = FIRST_GAPS["bfloat16" if self.training.four_bit else self.training.dtype] + 2 * self.reference_gap
+        most = FIRST_GAPS[self.precision] + 2 * self.reference_gap
         if not gap <= most:
             raise UserError(
                 f"Before the first update, policy and reference differ by {gap:.3g} nats per token in the mean, and by "

@@ -231,6 +231,6 @@ def standing(run: RunDir) -> list[Judgement]:
     found = []
     for one in judgements(run):
         with contextlib.suppress(UserError):  # an arm that was judged is no longer there
-            if select(run, one.first, one.second, int(one.page.split("-")[0])).page == one.page:
+            if select(run, one.first, one.second, one.items).page == one.page:
                 found.append(one)
     return found
