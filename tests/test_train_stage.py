@@ -15,9 +15,9 @@ from semtag.configs.errors import UserError
 from semtag.scoring.records import LIST
 from semtag.store.parquet import RowWriter
 from semtag.store.run_dir import RunDir
+from semtag.training.callbacks import ShowProgress
 from semtag.training.packing import ListCollator
 from semtag.training.tokenized import TOKENIZED, split
-from semtag.training.trainer import ShowProgress
 
 
 def lists(texts: int) -> Dataset:

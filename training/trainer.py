@@ -14,11 +14,9 @@ import torch
 import yaml
 from peft import PeftModel
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from semtag.cluster.progress import Progress
 from semtag.configs.errors import UserError
 from semtag.configs.training import Training
 from semtag.training.cpu_kernels import lean_layers_on_cpus
@@ -210,47 +208,6 @@ def _one_hot(scores: Tensor, present: Tensor, best: bool) -> Tensor:
     marks = scores.masked_fill(~present, -torch.inf if best else torch.inf)
     place = marks.argmax(dim=1) if best else marks.shape[1] - 1 - marks.flip(1).argmin(dim=1)
     return torch.zeros_like(present).scatter_(1, place.unsqueeze(1), True) & present
-
-
-class BeforeFirstStep(TrainerCallback):
-    """Callback that calls `work` after the model is spread over its processes and before the first batch."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.work = work
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Call `work`."""
-        self.work()
-
-
-class ShowProgress(TrainerCallback):
-    """Callback that shows optimizer steps and the last loss."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.note = ""
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start to count steps, after the references are settled."""
-        self.progress.begin(state.max_steps, state.global_step, "steps")
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
-        """Print held-out and first loss, and keep the figures that the next step shows."""
-        if logs and "eval_loss" in logs:
-            self.progress.say(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4g}")
-        if logs and "first_loss" in logs:
-            self.progress.say(f"first loss of the preferences: {logs['first_loss']:.6g}")
-        if logs and "loss" in logs:
-            self.note = f"loss {logs['loss']:.4g} nats/token"
-            if "nats_per_token/margin" in logs:
-                margin, target = logs["nats_per_token/margin"], logs["nats_per_token/target"]
-                self.note = f"loss {logs['loss']:.4g}, margin {margin:.3f} of {target:g} nats/token"
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Show the step."""
-        self.progress.set(state.global_step, self.note)
 
 
 def trainer_arguments(training: Training, out: str, seed: int, on_gpu: bool) -> DPOConfig:

@@ -31,9 +31,9 @@ def train_worker(run: RunDir, config: Config, number: int, progress: Progress) -
     """
     from datasets import Dataset
 
+    from semtag.training.callbacks import BeforeFirstStep, ShowProgress
     from semtag.training.reference import reference_logprobs
     from semtag.training.tokenized import split
-    from semtag.training.trainer import BeforeFirstStep, ShowProgress
 
     training, layout = config.training, run.layout.round(number)
     folder = layout.training
