@@ -48,7 +48,9 @@ class Training(Section):
     row_tokens: Positive = operational(1024, "Lists share a row of the batch up to this many tokens.")
     attention: Literal["sdpa", "flex"] = operational("sdpa", "flex skips blocks that a mask hides fully; GPUs only.")
     gradient_checkpointing: bool = operational(False, "Trade compute for memory.")
-    save_steps: Positive = operational(100, "Steps between checkpoints.")
+    save_steps: Positive = Field(
+        100, description="Steps between checkpoints. With held_out a result depends on it; else it may change."
+    )
     held_out: float = Field(
         0.0, ge=0, le=0.5, description="Share of texts kept back, on which each checkpoint's loss is measured."
     )

@@ -265,6 +265,8 @@ def result_settings(config: Config, step: Step) -> dict[str, Any]:
     flat = flatten(settings, shaping_only=True)
     if config.rounds.texts == "reuse":
         del flat["rounds.count"]  # one more round changes no text of the other rounds
+    if not settings.training.held_out:
+        del flat["training.save_steps"]  # without a held-out loss a checkpoint decides nothing
     values = {key: value for key, value in flat.items() if key.startswith(STAGES[step.stage].keys)}
     return values | weights_in(values)
 

@@ -72,6 +72,15 @@ def test_how_texts_are_dealt_is_pinned_and_a_round_more_of_the_same_texts_is_not
     assert dealt("rounds.least_gain=0.1") == dealt("rounds.least_gain=0.2")
 
 
+def test_steps_between_checkpoints_are_pinned_where_the_held_out_loss_is_measured_by_them(tmp_path: Path) -> None:
+    def pinned(*overrides: str) -> dict[str, Any]:
+        return result_settings(demo(tmp_path, *overrides), Step("train", 1))
+
+    assert pinned("training.save_steps=7") == pinned("training.save_steps=9")
+    measured = "training.held_out=0.1"
+    assert pinned(measured, "training.save_steps=7") != pinned(measured, "training.save_steps=9")
+
+
 def test_steps_go_from_running_to_done(tmp_path: Path) -> None:
     run = begun(tmp_path)
     assert not run.is_done(RANK) and run.counts(RANK) == {}

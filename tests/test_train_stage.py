@@ -18,6 +18,7 @@ from semtag.store.run_dir import RunDir
 from semtag.training.callbacks import ShowProgress
 from semtag.training.packing import ListCollator
 from semtag.training.tokenized import TOKENIZED, split
+from semtag.training.trainer import PreferenceTrainer
 
 
 def lists(texts: int) -> Dataset:
@@ -37,9 +38,14 @@ def test_a_text_is_trained_on_or_held_out_whole() -> None:
     assert len(split(lists(10), 0.0, seed=0)[1]) == 0
 
 
+RUINOUS = [
+    *("training.held_out=0.25", "training.patience=2", "training.save_steps=2", "training.epochs=20"),
+    *("training.learning_rate=0.5", "training.schedule=constant", "training.warmup=0"),
+]
+
+
 def test_training_stops_when_the_held_out_loss_does_and_keeps_the_best(work: Any, tmp_path: Path) -> None:
-    ruinous = ["training.learning_rate=0.5", "training.schedule=constant", "training.warmup=0", "training.epochs=20"]
-    counts, said = work("training.held_out=0.25", "training.patience=2", "training.save_steps=2", *ruinous)
+    counts, said = work(*RUINOUS)
     layout = RunDir(tmp_path / "demo").layout.round(1)
     last = layout.checkpoints / f"checkpoint-{counts['steps']}" / "trainer_state.json"
     measured = {
@@ -58,6 +64,37 @@ def test_training_stops_when_the_held_out_loss_does_and_keeps_the_best(work: Any
         for folder in (layout.adapter, layout.checkpoints / f"checkpoint-{counts['best_step']}")
     )
     assert kept == best
+
+    # A second start finds the training stopped.
+    again, said = work(*RUINOUS)
+    assert "resuming from" in said
+    assert again == counts
+    assert (layout.adapter / "adapter_model.safetensors").read_bytes() == kept
+
+
+def test_patience_keeps_its_count_over_a_kill(work: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = PreferenceTrainer._save_checkpoint
+
+    def die_after_a_worse_loss(self: PreferenceTrainer, *arguments: Any) -> None:
+        save(self, *arguments)
+        if self.state.log_history[-1]["eval_loss"] > self.state.best_metric:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PreferenceTrainer, "_save_checkpoint", die_after_a_worse_loss)
+        work(*RUINOUS)
+    counts, said = work(*RUINOUS)
+    assert "resuming from" in said
+    assert counts["steps"] == counts["best_step"] + 4
+    assert said.count("held-out loss") == 1
+
+
+def test_the_last_step_is_the_last_after_a_second_start_too(work: Any) -> None:
+    settings = ["training.max_steps=5", "training.save_steps=4", "training.schedule=constant"]  # 8 steps an epoch
+    counts, _ = work(*settings)
+    again, said = work(*settings)
+    assert "resuming from" in said
+    assert again == counts
 
 
 def test_a_second_start_reads_no_pairs_again(work: Any, tmp_path: Path) -> None:

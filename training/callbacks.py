@@ -1,9 +1,9 @@
-"""Callbacks of the trainer: work before the first step, and progress."""
+"""Callbacks of the trainer: work before the first step, progress, and early stopping."""
 
 from collections.abc import Callable
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from semtag.cluster.progress import Progress
 
@@ -47,3 +47,12 @@ class ShowProgress(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Show the step."""
         self.progress.set(state.global_step, self.note)
+
+
+class StopEarly(EarlyStoppingCallback):
+    """Early stopping that also ends a resumed training at once if the training had stopped at its checkpoint."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **how: Any) -> None:
+        """Stop if the count that came from the checkpoint has reached the patience."""
+        super().on_train_begin(args, state, control, **how)
+        control.should_training_stop = self.early_stopping_patience_counter >= self.early_stopping_patience

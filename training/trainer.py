@@ -78,6 +78,11 @@ class PreferenceTrainer(DPOTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["row", "prompt_ids", "completion_ids", "scores"]
 
+    def _run_epoch(self, **how: Any) -> None:
+        """Train for an epoch, but for no step if the checkpoint of a resumed training was its last."""
+        if not self.control.should_training_stop and self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**how)
+
     def log_probs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """Compute log-probabilities [B, K] of the completions, summed over tokens."""
         lists, completions = inputs["lists"], inputs["completions"]
@@ -229,6 +234,7 @@ def trainer_arguments(training: Training, out: str, seed: int, on_gpu: bool) -> 
         logging_steps=1,
         save_steps=training.save_steps,
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,  # the count of early stopping
         train_sampling_strategy="random" if training.order == "shuffled" else "sequential",
         eval_strategy="steps" if training.held_out else "no",
         eval_steps=training.save_steps,

@@ -121,8 +121,8 @@ def _check_processes(accelerator: Any, training: Training) -> None:
 def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], progress: Progress) -> Any:
     """Make the trainer of a model; `rows` are those to train on and those to measure the loss on. Raises UserError."""
     from accelerate import PartialState
-    from transformers import EarlyStoppingCallback
 
+    from semtag.training.callbacks import StopEarly
     from semtag.training.trainer import PreferenceTrainer
 
     training, (learned, watched) = config.training, rows
@@ -134,7 +134,7 @@ def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], 
         )
     first = f"; the first loss is {training.first_loss:g}" if training.first_loss else ""
     progress.say(f"{len(learned):,} {training.rows}{first}")
-    stopping = [EarlyStoppingCallback(training.patience)] if training.patience else []
+    stopping = [StopEarly(training.patience)] if training.patience else []
     with PartialState().local_main_process_first():
         base = local_folder(model)
     loaded = load_base(base, training)
