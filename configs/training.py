@@ -31,8 +31,8 @@ class Training(Section):
     reference_tolerance: float = Field(
         0.02,
         ge=0,
-        description="Largest mean gap, in nats per token, at which the reference uses the engine's log-probabilities; "
-        "0: never.",
+        description="Largest mean gap, in nats per token, at which the reference uses the engine's log-probabilities. "
+        "At most a tenth of the target counts, and the 99 % quantile may be three times the mean. 0: never.",
     )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning-rate schedule.")
@@ -85,6 +85,15 @@ class Training(Section):
         (1 / (2 beta))^2 for IPO (arXiv 2310.12036, eq. 17), ln 2 for DPO; None where it depends on the lists.
         """
         return {"ipo": (1 / (2 * self.beta)) ** 2, "sigmoid": math.log(2)}.get(self.loss)
+
+    @property
+    def audit_tolerance(self) -> float:
+        """Return the largest mean gap, in nats per token, at which log-probabilities from sampling serve.
+
+        At most a tenth of the target 1/(2 beta) where means over tokens are compared, because a wrong reference moves
+        the distance to the target. Example: beta 10 has the target 0.05 and the tolerance 0.005.
+        """
+        return min(self.reference_tolerance, 0.1 / (2 * self.beta)) if self.per_token else self.reference_tolerance
 
     @model_validator(mode="after")
     def _can_be_launched(self) -> "Training":

@@ -13,8 +13,9 @@ from datasets import Dataset
 from semtag.cluster.progress import Progress
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Model
+from semtag.configs.training import Training
 from semtag.generation.prompts import load_tokenizer
-from semtag.training.reference import audited, reference_logprobs
+from semtag.training.reference import Audit, audited, reference_logprobs
 from semtag.training.tokenized import tokenized
 from semtag.training.trainer import PreferenceTrainer
 from tests.test_training import losses, trainer_for
@@ -91,6 +92,18 @@ def test_log_probabilities_of_other_weights_do_not_serve(base: str, rows: Datase
     assert references == expected
 
 
+def test_a_few_wrong_ones_do_not_pass_in_the_mean(base: str, rows: Dataset, tmp_path: Path) -> None:
+    def one_off(row: dict[str, Any]) -> dict[str, Any]:
+        wrong = 0.3 * len(row["completion_ids"][0]) if row["row"] == 4 else 0.0
+        return {"reference": [row["reference"][0] - wrong, *row["reference"][1:]]}
+
+    trainer = trainer_for(base, rows.map(one_off), tmp_path)
+    counts, _, said = settled(trainer, tmp_path, Training().audit_tolerance)
+    assert "the mean gap to recomputed ones is 0.01" in said  # of 0.02 that are allowed
+    assert "log-probabilities from sampling are not used" in said
+    assert counts["from_sampling"] == 0
+
+
 def test_the_audit_measures_nats_a_token(base: str, rows: Dataset, tmp_path: Path) -> None:
     trainer = trainer_for(base, rows, tmp_path)
     examples = [rows[index] for index in range(len(rows))]
@@ -104,6 +117,28 @@ def test_the_audit_measures_nats_a_token(base: str, rows: Dataset, tmp_path: Pat
     assert audit.completions == 2 * len(three)
     assert audit.largest == pytest.approx(0.75, abs=1e-4)
     assert audit.mean == pytest.approx(0.25 + 0.5 / audit.completions, abs=1e-4)
+    assert 0.25 < audit.high < 0.75
+
+
+def test_rounding_in_half_precision_passes_and_more_does_not() -> None:
+    tolerance = Training().audit_tolerance
+    assert Audit(128, mean=0.005, high=0.012, largest=0.012).agrees(tolerance)
+    assert Audit(128, mean=0.015, high=0.05, largest=0.4).agrees(tolerance)
+    assert not Audit(128, mean=0.015, high=0.07, largest=0.07).agrees(tolerance)
+    assert not Audit(128, mean=0.03, high=0.05, largest=0.05).agrees(tolerance)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"beta": 0.1}, 0.02),
+        ({"beta": 10}, 0.005),
+        ({"beta": 10, "per_token": False}, 0.02),
+        ({"beta": 10, "reference_tolerance": 0}, 0),
+    ],
+)
+def test_the_tolerance_is_small_beside_the_target(settings: dict[str, Any], tolerance: float) -> None:
+    assert Training(**settings).audit_tolerance == pytest.approx(tolerance)
 
 
 def test_what_was_computed_is_not_computed_again(base: str, rows: Dataset, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def train_worker(run: RunDir, config: Config, number: int, progress: Progress) -
     def before_first_step() -> None:
         trainer.stop_sharing_prompts_if_unsafe(progress.say)
         if training.loss != "likelihood":
-            kept, tolerance = folder / "references.npy", training.reference_tolerance
+            kept, tolerance = folder / "references.npy", training.audit_tolerance
             counts["references"] = reference_logprobs(trainer, rows, tolerance, kept, progress)
 
     trainer.add_callback(BeforeFirstStep(before_first_step))
