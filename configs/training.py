@@ -26,7 +26,11 @@ class Training(Section):
     best: Positive = Field(2, description="Best answers of a list from which the loss likelihood learns.")
     beta: float = Field(0.1, gt=0, le=100, description="IPO's tau; the target is 1/(2 beta) nats per token.")
     order: Literal["shuffled", "easy_first"] = Field("shuffled", description="easy_first: large score gaps first.")
-    per_token: bool = Field(True, description="Average log-ratios over tokens (TRL's IPO); false sums (TRL's DPO).")
+    per_token: bool | None = Field(
+        None,
+        description="Average log-ratios over tokens, or sum them. null: as the loss is published; ipo and ipo_margin "
+        "average (TRL's IPO), the others sum (TRL's DPO).",
+    )
     likelihood_weight: float = Field(0.0, ge=0, le=100, description="Weight of -log p(chosen) per token in the loss.")
     reference_tolerance: float = Field(
         0.02,
@@ -79,6 +83,11 @@ class Training(Section):
         return self.best if self.loss == "likelihood" else None
 
     @property
+    def averages(self) -> bool:
+        """Return whether log-ratios are means over a completion's tokens, and not sums."""
+        return self.loss in ("ipo", "ipo_margin") if self.per_token is None else self.per_token
+
+    @property
     def first_loss(self) -> float | None:
         """Return the loss where policy and reference are equal, without the likelihood's part.
 
@@ -93,7 +102,16 @@ class Training(Section):
         At most a tenth of the target 1/(2 beta) where means over tokens are compared, because a wrong reference moves
         the distance to the target. Example: beta 10 has the target 0.05 and the tolerance 0.005.
         """
-        return min(self.reference_tolerance, 0.1 / (2 * self.beta)) if self.per_token else self.reference_tolerance
+        return min(self.reference_tolerance, 0.1 / (2 * self.beta)) if self.averages else self.reference_tolerance
+
+    @model_validator(mode="after")
+    def _has_scores(self) -> "Training":
+        if self.data == "pairs" and self.loss in ("ipo_margin", "lipo_lambda", "plackett_luce"):
+            raise ValueError(
+                f"training.loss {self.loss} needs the scores of lists, because each pair has the scores 1 and 0: set "
+                "training.data to lists, or training.loss to ipo or sigmoid"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_be_launched(self) -> "Training":
@@ -109,8 +127,8 @@ class Training(Section):
             )
         if self.four_bit and self.parallel in ("zero3", "fsdp2"):
             raise ValueError(
-                f"training.four_bit excludes training.parallel {self.parallel}, because weights in 4 bit cannot be "
-                "sharded: set training.parallel to zero2 or ddp"
+                f"training.four_bit excludes training.parallel {self.parallel}, because Semtag does not "
+                "shard weights in 4 bit: set training.parallel to zero2 or ddp"
             )
         if self.accelerator_type is not None and not self.gpus_per_worker:
             raise ValueError(f"training.accelerator_type {self.accelerator_type} needs training.gpus_per_worker 1")

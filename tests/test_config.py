@@ -150,8 +150,17 @@ def test_mistakes_are_named(override: str, message: str) -> None:
         (["training.workers=2"], "training.launcher local is one process"),
         (["training.parallel=zero2"], "need training.launcher accelerate or ray"),
         (["training.launcher=accelerate"], "needs training.workers of 2 or more"),
-        (["training.launcher=ray", "training.four_bit=true", "training.parallel=zero3"], "4 bit cannot be sharded"),
-        (["training.launcher=ray", "training.four_bit=true", "training.parallel=fsdp2"], "4 bit cannot be sharded"),
+        (
+            ["training.launcher=ray", "training.four_bit=true", "training.parallel=zero3"],
+            "Semtag does not shard weights in 4 bit",
+        ),
+        (
+            ["training.launcher=ray", "training.four_bit=true", "training.parallel=fsdp2"],
+            "Semtag does not shard weights in 4 bit",
+        ),
+        (["training.loss=ipo_margin", "rounds.each=[]"], "ipo_margin needs the scores of lists"),
+        (["training.loss=lipo_lambda", "rounds.each=[]"], "set training.data to lists"),
+        (["training.loss=plackett_luce", "rounds.each=[]"], "set training.data to lists"),
         (["training.accelerator_type=H100"], "needs training.gpus_per_worker 1"),
         (["pairs.list_least=3", "pairs.list_most=2"], "pairs.list_most 2 is less than list_least 3"),
         (["sampling.temperature=0"], "nothing differs among samples at temperature 0"),
@@ -164,6 +173,17 @@ def test_settings_that_contradict_each_other_are_named(overrides: list[str], mes
         load_config(DEMO, overrides)
     assert message in str(caught.value)
     assert "got" not in str(caught.value)
+
+
+def test_log_ratios_are_averaged_or_summed_as_the_loss_is_published() -> None:
+    def averages(*overrides: str) -> bool:
+        return load_config(DEMO, ["rounds.each=[]", "training.data=lists", *overrides]).training.averages
+
+    assert averages() and averages("training.loss=ipo_margin") and averages("training.per_token=true")
+    for loss in ("sigmoid", "lipo_lambda", "plackett_luce"):
+        assert not averages(f"training.loss={loss}")
+        assert averages(f"training.loss={loss}", "training.per_token=true")
+    assert not averages("training.per_token=false")
 
 
 def test_an_engine_over_several_gpus_holds_them_all() -> None:

@@ -192,7 +192,7 @@ def test_pairs_train_as_in_trl_in_float32(
     pairs: Dataset, tmp_path: Path,
 ) -> None:  # fmt: skip
     training = Training(
-        loss=loss, per_token=loss == "ipo", beta=0.5, learning_rate=1e-3, max_steps=20, batch_size=4, report_to=[],
+        loss=loss, beta=0.5, learning_rate=1e-3, max_steps=20, batch_size=4, report_to=[],
         likelihood_weight=likelihood,
     )  # fmt: skip
     ours = list_trainer(model_path, tokenizer, pairs, tmp_path / "ours", training.model_copy(update={"dtype": dtype}))

@@ -25,7 +25,7 @@ def base(model_path: str) -> str:
 
 @pytest.mark.parametrize("loss", ["ipo", "lipo_lambda"])
 def test_rounding_is_no_false_start(loss: str, base: str, lists: Dataset, tmp_path: Path) -> None:
-    trainer = trainer_for(base, lists, tmp_path, loss=loss)
+    trainer = trainer_for(base, lists, tmp_path, data="lists", loss=loss)
     inputs = trainer.data_collator([trainer.train_dataset[place] for place in range(4)])
     torch.manual_seed(0)
     noise = torch.randn(inputs["scores"].shape) * inputs["lengths"]
@@ -34,7 +34,7 @@ def test_rounding_is_no_false_start(loss: str, base: str, lists: Dataset, tmp_pa
         trainer._check_first_ratios(0.02 * noise, inputs)
     with pytest.raises(UserError):
         trainer._check_first_ratios(torch.nan * noise, inputs)
-    rough = trainer_for(base, lists, tmp_path, loss=loss, dtype="bfloat16")
+    rough = trainer_for(base, lists, tmp_path, data="lists", loss=loss, dtype="bfloat16")
     rough._check_first_ratios(0.02 * noise, inputs)  # as on an H200 with a model of 1B
     with pytest.raises(UserError):
         rough._check_first_ratios(0.2 * noise, inputs)

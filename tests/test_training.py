@@ -88,7 +88,7 @@ def test_the_likelihood_term_adds_to_the_loss_but_not_to_the_check(base: str, pa
 
 @pytest.mark.parametrize("loss", ["ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce"])
 def test_whole_lists_train(loss: str, base: str, lists: Dataset, tmp_path: Path) -> None:
-    found = losses(trainer_for(base, lists, tmp_path, loss=loss, beta=0.5))
+    found = losses(trainer_for(base, lists, tmp_path, data="lists", loss=loss, beta=0.5))
     assert len(found) == 3
     assert all(loss > 0 for loss in found)
 

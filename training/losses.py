@@ -3,7 +3,7 @@
 All take, for B lists of up to K completions:
 
     ratios   [B, K]  log-ratios h of policy to reference, in nats: the sum over a completion's tokens, or the mean with
-                     training.per_token
+                     training.averages
     scores   [B, K]  what the completions are ranked by; of one scale within a list, of any scale between lists
     present  [B, K]  bool, False where a list has no such completion; these places get no gradient
     beta             strength of the pull to the reference, above 0

@@ -107,7 +107,7 @@ def model_card(config: Config, number: int, rows: int, curve: list[dict[str, flo
     if weights := weights_of(base):
         base += f" (dequantised from a Python package's file, `{weights}`)"
     start = base if number == 1 else f"the merged weights of round {number - 1}, which started from {base}"
-    averaged = "averaged per token" if training.per_token else "summed"
+    averaged = "averaged per token" if training.averages else "summed"
     how = f"beta {training.beta:g}, log-ratios {averaged}, likelihood weight {training.likelihood_weight:g}"
     if training.kept:
         how = f"the {training.kept} best answers of each list, rejection-sampling fine-tuning"

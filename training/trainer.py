@@ -35,7 +35,7 @@ SHARING_TOLERANCES = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.2}
 class PreferenceTrainer(DPOTrainer):
     """DPOTrainer over lists, which checks the first log-ratios and logs the margin beside IPO's target.
 
-    Datasets hold pairs, lists, or rows that `tokenized` made of them. With `training.per_token` a log-ratio is the mean
+    Datasets hold pairs, lists, or rows that `tokenized` made of them. With `training.averages` a log-ratio is the mean
     over a completion's tokens, end token included, as in TRL's IPO. Else a log-ratio is the sum, as in DPO.
     `nats_per_token/chosen` and `/rejected` are the mean log-ratios per token of the best and the worst completions in
     the batch. `nats_per_token/target` is IPO's target for their difference. `accuracy` is the share of lists whose best
@@ -147,7 +147,7 @@ class PreferenceTrainer(DPOTrainer):
 
     def _compared(self, ratios: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Return the log-ratios that the loss compares: means or sums over tokens."""
-        return ratios / inputs["lengths"].clamp(min=1) if self.training.per_token else ratios
+        return ratios / inputs["lengths"].clamp(min=1) if self.training.averages else ratios
 
     def _plain_model(self) -> Any:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
