@@ -8,9 +8,10 @@ All take, for B lists of up to K completions:
     present  [B, K]  bool, False where a list has no such completion; these places get no gradient
     beta             strength of the pull to the reference, above 0
 
-and return the loss of each list, [B]. Rewards are r = beta h. Completions of a list stand in the order of their sample
-index. Of equal scores or rewards the lower index comes first. A list without two completions of different score has the
-loss 0.
+and return the loss of each list, [B]. Rewards are r = beta h. Completions of a list stand by falling score, of equal
+scores by their sample index, as in lists/. Of equal scores or rewards the lower index comes first. So where all rewards
+are equal, as before the first update, `lipo_lambda` ranks by score. A list without two completions of different score
+has the loss 0.
 """
 
 import torch
