@@ -50,7 +50,6 @@ class Training(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights while training.")
     four_bit: bool = Field(False, description="Keep the base in 4 bit NF4 (QLoRA).")
     row_tokens: Positive = operational(1024, "Lists share a row of the batch up to this many tokens.")
-    attention: Literal["sdpa", "flex"] = operational("sdpa", "flex skips blocks that a mask hides fully; GPUs only.")
     gradient_checkpointing: bool = operational(False, "Trade compute for memory.")
     save_steps: Positive = Field(
         100, description="Steps between checkpoints. With held_out a result depends on it; else it may change."

@@ -54,7 +54,7 @@ def test_packed_attention_is_that_of_each_row(heads: tuple[int, int], dtype: tor
         rows(query),
         rows(key).repeat_interleave(repeats, 1),
         rows(value).repeat_interleave(repeats, 1),
-        attn_mask=dense_mask(lists, completions),
+        attn_mask=dense_mask(lists, completions, torch.float32),
         scale=0.3,
     )
     expected = expected.transpose(1, 2).reshape(14, heads[0], 16)[real].unsqueeze(0)

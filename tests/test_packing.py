@@ -9,13 +9,14 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Lfm2Config, MistralConfig
+from transformers import AutoModelForCausalLM, GptOssConfig, Lfm2Config, MistralConfig
 from trl import DPOTrainer
 
 from semtag.configs.training import Training
-from semtag.training.packing import MOST_PADDING, ListCollator, build_sequence, dense_mask, pack_rows
+from semtag.training.cpu_kernels import PACKED
+from semtag.training.packing import MOST_PADDING, ListCollator, build_sequence, dense_mask, pack_rows, packed_mask
 from semtag.training.tokenized import REFERENCES
-from semtag.training.trainer import PreferenceTrainer, trainer_arguments
+from semtag.training.trainer import SHARING_TOLERANCES, PreferenceTrainer, trainer_arguments
 from semtag.training.worker import load_base, lora_config
 
 
@@ -28,14 +29,18 @@ def test_a_list_by_hand() -> None:
 
 
 def test_who_sees_whom() -> None:
-    mask = dense_mask(torch.tensor([[0, 0, 0, 1, -1]]), torch.tensor([[0, 1, 2, 0, 0]]))
-    assert mask[0, 0].int().tolist() == [
+    row = torch.tensor([[0, 0, 0, 1, -1]]), torch.tensor([[0, 1, 2, 0, 0]])
+    mask = dense_mask(*row, torch.bfloat16)
+    assert mask.dtype == torch.bfloat16
+    assert set(mask.flatten().tolist()) == {0, -torch.inf}
+    assert (mask[0, 0] == 0).int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 0, 1, 0, 0],
         [0, 0, 0, 1, 0],
         [0, 0, 0, 0, 1],
     ]
+    assert (packed_mask(*row)[0, 0] == 0).int().tolist()[4] == [0] * 5  # the row ends before its padding
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 60))
@@ -63,19 +68,21 @@ def test_rows_are_as_many_as_leave_little_padding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "attention", "packed", "dtype", "tolerance"),
+    ("budget", "attention", "dtype", "tolerance"),
     [
-        (1, "sdpa", True, "float32", 1e-4),
-        (10_000, "sdpa", True, "float32", 1e-4),
-        (1, "sdpa", True, "bfloat16", 0.02),  # nats a token
-        (1, "sdpa", False, "float32", 1e-4),  # as on a GPU
-        (10_000, "sdpa", False, "float32", 1e-4),
-        (10_000, "flex", False, "float32", 1e-4),
+        (1, PACKED, "float32", 1e-4),
+        (10_000, PACKED, "float32", 1e-4),
+        (1, PACKED, "bfloat16", 0.02),  # nats a token
+        (1, "sdpa", "float32", 1e-4),  # as on a GPU
+        (10_000, "sdpa", "float32", 1e-4),
+        (10_000, "sdpa", "bfloat16", 0.02),
+        (10_000, "eager", "float32", 1e-4),
+        (1, "eager", "bfloat16", 0.02),
     ],
 )
 def test_log_probabilities_are_those_of_each_completion_alone(
-    model_path: str, tokenizer: Any, pairs: Dataset, budget: int, attention: Any, packed: bool, dtype: Any,
-    tolerance: float, tmp_path: Path,
+    model_path: str, tokenizer: Any, pairs: Dataset, budget: int, attention: str, dtype: Any, tolerance: float,
+    tmp_path: Path,
 ) -> None:  # fmt: skip
     generator = torch.Generator().manual_seed(0)
 
@@ -88,14 +95,15 @@ def test_log_probabilities_are_those_of_each_completion_alone(
         | {"row": 0, "scores": [0.0] * k}
         for k in (3, 1, 8, 2)
     ]
-    training = Training(report_to=[], attention=attention, dtype=dtype)
-    trainer = list_trainer(model_path, tokenizer, pairs, tmp_path, training)
-    assert trainer.packed == (attention == "sdpa")
-    trainer.packed = packed
+    trainer = list_trainer(model_path, tokenizer, pairs, tmp_path, Training(report_to=[], dtype=dtype))
+    assert trainer.packed
+    if attention != PACKED:
+        trainer.packed = False
+        trainer.model.get_base_model().set_attn_implementation(attention)
     plain = load_base(model_path, Training())
     batch = ListCollator(0, budget)(examples)
-    # On a CPU flex attention has no backward pass, and its kernels are not the ones that a GPU would get.
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    assert batch["input_ids"].shape[1] % 8 == 0
+    with torch.no_grad():
         found = trainer.log_probs(trainer.model, batch)
         for b, example in enumerate(examples):
             for k, completion in enumerate(example["completion_ids"]):
@@ -152,14 +160,34 @@ def test_a_model_with_a_convolution_trains_on_separate_sequences_as_in_trl(
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     training = Training(beta=0.5, learning_rate=1e-3, max_steps=5, batch_size=4, report_to=[])
     ours = list_trainer(str(tmp_path / "model"), tokenizer, pairs, tmp_path / "ours", training)
+    assert ours._sharing_gap() > SHARING_TOLERANCES["float32"]
     said: list[str] = []
     ours.stop_sharing_prompts_if_unsafe(said.append)
-    assert "a shared prompt changes their log-probabilities by" in said[0]
+    assert said == [
+        "completions do not share prompts, which makes training slower: the model has layers of the kind conv"
+    ]
     assert not ours.data_collator.shared
     curve = curve_of(ours)
     theirs = parts(str(tmp_path / "model"), tokenizer, tmp_path / "theirs", training)
     theirs["args"].loss_type = ["ipo"]
     assert curve == pytest.approx(curve_of(DPOTrainer(train_dataset=pairs, **theirs)), abs=1e-4)
+
+
+def test_a_model_that_attends_eagerly_trains_on_separate_sequences(
+    tokenizer: Any, pairs: Dataset, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = GptOssConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+                          num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_local_experts=4,
+                          num_experts_per_tok=2, initializer_range=0.2, sliding_window=1024,
+                          eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    trainer = list_trainer(str(tmp_path / "model"), tokenizer, pairs, tmp_path, Training(report_to=[]))
+    examples, said = [trainer.train_dataset[place] for place in range(3)], list[str]()
+    together = trainer.reference(examples)
+    trainer.stop_sharing_prompts_if_unsafe(said.append)
+    assert "the model attends by eager, and not by sdpa" in said[0]
+    assert trainer.reference(examples) == pytest.approx(together, abs=1e-4)
 
 
 def test_windows_shorter_than_a_list_need_separate_sequences(tokenizer: Any, pairs: Dataset, tmp_path: Path) -> None:

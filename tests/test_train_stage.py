@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from datasets import Dataset
 
 from semtag.cluster.progress import Progress
@@ -164,12 +163,6 @@ def test_one_best_answer_stops_early_by_its_likelihood(work: Any, with_lists: No
 def test_nothing_left_to_learn_from_is_said(work: Any) -> None:
     with pytest.raises(UserError, match="leaves 64 pairs to train on and 0 to measure on"):
         work("training.held_out=0.0001")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="flex attention trains on GPUs")
-def test_flex_attention_on_cpus_is_refused(work: Any) -> None:
-    with pytest.raises(UserError, match="attention=flex needs a GPU, and torch finds none"):
-        work("training.attention=flex")
 
 
 def test_easy_pairs_come_first(work: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,15 +8,15 @@ row, up to a budget of tokens.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 IGNORED = -100  # label of a position that predicts nothing, as in transformers
 MOST_PADDING = 0.05  # share of a batch's positions
+MULTIPLE = 8  # of a row's length. GPUs' kernels would pad a mask of another length in each layer.
 
 
 class Sequences(NamedTuple):
@@ -76,41 +76,38 @@ def _spread(lengths: Sequence[int], count: int) -> tuple[list[list[int]], list[i
     return rows, used
 
 
-def attention_rule(lists: Tensor, completions: Tensor) -> Callable[..., Tensor]:
-    """Make a function of index tensors (r, head, i, j): whether position i of row r sees position j.
+def sees(lists: Tensor, completions: Tensor) -> Tensor:
+    """Mark where position i of a row sees position j, bool [R, L, L]; padding sees nothing.
 
-    `lists` and `completions` are [R, L]. `lists` holds the index in the row of a position's list, or -1 for padding. A
-    position of padding sees only itself.
+    `lists` and `completions` are [R, L]. `lists` holds the index in the row of a position's list, or -1 for padding.
     """
-
-    def sees(row: Tensor, _head: Any, i: Tensor, j: Tensor) -> Tensor:
-        same_list = (lists[row, i] == lists[row, j]) & (lists[row, j] >= 0)
-        own = (completions[row, i] == completions[row, j]) | (completions[row, j] == 0)
-        return (i == j) | ((i >= j) & same_list & own)
-
-    return sees
+    seen = lists.unsqueeze(2) == lists.unsqueeze(1)
+    seen &= (lists >= 0).unsqueeze(1)
+    seen &= (completions.unsqueeze(2) == completions.unsqueeze(1)) | (completions == 0).unsqueeze(1)
+    return seen.tril()
 
 
-def dense_mask(lists: Tensor, completions: Tensor) -> Tensor:
-    """Make the bool attention mask [R, 1, L, L] of `attention_rule`, for sdpa."""
-    rows, places = (torch.arange(size, device=lists.device) for size in lists.shape)
-    return attention_rule(lists, completions)(rows[:, None, None], 0, places[:, None], places).unsqueeze(1)
+def dense_mask(lists: Tensor, completions: Tensor, dtype: torch.dtype) -> Tensor:
+    """Make the mask [R, 1, L, L] to add to attention scores: 0 where `sees` allows attention, and -inf elsewhere.
+
+    A position of padding sees itself, because a softmax over nothing is no number. `dtype` is that of the scores.
+    Eager attention would add a bool mask as 0 and 1, and sdpa would make an additive one of it in each layer.
+    """
+    seen = sees(lists, completions)
+    seen.diagonal(dim1=1, dim2=2).fill_(True)
+    return _additive(seen, dtype)
 
 
 def packed_mask(lists: Tensor, completions: Tensor) -> Tensor:
-    """Make the mask [R, 1, L, L] to add to attention scores, for rows joined one after another without padding.
+    """Make the mask [R, 1, L, L] for rows joined one after another without padding, as `dense_mask` in float32.
 
-    The mask is 0 where `attention_rule` allows attention, and -inf elsewhere. On the diagonal of padding the mask is
-    -inf too, because this marks the end of a row.
+    On the diagonal of padding the mask is -inf, because this marks the end of a row.
     """
-    seen = dense_mask(lists, completions) & (lists >= 0)[:, None, :, None]
-    return torch.zeros(seen.shape, device=lists.device).masked_fill_(~seen, -torch.inf)
+    return _additive(sees(lists, completions), torch.float32)
 
 
-def block_mask(lists: Tensor, completions: Tensor) -> BlockMask:
-    """Make the mask of `attention_rule` for flex attention, which skips blocks that no position sees."""
-    rows, length = lists.shape
-    return create_block_mask(attention_rule(lists, completions), rows, None, length, length, device=lists.device)
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf).unsqueeze(1)
 
 
 class ListCollator:
@@ -161,6 +158,7 @@ class ListCollator:
         }
         filling = {"input_ids": self.pad_token_id, "position_ids": 0, "shift_labels": IGNORED, "completions": 0}
         longest = max(map(len, columns["input_ids"]))
+        longest += -longest % MULTIPLE if self.shared else 0
         return {name: _table(values, longest, torch.int64, filling.get(name, -1)) for name, values in columns.items()}
 
 

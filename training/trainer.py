@@ -19,13 +19,15 @@ from trl.trainer.utils import add_fused_lm_head
 
 from semtag.configs.errors import UserError
 from semtag.configs.training import Training
-from semtag.training.cpu_kernels import lean_layers_on_cpus
+from semtag.training.cpu_kernels import PACKED, lean_layers_on_cpus
 from semtag.training.losses import LOSSES
-from semtag.training.packing import ListCollator, block_mask, dense_mask, packed_mask, sum_by_slot
+from semtag.training.packing import ListCollator, dense_mask, packed_mask, sum_by_slot
 from semtag.training.tokenized import tokenized
 
 PARALLEL = Path(__file__).parent.parent / "configs" / "parallel"
-MASKS: dict[str, Callable[[Tensor, Tensor], Any]] = {"sdpa": dense_mask, "flex": block_mask}
+# Layers in which a position sees no more than the mask allows. Other kinds keep a state, or see positions of their own
+# choice. A sliding window counts tokens of the row, so it must be longer than a list.
+SHARING_LAYERS = {"full_attention", "sliding_attention", "moe", "dense", "sparse"}
 # In nats per token. Batches of other shapes round differently, so equal models differ by a little in half precision.
 FIRST_GAPS = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
 # In nats per token. A state that leaks between completions costs whole nats.
@@ -95,7 +97,7 @@ class PreferenceTrainer(DPOTrainer):
             rows = {name: values[lists >= 0].unsqueeze(0) for name, values in rows.items()}
             rows["attention_mask"] = packed_mask(lists, completions)
         else:
-            rows["attention_mask"] = MASKS[self.training.attention](lists, completions)
+            rows["attention_mask"] = dense_mask(lists, completions, getattr(torch, self.training.dtype))
         slots = rows.pop("slots")
         found = model(**rows, use_cache=False, fused_lm_head=True).log_probs
         return sum_by_slot(found, slots, inputs["scores"].shape)
@@ -160,13 +162,19 @@ class PreferenceTrainer(DPOTrainer):
         """Give each completion a sequence of its own, and print the reason, if the model cannot share prompts.
 
         Models with a state or a convolution cannot, because completions that share a prompt change each other's
-        log-probabilities. Models with an attention window shorter than `training.max_length` cannot either.
+        log-probabilities. Models with an attention window shorter than `training.max_length` cannot either. Only sdpa
+        is trusted to attend by the mask alone. Last, a list is computed both ways.
         """
-        window, gap = getattr(self.model.config.get_text_config(), "sliding_window", None), self._sharing_gap()
-        if gap > SHARING_TOLERANCES[self.precision]:
-            reason = f"a shared prompt changes their log-probabilities by {gap:.2g} nats per token"
+        config = self._plain_model().config.get_text_config()
+        attention, window = config._attn_implementation, getattr(config, "sliding_window", None)
+        if attention not in ("sdpa", PACKED):
+            reason = f"the model attends by {attention}, and not by sdpa"
+        elif others := set(getattr(config, "layer_types", None) or ()) - SHARING_LAYERS:
+            reason = f"the model has layers of the kind {', '.join(sorted(others))}"
         elif window and window < self.training.max_length:
             reason = f"the model's attention window of {window} tokens is less than training.max_length"
+        elif (gap := self._sharing_gap()) > SHARING_TOLERANCES[self.precision]:
+            reason = f"a shared prompt changes their log-probabilities by {gap:.2g} nats per token"
         else:
             return
         self.data_collator.shared = False

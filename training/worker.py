@@ -98,8 +98,6 @@ def use_one_gpu(arguments: Any, progress: Progress) -> None:
 
 
 def _use_cpus(training: Training) -> None:
-    if training.attention == "flex":
-        raise UserError("training.attention=flex needs a GPU, and torch finds none.", "Set training.attention=sdpa.")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if training.parallel.startswith("zero"):
         import deepspeed
@@ -178,7 +176,6 @@ def load_base(base: str, training: Training) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         base,
         dtype=dtype,
-        attn_implementation="flex_attention" if training.attention == "flex" else None,  # None: sdpa if supported
         quantization_config=quantization,
         use_safetensors=True,
         trust_remote_code=False,
