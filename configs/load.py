@@ -153,13 +153,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _value(text: str, kinds: tuple[Any, ...]) -> Any:
     """Return the value of an override: YAML, or for a key of type str the text as it is.
 
-    Example: `no` becomes False for a switch, and the string "no" for data.column.
+    Example: `no` becomes False for a switch, and the string "no" for data.column. A variable of a chat template may be
+    either, so YAML decides.
     """
     try:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
         return text
-    if str not in kinds or (text == "null" and NoneType in kinds):
+    if str not in kinds or bool in kinds or (text == "null" and NoneType in kinds):
         return value
     return value if isinstance(value, list) and any(get_origin(kind) is list for kind in kinds) else text
 

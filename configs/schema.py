@@ -3,7 +3,7 @@
 data.py, evaluation.py, rounds.py and training.py hold the keys of those sections. No machine learning is imported here.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -33,12 +33,18 @@ class Run(Section):
         return name
 
 
+TemplateVariable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+
+
 class Model(Section):
     """The model that becomes the tagger."""
 
     base: PlaceName = Field(description="Path, hub name, s3:// location or packaged name of the base model.")
     revision: str | None = Field(None, description="Branch, tag or commit of a base model on a hub; null: the newest.")
     chat_template: str | None = Field(None, description="Jinja file that replaces the model's chat template.")
+    chat_template_kwargs: dict[TemplateVariable, bool | int | float | str] = Field(
+        {}, description="Variables of the chat template, such as {enable_thinking: false}; the tagger keeps them."
+    )
 
 
 SYSTEM = (

@@ -5,7 +5,7 @@ from typing import Any
 
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
-from semtag.generation.prompts import PROBE, load_tokenizer, rendered, spellings_of
+from semtag.generation.prompts import PROBE, end_tokens, load_tokenizer, rendered, spellings_of
 from semtag.store.locations import local_folder
 
 
@@ -44,7 +44,7 @@ def _check_end(tokenizer: Any, model: str) -> None:
     """Check that the chat template ends an answer, because a model trained without an end never stops."""
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
     _, answer, behind = rendered(tokenizer, messages).rpartition(PROBE)
-    ends = _end_tokens(tokenizer, model)
+    ends = end_tokens(tokenizer, model)
     if not answer or not any(end in behind for end in ends):
         raise UserError(
             f"The chat template of {model} ends no answer: after an answer the template writes {behind!r}, without any "
@@ -53,16 +53,29 @@ def _check_end(tokenizer: Any, model: str) -> None:
         )
 
 
-def _end_tokens(tokenizer: Any, model: str) -> list[str]:
-    """Return the end token, and the stop tokens of the generation config, because some models end turns with these."""
-    from transformers import GenerationConfig
+def template_warnings(tokenizer: Any) -> list[str]:
+    """Return what a chat template does that spoils a tagger: it opens answers with a thought, or writes the date."""
+    asked = [{"role": "user", "content": "?"}]
+    prompt = rendered(tokenizer, asked, add_generation_prompt=True)
+    opening = rendered(tokenizer, [*asked, {"role": "assistant", "content": PROBE}]).rpartition(PROBE)[0]
+    another_day = rendered(tokenizer, asked, add_generation_prompt=True, strftime_now=lambda _: "another day")
+    found = []
+    if opening != prompt:
+        found.append(
+            f"the chat template asks for an answer by {prompt[-40:]!r}, but shows one behind {opening[-40:]!r}. The "
+            f"model may think aloud before its tags. {_mend(tokenizer, 'enable_thinking', 'false')}"
+        )
+    if another_day != prompt:
+        mend = _mend(tokenizer, "date_string", "'26 Jul 2024'")
+        found.append(f"the chat template writes today's date, so prompts of other days differ. {mend}")
+    return found
 
-    try:
-        stops = GenerationConfig.from_pretrained(local_folder(model)).eos_token_id or []
-    except (OSError, ValueError):
-        stops = []
-    ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
-    return tokenizer.convert_ids_to_tokens(sorted(ids))
+
+def _mend(tokenizer: Any, variable: str, value: str) -> str:
+    """Name the variable of the chat template that mends it, if the template reads that variable."""
+    if re.search(rf"\b{variable}\b", tokenizer.get_chat_template()):
+        return f"Set model.chat_template_kwargs={{{variable}: {value}}}."
+    return "Set model.chat_template to a copy that does not."
 
 
 def _text_config(model: str) -> Any:

@@ -1,8 +1,9 @@
 """Chat messages for a text, which only a chat template renders."""
 
+import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,33 @@ def load_tokenizer(path: str | Path, model: Model) -> Any:
         tokenizer.chat_template = _read_template(Path(model.chat_template))
     elif not tokenizer.chat_template:
         logging.getLogger(__name__).warning("%s has no chat template, so Semtag joins messages by blank lines.", path)
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + PLAIN_TEMPLATE
+    if model.chat_template_kwargs:
+        tokenizer.chat_template = with_variables(tokenizer.get_chat_template(), model.chat_template_kwargs)
     return tokenizer
+
+
+def with_variables(template: str, variables: Mapping[str, bool | int | float | str]) -> str:
+    """Set variables at the start of a chat template, so that each server of the saved tagger renders as Semtag does.
+
+    Example: `{enable_thinking: false}` puts `{% set enable_thinking = false %}` before the template.
+    """
+    # Jinja reads numbers, strings, true and false as JSON does.
+    start = "".join(f"{{% set {name} = {json.dumps(value)} %}}" for name, value in variables.items())
+    return template if template.startswith(start) else start + template
+
+
+def end_tokens(tokenizer: Any, model: str) -> list[str]:
+    """Return the end token, and the stop tokens of the generation config, because some models end turns with these."""
+    from transformers import GenerationConfig
+
+    try:
+        stops = GenerationConfig.from_pretrained(local_folder(model)).eos_token_id or []
+    except (OSError, ValueError):
+        stops = []
+    ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(sorted(ids))]
 
 
 def takes_system_role(tokenizer: Any) -> bool:

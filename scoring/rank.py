@@ -16,7 +16,7 @@ from semtag.cluster.stage_process import stage_main
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config, Pairs
 from semtag.generation.decoding import Decoding, candidates
-from semtag.generation.preflight import check_base, check_model
+from semtag.generation.preflight import check_base, check_model, template_warnings
 from semtag.generation.prompts import spellings_of
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import REJECT, TEXT, Reject, candidates_of
@@ -57,6 +57,8 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
     decoding = candidates(config, first_round=number == 1)
     tokenizer = check_model(model, config, served=not decoding.replay)
     check_base(model, run.config(), number)
+    for warning in template_warnings(tokenizer):
+        progress.say(f"warning: {warning}")
     progress.say(_plan(config, model, decoding))
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
     total = count_rows(texts)

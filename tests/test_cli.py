@@ -74,6 +74,14 @@ def test_the_published_plan_needs_no_network(tmp_path: Path) -> None:
     assert "  in all CPUs 2, GPUs 1" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["gemma3_1b", "llama32_1b", "qwen3_4b", "qwen3_8b"])
+def test_shipped_plans_need_no_network(name: str, tmp_path: Path) -> None:
+    done = semtag("run", name, f"run.root={tmp_path}", "--dry-run", timeout=60)
+    assert done.returncode == 0
+    assert "the first loss is 25; LoRA rank 16" in done.stdout
+    assert "  in all CPUs 2, GPUs 1" in done.stdout
+
+
 def test_a_stage_asks_for_the_ones_before_it(tmp_path: Path) -> None:
     assert "Do `semtag rank` first" in fails("pairs", *tiny_demo(tmp_path))
 

@@ -3,6 +3,7 @@
 import glob
 import math
 from collections import Counter
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
-from semtag.generation.prompts import PROBE
+from semtag.generation.prompts import PROBE, prompt_ids
 from semtag.store.hashing import hash64
 
+PROBE_TURN = [{"role": "assistant", "content": PROBE}]
 PAIR_KEYS = ["text_id", "chosen_sample", "rejected_sample"]
 LIST_KEYS = ["text_id"]
 REFERENCES = ["ref_chosen_logprob", "ref_rejected_logprob", "chosen_ids", "rejected_ids"]
@@ -46,23 +48,24 @@ def load_rows(folder: Path, kind: Literal["pairs", "lists"], cache: Path) -> Dat
     return rows.sort(PAIR_KEYS if kind == "pairs" else LIST_KEYS)
 
 
-def tokenized(rows: Dataset, tokenizer: Any, kept: int | None = None, processes: int = 1) -> Dataset:
+def tokenized(
+    rows: Dataset, tokenizer: Any, kept: int | None = None, processes: int = 1, ends: Sequence[str] = ()
+) -> Dataset:
     """Turn pairs or lists in chat form into rows of TOKENIZED, with K completions, scores and references each.
 
     `row` numbers the rows from 0, and stays the same when rows are dropped or reordered. `gap` is a pair's margin,
     infinite for a format pair, or a list's best score less the worst. Of a list only the `kept` best completions stay;
     None keeps all. Sampled token ids are used where they are known, because the model must learn its own spelling.
     `reference` is then the summed log-probability of sampling, or NaN if null. Elsewhere the chat template renders the
-    completion up to its end token, and `reference` is NaN. A prompt is its `prompt_ids`, and a rendered completion then
-    starts with the answer's first word. Without `prompt_ids` the template renders the prompt too. A completion then
-    starts at the first token that differs from the prompt rendered alone.
+    completion from the answer's first word to the first of the end tokens `ends`, and `reference` is NaN. By default
+    the tokenizer's end token ends it. Without `prompt_ids` the template renders the prompt, as for sampling.
     Example: a pair with margin 0.2 becomes a list of two with `scores` [1.0, 0.0] and `gap` 0.2.
     """
     return rows.map(
         _tokenized,
         batched=True,
         with_indices=True,
-        fn_kwargs={"tokenizer": tokenizer, "kept": kept},
+        fn_kwargs={"tokenizer": tokenizer, "kept": kept, "ends": ends or [tokenizer.eos_token]},
         num_proc=processes if processes > 1 else None,  # 1 would start a process
         remove_columns=rows.column_names,
         features=TOKENIZED,
@@ -70,64 +73,48 @@ def tokenized(rows: Dataset, tokenizer: Any, kept: int | None = None, processes:
     )
 
 
-def _tokenized(batch: dict[str, list[Any]], numbers: list[int], tokenizer: Any, kept: int | None) -> dict[str, Any]:
-    # Render and tokenise all prompts and completions of the batch.
+def _tokenized(
+    batch: dict[str, list[Any]], numbers: list[int], tokenizer: Any, kept: int | None, ends: Sequence[str]
+) -> dict[str, Any]:
     completions, scores, gaps, logprobs, sampled = _sides(batch, kept)
-    whole = [prompt + one for prompt, own in zip(batch["prompt"], completions, strict=True) for one in own]
-    prompts = _ids(tokenizer, _rendered(tokenizer, batch["prompt"], add_generation_prompt=True))
-    openings = _ids(tokenizer, _openings(tokenizer, batch["prompt"]))
-    rendered = iter(_ids(tokenizer, _rendered(tokenizer, whole)))
+    prompts = batch["prompt"]
     given = batch.get("prompt_ids") or [None] * len(prompts)
-    # Make a row of each list, with sampled ids where they are known.
     made = []
     for place, drawn in enumerate(sampled):
-        own = [(next(rendered), ids or None) for ids in drawn]
-        if prompt := given[place]:
-            completion_ids, right = _behind(tokenizer, openings[place], own)
-        else:
-            prompt, completion_ids, right = _parted(tokenizer, prompts[place], own)
-        known = [logprob if ok else None for ok, logprob in zip(right, logprobs[place], strict=True)]
+        known = [logprob if ids else None for ids, logprob in zip(drawn, logprobs[place], strict=True)]
         made.append(
             {
                 "row": numbers[place],
                 "text_id": batch["text_id"][place],
-                "prompt_ids": prompt,
-                "completion_ids": completion_ids,
+                "prompt_ids": given[place] or prompt_ids(tokenizer, prompts[place]),
+                "completion_ids": _spelled(tokenizer, prompts[place], completions[place], drawn, ends),
                 "scores": scores[place],
                 "gap": gaps[place],
-                "sampled": right,
+                "sampled": list(map(bool, drawn)),
                 "reference": [math.nan if logprob is None else logprob for logprob in known],
             }
         )
     return {name: list(map(itemgetter(name), made)) for name in TOKENIZED}
 
 
-# For each completion the rendered ids of prompt and completion together, and the sampled ids or None.
-Completions = list[tuple[list[int], list[int] | None]]
+def _spelled(
+    tokenizer: Any, prompt: list[Any], completions: list[Any], drawn: list[Any], ends: Sequence[str]
+) -> list[list[int]]:
+    """Return the token ids of a list's completions: the sampled ids, and rendered ones where none are known.
 
-
-def _behind(tokenizer: Any, opening: list[int], completions: Completions) -> tuple[list[list[int]], list[bool]]:
-    """Return token ids of completions after the prompt of sampling, and which completions are as sampled.
-
-    Sampled ids stay as they are. A rendered completion starts after the `opening` of an answer, because templates may
-    open answers differently from their generation prompt.
+    A rendered completion starts behind the opening of an answer, because templates may open answers differently from
+    their generation prompt. It stops at the first end token, because many templates write more than a model samples.
     """
-    spelled = [
-        drawn or _up_to_end(tokenizer, together[_common(opening, together) :]) for together, drawn in completions
-    ]
-    return spelled, [drawn is not None for _, drawn in completions]
-
-
-def _parted(
-    tokenizer: Any, prompt: list[int], completions: Completions
-) -> tuple[list[int], list[list[int]], list[bool]]:
-    """Return token ids of a rendered prompt and of its completions, and which completions are as sampled."""
-    start = min(_common(prompt, together) for together, _ in completions)
-    if start < len(prompt):
-        # With a completion the prompt has other tokens, so the completions were not sampled under these tokens.
-        completions = [(together, None) for together, _ in completions]
-    spelled = [drawn or _up_to_end(tokenizer, together[start:]) for together, drawn in completions]
-    return prompt[:start], spelled, [drawn is not None for _, drawn in completions]
+    if all(drawn):
+        return drawn
+    # Render the text around an answer, and each unknown answer within it.
+    opening, _, behind = _rendered(tokenizer, [prompt + PROBE_TURN])[0].rpartition(PROBE)
+    unknown = [prompt + one for one, ids in zip(completions, drawn, strict=True) if not ids]
+    whole = [text.removesuffix(behind) + _up_to_end(behind, ends) for text in _rendered(tokenizer, unknown)]
+    # Tokenise prompt and answer together, as some tokenizers spell a text's first word differently.
+    begun, *together = tokenizer([opening, *whole], add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    rendered = (ids[_common(begun, ids) :] for ids in together)
+    return [ids or next(rendered) for ids in drawn]
 
 
 def fit_length(lists: Dataset, max_length: int) -> tuple[Dataset, Counter[str]]:
@@ -189,30 +176,18 @@ def in_order(lists: Dataset, order: Literal["shuffled", "easy_first"]) -> Datase
     return lists if order == "shuffled" else lists.sort(["gap", "text_id"], reverse=[True, False])
 
 
-def _rendered(tokenizer: Any, conversations: list[Any], **how: Any) -> list[str]:
-    texts: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False, **how)
+def _rendered(tokenizer: Any, conversations: list[Any]) -> list[str]:
+    texts: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False)
     return texts
 
 
-def _openings(tokenizer: Any, prompts: list[Any]) -> list[str]:
-    """Render each prompt with an answer, and return the text up to the answer's first word."""
-    answered = [[*prompt, {"role": "assistant", "content": PROBE}] for prompt in prompts]
-    return [text.rpartition(PROBE)[0] for text in _rendered(tokenizer, answered)]
+def _up_to_end(behind: str, ends: Sequence[str]) -> str:
+    """Drop the text after the first end token.
 
-
-def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Tokenise texts; equal texts, such as the prompt of all pairs of a text, are tokenised once."""
-    distinct = list(dict.fromkeys(texts))
-    found = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    ids = dict(zip(distinct, found, strict=True))
-    return [ids[text] for text in texts]
-
-
-def _up_to_end(tokenizer: Any, ids: list[int]) -> list[int]:
-    """Drop ids after the last end token, because many templates add a newline that no model samples."""
-    if tokenizer.eos_token_id not in ids:
-        return ids
-    return ids[: len(ids) - ids[::-1].index(tokenizer.eos_token_id)]
+    Example: `<|end|>\\n<|endoftext|>` with both as end tokens becomes `<|end|>`.
+    """
+    found = [behind.index(end) + len(end) for end in ends if end in behind]
+    return behind[: min(found)] if found else behind
 
 
 def _common(left: list[int], right: list[int]) -> int:

@@ -12,7 +12,7 @@ from semtag.cluster.progress import Progress
 from semtag.cluster.stage_process import stage_main, versions
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
-from semtag.generation.prompts import load_tokenizer
+from semtag.generation.prompts import end_tokens, load_tokenizer
 from semtag.store.layout import Step
 from semtag.store.locations import is_hub_name, local_folder, uri, weights_hash
 from semtag.store.manifest import StepCounts
@@ -32,7 +32,7 @@ def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
     """
     layout, base = run.layout.round(number), local_folder(start_of(run, config, number))
     tokenizer = load_tokenizer(base, config.model)
-    _keep_tokenized_rows(run, config, number, tokenizer, progress)
+    _keep_tokenized_rows(run, config, number, tokenizer, end_tokens(tokenizer, base), progress)
     launch(run, config, number, progress)
     outcome = json.loads((layout.training / "outcome.json").read_text())
     curve, counts = outcome["curve"], outcome["counts"]
@@ -52,7 +52,9 @@ def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
     return counts | tail_means(curve) | {"weights": weights}
 
 
-def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: Any, progress: Progress) -> None:
+def _keep_tokenized_rows(
+    run: RunDir, config: Config, number: int, tokenizer: Any, ends: list[str], progress: Progress
+) -> None:
     """Tokenise the round's pairs or lists into rows/, without those that `fit_length` leaves out.
 
     The ledger counts these. rows/ stays until the stage is done, so that a resumed training does not tokenise
@@ -69,7 +71,7 @@ def _keep_tokenized_rows(run: RunDir, config: Config, number: int, tokenizer: An
         loaded = load_rows(Path(local_folder(uri(source))), kind, scratch)
         progress.say(f"tokenising {len(loaded):,} {kind}")
         processes = min(len(os.sched_getaffinity(0)), 1 + len(loaded) // ROWS_PER_PROCESS)
-        fitting, dropped = fit_length(tokenized(loaded, tokenizer, training.kept, processes), longest)
+        fitting, dropped = fit_length(tokenized(loaded, tokenizer, training.kept, processes, ends), longest)
         run.record(Step("train", number), kind, len(loaded), len(fitting), dict(dropped))
         if not len(fitting):
             why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in dropped.items())
