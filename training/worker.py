@@ -162,10 +162,12 @@ def _best_step(trainer: Any) -> dict[str, float]:
 def load_base(base: str, training: Training) -> Any:
     """Load the base model, in 4 bit if configured. PEFT freezes the weights later."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     dtype = getattr(torch, training.dtype)
-    quantization = None
+    config, quantization = AutoConfig.from_pretrained(base, trust_remote_code=False), None
+    # sdpa does not cap attention scores, as Gemma 2 and vLLM do.
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     if training.four_bit:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -176,6 +178,7 @@ def load_base(base: str, training: Training) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         base,
         dtype=dtype,
+        attn_implementation="eager" if capped else None,  # None: sdpa if the model supports it
         quantization_config=quantization,
         use_safetensors=True,
         trust_remote_code=False,
