@@ -32,10 +32,12 @@ def test_a_base_of_odd_generation_settings_is_merged_and_keeps_them(
     base = tmp_path / "base"
     shutil.copytree(model_path, base)
     (base / "generation_config.json").write_text(json.dumps(ODD))
+    (base / "preprocessor_config.json").write_text("{}")  # of a model that also sees
     for number in range(2):  # as the base of the next round as well
         out = tmp_path / f"merged-{number}"
         out.mkdir()
         merge(str(base), str(adapter), out)
+        assert (out / "preprocessor_config.json").read_text() == "{}"
         kept = json.loads((out / "generation_config.json").read_text())
         # What is the default already, such as to sample not, need not be said.
         assert {"do_sample": False} | {name: kept[name] for name in kept.keys() & ODD.keys()} == ODD

@@ -1,5 +1,6 @@
 """Merge of a round's adapter into the weights that the round started from."""
 
+import shutil
 from pathlib import Path
 
 
@@ -23,6 +24,9 @@ def merge(base: str, adapter: str, out: Path) -> None:
     merged.save_pretrained(out)
     generation.to_json_file(out / "generation_config.json")
     AutoTokenizer.from_pretrained(adapter, trust_remote_code=False).save_pretrained(out)
+    # A model that also sees or hears is not served without the settings of its processor.
+    for settings in Path(base).glob("*processor_config.json"):
+        shutil.copy(settings, out)
     # Write the adapter's model card for the merged weights.
     card = (Path(adapter) / "README.md").read_text(encoding="utf-8")
     card = card.replace("library_name: peft", "library_name: transformers") + "\nThese weights contain the adapter.\n"

@@ -4,6 +4,7 @@ import argparse
 import atexit
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], 
         train_dataset=learned,
         eval_dataset=watched if training.held_out else None,
         processing_class=load_tokenizer(base, config.model),
-        peft_config=lora_config(training, config.model.revision if is_hub_name(model) else None),
+        peft_config=lora_config(training, config.model.revision if is_hub_name(model) else None, beside_text(loaded)),
         callbacks=stopping,
     )
 
@@ -191,7 +192,7 @@ def load_base(base: str, training: Training) -> Any:
     return model
 
 
-def lora_config(training: Training, revision: str | None = None) -> Any:
+def lora_config(training: Training, revision: str | None = None, excluded: str | None = None) -> Any:
     """Return PEFT's config of the adapter. Dropout is 0, because dropout would change the first loss."""
     from peft import LoraConfig
 
@@ -201,9 +202,18 @@ def lora_config(training: Training, revision: str | None = None) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         target_modules=lora.target_modules,
+        exclude_modules=excluded,
         task_type="CAUSAL_LM",
         revision=revision,
     )
+
+
+def beside_text(model: Any) -> str | None:
+    """Return a pattern of the layers that read no text, None for a model of text alone. Adapters there never learn."""
+    if model.config.get_text_config() is model.config:
+        return None
+    decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
+    return rf"(?!{re.escape(decoder)}\.).*"
 
 
 def last_checkpoint(folder: Path) -> str | None:
