@@ -104,10 +104,20 @@ def check_base(model: str, config: Config, first: int = 1) -> None:
             _check_targets(model, layers, target)
 
 
+def window_of(model: str) -> int | None:
+    """Return the most tokens that a model can read; None if its config does not say. Raises UserError for no model."""
+    return _window(_text_config(model))
+
+
+def _window(known: Any) -> int | None:
+    # With scaled positions the real window is longer, so vLLM checks the window.
+    scaled = "factor" in str(getattr(known, "rope_parameters", None))
+    return None if scaled else getattr(known, "max_position_embeddings", None)
+
+
 def _check_window(model: str, known: Any, window: int | None) -> None:
-    longest = getattr(known, "max_position_embeddings", None)
-    # With scaled positions the real window differs from `longest`, so vLLM checks the window.
-    if longest and window and window > longest and "factor" not in str(getattr(known, "rope_parameters", None)):
+    longest = _window(known)
+    if longest and window and window > longest:
         raise UserError(
             f"sampling.max_model_len {window} is more than {model} can read: {longest} tokens.",
             f"Set sampling.max_model_len to {longest} or less, or leave it out.",

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,14 @@ def test_the_last_step_is_the_last_after_a_second_start_too(work: Any) -> None:
     again, said = work(*settings)
     assert "resuming from" in said
     assert again == counts
+
+
+def test_rows_that_the_model_cannot_read_are_left_out(work: Any, model_path: str, tmp_path: Path) -> None:
+    short = shutil.copytree(model_path, tmp_path / "short")
+    settings = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 12}))
+    with pytest.raises(UserError, match=r"None of the 64 pairs fits into 12 tokens: 64 too long"):
+        work(f"model.base={short}")
 
 
 def test_a_second_start_reads_no_pairs_again(work: Any, tmp_path: Path) -> None:

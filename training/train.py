@@ -12,6 +12,7 @@ from semtag.cluster.progress import Progress
 from semtag.cluster.stage_process import stage_main, versions
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
+from semtag.generation.preflight import window_of
 from semtag.generation.prompts import end_tokens, load_tokenizer
 from semtag.store.layout import Step
 from semtag.store.locations import is_hub_name, local_folder, uri, weights_hash
@@ -32,7 +33,7 @@ def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
     """
     layout, base = run.layout.round(number), local_folder(start_of(run, config, number))
     tokenizer = load_tokenizer(base, config.model)
-    _keep_tokenized_rows(run, config, number, tokenizer, end_tokens(tokenizer, base), progress)
+    _keep_tokenized_rows(run, config, number, tokenizer, base, progress)
     launch(run, config, number, progress)
     outcome = json.loads((layout.training / "outcome.json").read_text())
     curve, counts = outcome["curve"], outcome["counts"]
@@ -53,7 +54,7 @@ def train(run: RunDir, config: Config, progress: Progress, number: int) -> StepC
 
 
 def _keep_tokenized_rows(
-    run: RunDir, config: Config, number: int, tokenizer: Any, ends: list[str], progress: Progress
+    run: RunDir, config: Config, number: int, tokenizer: Any, base: str, progress: Progress
 ) -> None:
     """Tokenise the round's pairs or lists into rows/, without those that `fit_length` leaves out.
 
@@ -63,21 +64,24 @@ def _keep_tokenized_rows(
     from semtag.training.tokenized import fit_length, in_order, load_rows, tokenized
 
     layout, training = run.layout.round(number), config.training
-    kind, longest, done = training.rows, training.max_length, layout.training / "rows"
+    kind, done = training.rows, layout.training / "rows"
     if done.exists():
         return
+    # Candidates from a file may be longer than the model can read.
+    longest = min(training.max_length, window_of(base) or training.max_length)
     with run.temporary_folder("rows") as scratch:
         source = layout.lists if kind == "lists" else layout.pairs
         loaded = load_rows(Path(local_folder(uri(source))), kind, scratch)
         progress.say(f"tokenising {len(loaded):,} {kind}")
         processes = min(len(os.sched_getaffinity(0)), 1 + len(loaded) // ROWS_PER_PROCESS)
-        fitting, dropped = fit_length(tokenized(loaded, tokenizer, training.kept, processes, ends), longest)
+        made = tokenized(loaded, tokenizer, training.kept, processes, end_tokens(tokenizer, base))
+        fitting, dropped = fit_length(made, longest)
         run.record(Step("train", number), kind, len(loaded), len(fitting), dict(dropped))
         if not len(fitting):
             why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in dropped.items())
             raise UserError(
-                f"None of the {len(loaded):,} {kind} fits into training.max_length={longest} tokens: {why}.",
-                "Raise training.max_length.",
+                f"None of the {len(loaded):,} {kind} fits into {longest:,} tokens: {why}.",
+                "Raise training.max_length. At most the context of model.base counts.",
             )
         in_order(fitting, training.order).save_to_disk(scratch / "whole")
         done.parent.mkdir(parents=True, exist_ok=True)
