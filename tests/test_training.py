@@ -87,10 +87,17 @@ def test_the_likelihood_term_adds_to_the_loss_but_not_to_the_check(base: str, pa
 
 
 @pytest.mark.parametrize("loss", ["ipo", "ipo_margin", "sigmoid", "lipo_lambda", "plackett_luce"])
-def test_whole_lists_train(loss: str, base: str, lists: Dataset, tmp_path: Path) -> None:
-    found = losses(trainer_for(base, lists, tmp_path, data="lists", loss=loss, beta=0.5))
+def test_whole_lists_train_towards_their_best_answers(loss: str, base: str, lists: Dataset, tmp_path: Path) -> None:
+    trainer = trainer_for(base, lists, tmp_path, data="lists", loss=loss, beta=0.5)
+    found = losses(trainer)
     assert len(found) == 3
     assert all(loss > 0 for loss in found)
+    batch = trainer.data_collator([*trainer.train_dataset])
+    with torch.no_grad():
+        gains = trainer.log_probs(trainer.model, batch) - trainer._reference_log_probs(trainer.model, batch)
+    gains /= batch["lengths"].clamp(min=1)
+    worst = gains.gather(1, batch["present"].sum(dim=1, keepdim=True) - 1)  # answers stand by falling score
+    assert (gains[:, :1] > worst).all()
 
 
 def test_a_false_start_is_refused(base: str, pairs: Dataset, tmp_path: Path) -> None:
