@@ -67,7 +67,10 @@ TINY = [
 
 
 # The file that makes the finished run, and then the longest of those that do not use it.
-FIRST = ["test_whole_run.py", "test_tag.py", "test_processes.py", "test_killed_ranking.py", "test_chaos.py"]
+FIRST = [
+    *("test_whole_run.py", "test_tag.py", "test_processes.py", "test_matrix.py"),
+    *("test_killed_ranking.py", "test_chaos.py"),
+]
 # Files that use the finished run but do not make it, the longest first.
 LAST = [
     *("test_resume.py", "test_verify.py", "test_replay.py", "test_python.py", "test_verify_pairs.py"),
