@@ -32,7 +32,11 @@ def yake_keyphrases(texts: list[str], max_tags: int) -> list[list[str]]:
     from yake import KeywordExtractor
 
     extractor = KeywordExtractor(lan="en", n=LONGEST, top=max_tags)
-    return [[phrase for phrase, _ in extractor.extract_keywords(text)] for text in texts]
+    return [_phrases(extractor.extract_keywords(text)) for text in texts]
+
+
+def _phrases(weighted: list[tuple[str, float]]) -> list[str]:
+    return [phrase for phrase, _ in weighted]
 
 
 def keybert_keyphrases(texts: list[str], max_tags: int, model: Any) -> dict[str, list[list[str]]]:
@@ -52,7 +56,7 @@ def keybert_keyphrases(texts: list[str], max_tags: int, model: Any) -> dict[str,
     for way, diverse in DIVERSE.items():
         lists = bert.extract_keywords(texts, use_mmr=diverse, diversity=0.5, **phrases)
         # It takes a list of one text for one text.
-        found[way] = [[phrase for phrase, _ in own] for own in ([lists] if len(texts) == 1 else lists)]
+        found[way] = [*map(_phrases, [lists] if len(texts) == 1 else lists)]
     return found
 
 
