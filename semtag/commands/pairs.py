@@ -4,9 +4,8 @@ from argparse import Namespace
 
 from semtag.commands.arguments import add_round, do
 from semtag.store.layout import Step
-from semtag.store.stages import STAGES
 
-HELP = STAGES["pairs"].help
+HELP = "ranked lists -> preference pairs and lists"
 add = add_round
 
 

@@ -4,9 +4,8 @@ from argparse import Namespace
 
 from semtag.commands.arguments import add_round, do
 from semtag.store.layout import Step
-from semtag.store.stages import STAGES
 
-HELP = STAGES["rank"].help
+HELP = "texts -> candidates -> scores -> ranked lists"
 add = add_round
 
 

@@ -4,9 +4,8 @@ from argparse import Namespace
 
 from semtag.commands.arguments import add_round, do
 from semtag.store.layout import Step
-from semtag.store.stages import STAGES
 
-HELP = STAGES["train"].help
+HELP = "pairs or lists -> adapter and merged weights"
 add = add_round
 
 
