@@ -61,14 +61,19 @@ def rows_of(table: "pa.Table", features: dict[str, Any]) -> Iterator[dict[str, A
 
 
 def named(value: Any, feature: Any) -> Any:
-    """Replace a class label, or each in a list, by its name: 1 becomes `sports`, and -1 None. Keep other values."""
+    """Replace a class label, or each in a list, by its name: 1 becomes `sports`. Keep other values.
+
+    -1 means no label, and becomes None. A number above the names becomes text.
+    """
     if isinstance(value, list):
         inner = getattr(feature, "feature", None)
         return value if inner is None else [named(part, inner) for part in value]
     names = getattr(feature, "names", None)
-    if not names or not isinstance(value, int) or value >= len(names):
+    if not names or not isinstance(value, int):
         return value
-    return names[value] if value >= 0 else None
+    if value < 0:
+        return None
+    return names[value] if value < len(names) else str(value)
 
 
 def _values(column: "pa.ChunkedArray", feature: Any) -> list[Any]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from semtag.configs.data import Data
@@ -50,7 +49,7 @@ def rows_of_dataset(dataset: Any, features: dict[str, Any]) -> Iterator[dict[str
 def typed_tables(data: Data) -> Iterator[pa.Table] | None:
     """Return the rows that `read_rows` yields, in the same order, as tables; None where they share no types.
 
-    No value changes, because no value passes through Python. Class labels become their names.
+    No value changes, because only class labels pass through Python. They become their names.
     """
     sources = [(path, locate(path, data.format)) for path in data.paths]
     if {located.format for _, located in sources} == {"parquet"}:
@@ -95,13 +94,18 @@ def _tables(files: list[File]) -> Iterator[pa.Table]:
 def _named(table: pa.Table, features: dict[str, Any]) -> pa.Table:
     """Replace class labels, which are numbers, by their names, and drop the metadata that lists the names."""
     for name, feature in features.items():
-        if names := getattr(feature, "names", None):
-            place, numbers = table.column_names.index(name), table[name]
-            inside = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(names)))
-            labels = pa.chunked_array([pa.array(names).take(pc.if_else(inside, numbers, None).combine_chunks())])
-            above = pc.if_else(pc.greater_equal(numbers, len(names)), numbers.cast(pa.string()), labels)
-            table = table.set_column(place, name, above)  # -1 means no label, and becomes null
+        if type_ := _type_of_names(feature):
+            labels = [named(value, feature) for value in table[name].to_pylist()]
+            table = table.set_column(table.column_names.index(name), name, pa.array(labels, type_))
     return table.replace_schema_metadata()
+
+
+def _type_of_names(feature: Any) -> pa.DataType | None:
+    """Return the type of the names of class labels, or of lists of class labels; None for all else."""
+    if getattr(feature, "names", None):
+        return pa.string()
+    inner = _type_of_names(feature.feature) if hasattr(feature, "feature") else None
+    return None if inner is None else pa.list_(inner)
 
 
 def _first(tables: Iterator[pa.Table], rows: int | None) -> Iterator[pa.Table]:

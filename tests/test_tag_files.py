@@ -102,10 +102,12 @@ def test_datasets_keep_their_types_and_the_names_of_their_labels(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = datetime.datetime(2024, 6, 1)
+    named = datasets.ClassLabel(names=["no", "yes"])
     types = datasets.Features(
-        {"text": Value("string"), "label": datasets.ClassLabel(names=["no", "yes"]), "at": Value("timestamp[s]")}
+        {"text": Value("string"), "label": named, "all": datasets.List(named), "at": Value("timestamp[s]")}
     )
     rows = {"text": ["a mill", "a boat", "a loom", "a kiln"], "label": [1, -1, 0, 0], "at": [at, None, at, at]}
+    rows |= {"all": [[0, 1], [], None, [-1]]}
     dataset, data, overrides = datasets.Dataset.from_dict(rows, features=types), tmp_path / "data", list[str]()
     if kind == "disk":
         dataset.save_to_disk(data)
@@ -118,6 +120,7 @@ def test_datasets_keep_their_types_and_the_names_of_their_labels(
     tagged(data, tmp_path / "tags.parquet", monkeypatch, *overrides)
     found = pq.read_table(tmp_path / "tags.parquet")
     assert found["label"].to_pylist() == ["yes", None, "no", "no"]
+    assert found["all"].to_pylist() == [["no", "yes"], [], None, [None]]
     assert found["at"].to_pylist() == [at, None, at, at] and pa.types.is_timestamp(found["at"].type)
     assert found["tags"].to_pylist() == [["mill"], ["boat"], ["loom"], ["kiln"]]
 
