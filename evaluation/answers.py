@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from semtag.configs.errors import UserError
-from semtag.evaluation.arms import Arm
+from semtag.evaluation.arms import PEOPLE, Arm
 from semtag.evaluation.statistics import LEAST_CLUSTERS
 from semtag.generation.parse import Format, count_words
 from semtag.store.locations import Place
@@ -81,6 +81,14 @@ class Corpus:
     def lists(self, name: str) -> list[list[str]]:
         """Return a column of lists of strings without blank ones, shape [N]; empty where a text has none."""
         return [_strings(own) for own in self.column(name)]
+
+    def unlabelled_N(self, arm: str) -> np.ndarray:
+        """Return whether people gave a text no keyphrases, shape [N]. Such a text says nothing of people's tags.
+
+        All false for other arms, because a text that they could not answer counts as malformed.
+        """
+        people = self.answers[PEOPLE] if arm == PEOPLE else []
+        return np.array([answer.missing for answer in people] or [False] * len(self.texts))
 
     @property
     def by_article(self) -> bool:

@@ -34,7 +34,7 @@ from semtag.evaluation.arms import (
 from semtag.evaluation.embeddings import Embedding, Judge, judge_of
 from semtag.evaluation.estimates import Planned
 from semtag.evaluation.extractors import extract_and_score
-from semtag.evaluation.measures import WordSearch, measure
+from semtag.evaluation.measures import WordSearch, measure, repeated
 from semtag.evaluation.report.build import Measured, build_report
 from semtag.evaluation.report.html import write_page
 from semtag.evaluation.rows import Key, Series, by_key, write_rows
@@ -141,10 +141,12 @@ def tag_rows(corpus: Corpus, answers: dict[str, list[Answer]], judge: Judge) -> 
     """Yield the measures of every arm's tags. People have no value for a text that they gave no keyphrases."""
     ids_N, clusters_N, search = np.array(corpus.ids), corpus.clusters_N, WordSearch(corpus.texts)
     for arm, own in answers.items():
-        unknown_N = np.array([arm == PEOPLE and answer.missing for answer in own])
-        for name, values_N in measure(corpus.texts, own, judge, search).items():
-            values_N = np.where(unknown_N, np.nan, values_N)
-            yield Series(Key(arm, "tags", "tags", "", name), ids_N, clusters_N, values_N)
+        found, unlabelled_N = measure(corpus.texts, own, judge, search), corpus.unlabelled_N(arm)
+        if unlabelled_N.any():  # a text without keyphrases is no text that lacks a tag of another one
+            found["repeated"][~unlabelled_N] = repeated([answer.tags for answer in own if not answer.missing])
+        for name, values_N in found.items():
+            known_N = np.where(unlabelled_N, np.nan, values_N)
+            yield Series(Key(arm, "tags", "tags", "", name), ids_N, clusters_N, known_N)
 
 
 def planned(arms: Sequence[Arm]) -> list[Planned]:

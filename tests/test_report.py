@@ -133,6 +133,7 @@ def test_all_that_is_estimated_is_on_the_page(report: Report, page: str) -> None
     for table in ("Form, and who finds the text", "What the tags are like"):
         assert len(rows_of(page, table)) == len(report.arms)
     assert "8 answers a text" in page and "8 answers a text, of which the scoring model picks the best" in page
+    assert "People gave no keyphrases to 1 of 246 texts, which are left out of people's rows." in text_of(page)
     assert rows_of(page, "Most frequent tags of tuned") == [f"tuned {ATTACK} 9", "ships 3"]
     (use,) = rows_of(page, "Contrasts of search")
     assert use.startswith(f"text and tags of tuned text alone nDCG@10 search, bm25 {ATTACK} ○ not clear +0.012 n 246")

@@ -1,16 +1,19 @@
 """All uses together: they get what the texts came with, and the contrasts that are planned find their series."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from semtag.configs.evaluation import Evaluation
-from semtag.evaluation.answers import Corpus
+from semtag.evaluation.answers import Answer, Corpus
+from semtag.evaluation.arms import PEOPLE
 from semtag.evaluation.embeddings import Judge
-from semtag.evaluation.estimates import contrasts
-from semtag.evaluation.rows import Key, by_key
+from semtag.evaluation.estimates import contrasts, estimate
+from semtag.evaluation.evaluate import tag_rows
+from semtag.evaluation.rows import Input, Key, by_key
 from semtag.evaluation.tasks.topics import Groups
 from semtag.evaluation.tasks.uses import TRIED, groups_of, planned_uses, put_to_use
 from tests.test_search import bag_of_words, corpus_of, judge_of_words
@@ -27,9 +30,12 @@ TAGS: dict[str, Any] = {"base": [["thing"]] * 45, "tuned": GOOD, "keybert": GOOD
 EVALUATION = Evaluation(label_column="kind", questions_column="asked")
 
 
-def whole() -> Corpus:
+def whole(labelled: int = 45) -> Corpus:
+    """Return all texts, of which people gave keyphrases to the first `labelled`."""
     asked = [[f"Which {kind} has number {place}?", None, ""] for place, kind in enumerate(KINDS)]
-    return corpus_of(TEXTS, kind=KINDS, asked=asked, title=[f"title {place}" for place in range(45)])
+    corpus = corpus_of(TEXTS, kind=KINDS, asked=asked, title=[f"title {place}" for place in range(45)])
+    people = [Answer("", tags, "valid", missing=place >= labelled) for place, tags in enumerate(GOOD)]
+    return replace(corpus, answers={PEOPLE: people})
 
 
 def test_every_use_finds_its_columns_and_its_contrasts() -> None:
@@ -51,6 +57,27 @@ def test_every_use_finds_its_columns_and_its_contrasts() -> None:
     assert tags.difference.value == pytest.approx(2 / 3) and tags.finding == "better"
     searched = found["search", "bm25", "tags"]
     assert searched.measure == "ndcg_at_10" and searched.difference.n == 45 and searched.finding == "better"
+
+
+@pytest.mark.parametrize("read", ["tags", "both"])
+def test_texts_that_people_did_not_label_are_left_out_of_their_figures(read: Input) -> None:
+    tags: dict[str, Any] = {"tuned": [*GOOD[:30], *[[]] * 15], "people": [*GOOD[:30], *[[]] * 15]}
+    rows = by_key(put_to_use(whole(labelled=30), tags, judge_of_words(), EVALUATION, 0).series)
+    for task, method, measure in (("classification", "zero_shot", "accuracy"), ("search", "bm25", "ndcg_at_10")):
+        told = estimate(rows, Key("people", read, task, method, measure))
+        assert (told.n, told.value) == (30, 1.0)
+        # What a tagger could not answer counts against the tagger.
+        assert estimate(rows, Key("tuned", read, task, method, measure)).n == 45
+    told_N = rows[Key("people", read, "classification", "zero_shot", "accuracy")].labels_N
+    assert told_N is not None and [*told_N] == [*KINDS[:30], *[None] * 15]
+
+
+def test_people_repeat_tags_among_the_texts_that_they_labelled() -> None:
+    same = [Answer("", ["ship"] if place < 30 else [], "valid", missing=place >= 30) for place in range(45)]
+    corpus = replace(whole(), answers={PEOPLE: same})
+    rows = by_key(tag_rows(corpus, corpus.answers, judge_of_words()))
+    found = estimate(rows, Key(PEOPLE, "tags", "tags", "", "repeated"))
+    assert (found.n, found.value) == (30, pytest.approx(1))
 
 
 def test_without_columns_there_are_topics_alone() -> None:

@@ -41,7 +41,9 @@ class ArmFigures(Record):
     means: str = Field(description="The arm in words.")
     cost: int = Field(description="Answers that a language model writes for each text.")
     cut: bool = Field(description="Whether the lists are cut to the tagger's number of words before they are measured.")
-    missing: int = Field(description="Texts that the arm could not answer; they count as malformed.")
+    missing: int = Field(
+        description="Texts that the arm could not answer. They count as malformed, and people's have no value."
+    )
     measures: dict[str, Estimate] = Field(description="Measures of the delivered tags, over all texts.")
     agreement: dict[str, Estimate] = Field(description="Agreement of whole lists with people's keyphrases, if any.")
     defects: dict[str, int] = Field(description="Malformed answers by their reason.")

@@ -33,8 +33,8 @@ def classify(
     """Tell the class of each text by each way to read the texts and each method.
 
     Texts without a class, or of one with fewer than FEWEST texts, are left out. An empty document is told no class,
-    which is wrong. Nothing is told with fewer than two classes. Raises UserError where two classes have one
-    description, and when the model of inference cannot be loaded.
+    which is wrong. A text that people did not label has no value for people. Nothing is told with fewer than two
+    classes. Raises UserError where two classes have one description, and when the model of inference cannot be loaded.
     """
     labels = strings_of(corpus, evaluation.label_column)
     counts = Counter(label for label in labels if label is not None)
@@ -47,11 +47,14 @@ def classify(
     own = {arm: [*map(tags_N.__getitem__, kept)] for arm, tags_N in tags.items()}
     series = []
     for way in ways_to_read([corpus.texts[place] for place in kept], own):
+        unlabelled_N = corpus.unlabelled_N(way.arm)[kept]
         for method, tell in methods.items():
-            told = [classes[place] if place >= 0 else None for place in tell(way.strings)]
-            right_N = np.array([one == other for one, other in zip(true, told, strict=True)], dtype=float)
+            told_N = np.where(unlabelled_N, -1, tell(way.strings))
+            told = [classes[place] if place >= 0 else None for place in told_N]
+            right_N = [one == other for one, other in zip(true, told, strict=True)]
             key = Key(way.arm, way.input, "classification", method, "accuracy")
-            series.append(Series(key, np.array(corpus.ids)[kept], corpus.clusters_N[kept], right_N, told))
+            values_N = np.where(unlabelled_N, np.nan, right_N)
+            series.append(Series(key, np.array(corpus.ids)[kept], corpus.clusters_N[kept], values_N, told))
     shown = [one for one in series if (one.key.arm, one.key.input) == (TUNED, "tags")][:1]
     return series, ClassFigures(
         texts=len(kept),

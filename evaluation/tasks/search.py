@@ -40,7 +40,8 @@ def search(corpus: Corpus, tags: Mapping[str, Lists], judge: Judge, evaluation: 
     """Measure how well each question finds the texts that it was asked about; empty without questions.
 
     A series for each way to read the texts, each method and each measure. Other texts that answer a question as well
-    count as errors. Figures are of the first DEPTH hits. Raises UserError when the cross-encoder cannot be loaded.
+    count as errors. A question about a text that people did not label has no value for people. Figures are of the first
+    DEPTH hits. Raises UserError when the cross-encoder cannot be loaded.
     """
     asked = questions_of(corpus.lists(evaluation.questions_column), corpus.ids)
     if not asked:
@@ -48,13 +49,15 @@ def search(corpus: Corpus, tags: Mapping[str, Lists], judge: Judge, evaluation: 
     rerank = cross_encoder(evaluation.reranker) if evaluation.reranker else None
     relevant = [question.places for question in asked]
     ids_Q, clusters_Q = np.array([question.id for question in asked]), corpus.clusters_N[[own[0] for own in relevant]]
-    found = [
-        (Key(way.arm, way.input, "search", method, measure), values_Q)
-        for way in ways_to_read(corpus.texts, tags)
-        for method, hits in _hits(asked, way, judge, rerank)
-        for measure, values_Q in figures_of(hits, relevant)
-    ]
-    return [Series(key, ids_Q, clusters_Q, values_Q) for key, values_Q in found]
+    series = []
+    for way in ways_to_read(corpus.texts, tags):
+        unlabelled_N = corpus.unlabelled_N(way.arm)
+        unlabelled_Q = [unlabelled_N[places].any() for places in relevant]
+        for method, hits in _hits(asked, way, judge, rerank):
+            for measure, values_Q in figures_of(hits, relevant):
+                key = Key(way.arm, way.input, "search", method, measure)
+                series.append(Series(key, ids_Q, clusters_Q, np.where(unlabelled_Q, np.nan, values_Q)))
+    return series
 
 
 def questions_of(questions_N: Lists, ids: Sequence[int]) -> list[Question]:
