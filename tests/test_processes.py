@@ -65,12 +65,11 @@ def test_two_processes_learn_as_one(launcher: str, alone: Any, work: Any, tmp_pa
     assert (layout_of(tmp_path).adapter / "adapter_model.safetensors").stat().st_size > 0
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("parallel", ["zero2", "zero3"])
-@pytest.mark.parametrize("launcher", ["accelerate", pytest.param("ray", marks=pytest.mark.cluster)])
-def test_processes_that_share_state_learn_as_one(
-    launcher: str, parallel: str, alone: Any, work: Any, tmp_path: Path
-) -> None:
-    work(*SHORT, *TWO, f"training.launcher={launcher}", f"training.parallel={parallel}")
+def test_processes_on_ray_that_share_state_learn_as_one(parallel: str, alone: Any, work: Any, tmp_path: Path) -> None:
+    """The launcher accelerate shares state in test_matrix.py."""
+    work(*SHORT, *TWO, "training.launcher=ray", f"training.parallel={parallel}")
     check_same(curve(tmp_path), alone[0])
 
 
