@@ -49,22 +49,15 @@ def finite(embeddings_N_D: np.ndarray) -> np.ndarray:
 
 
 class Judge:
-    """The embedding model of all uses: unit vectors of passages and of queries; each distinct string is embedded once.
+    """The embedding model of all uses: unit vectors, float32 of shape [N, D]; each distinct string is embedded once.
 
-    `trained_for` says whether the tagger was trained to please this very model.
+    `passages` embeds what is looked for, such as texts. `queries` embeds what is looked with, such as tags and
+    questions. An empty string becomes zeros. `trained_for`: the tagger was trained to please this very model.
     """
 
     def __init__(self, model: str, trained_for: bool, passages: Embed, queries: Embed) -> None:
         self.model, self.trained_for = model, trained_for
-        self._passages, self._queries = _remembering(passages), _remembering(queries)
-
-    def passages(self, strings: Sequence[str]) -> np.ndarray:
-        """Embed what is looked for, such as texts; shape [N, D] float32; zeros for an empty string."""
-        return self._passages(strings)
-
-    def queries(self, strings: Sequence[str]) -> np.ndarray:
-        """Embed what is looked with, such as tags and questions; shape [N, D] float32; zeros for an empty string."""
-        return self._queries(strings)
+        self.passages, self.queries = _remembering(passages), _remembering(queries)
 
 
 def judge_of(config: Config, scorer: Embedding) -> Judge:

@@ -36,7 +36,8 @@ from semtag.evaluation.estimates import Planned
 from semtag.evaluation.extractors import extract_and_score
 from semtag.evaluation.measures import WordSearch, measure, repeated
 from semtag.evaluation.report.build import Measured, build_report
-from semtag.evaluation.report.html import write_page
+from semtag.evaluation.report.html import render
+from semtag.evaluation.report.terminal import failed_gates
 from semtag.evaluation.rows import Key, Series, by_key, write_rows
 from semtag.evaluation.tasks.uses import planned_uses, put_to_use
 from semtag.evaluation.texts import choose_texts
@@ -74,8 +75,8 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> StepCounts:
         write_corpus(corpus, folder / run.layout.answers.name)
         write_rows(measured.rows, folder / run.layout.rows.name)
         (folder / run.layout.report.name).write_text(report.model_dump_json(indent=1), encoding="utf-8")
-        write_page(report, folder)
-    failed = [gate.name for gate in report.gates if gate.outcome == "failed"]  # evaluation.strict reads them
+        (folder / run.layout.page.name).write_text(render(report), encoding="utf-8")
+    failed = failed_gates(report)  # evaluation.strict reads them
     for name in failed:
         progress.say(f"gate failed: {name}")
     formed = {arm.name: arm.measures["well_formed"].value for arm in report.arms}
@@ -151,17 +152,12 @@ def tag_rows(corpus: Corpus, answers: dict[str, list[Answer]], judge: Judge) -> 
 
 def planned(arms: Sequence[Arm]) -> list[Planned]:
     """Return the contrasts between arms, each by every measure that arms are compared by."""
-
-    def keys(arm: str, family: str) -> list[Key]:
-        own = [Key(arm, "tags", "tags", "", name) for name in CONTRASTED]
+    found, compared = [], [("tags", name) for name in CONTRASTED]
+    for family, first, second in pairings(arms):
         # Agreement is of whole lists, so it is no comparison at equal words.
-        return own if family == EQUAL_WORDS else [*own, Key(arm, "tags", "agreement", "", AGREED)]
-
-    return [
-        Planned(family, one, other)
-        for family, first, second in pairings(arms)
-        for one, other in zip(keys(first, family), keys(second, family), strict=True)
-    ]
+        for task, name in compared if family == EQUAL_WORDS else [*compared, ("agreement", AGREED)]:
+            found.append(Planned(family, *(Key(arm, "tags", task, "", name) for arm in (first, second))))
+    return found
 
 
 def measure_all(config: Config, corpus: Corpus, arms: list[Arm], progress: Progress) -> Measured:

@@ -54,7 +54,6 @@ def gate_results(rows: Rows) -> list[GateResult]:
     for gate in GATES:
         tagger, untrained = (Key(arm, "tags", "tags", "", gate.measure) for arm in (TUNED, BASE))
         found = difference(rows, tagger, untrained, gate.factor)
-        outcome = _outcome(found, gate.bound, MEASURES[gate.measure].higher_is_better)
         results.append(
             GateResult(
                 name=gate.name,
@@ -62,7 +61,7 @@ def gate_results(rows: Rows) -> list[GateResult]:
                 bound=gate.said(),
                 limit=gate.bound,
                 difference=found,
-                outcome=outcome,
+                outcome=_outcome(found, gate.bound, MEASURES[gate.measure].higher_is_better),
             )
         )
     return results

@@ -194,11 +194,8 @@ def repeated(tags_N: Lists) -> np.ndarray:
 
 def found_by_words(search: "WordSearch", tags_N: Lists) -> np.ndarray:
     """Compute the reciprocal rank of each text among all N when BM25 looks for its tags, shape [N]; 0 without tags."""
-    found = np.zeros(len(tags_N))
-    for place, tags in enumerate(tags_N):
-        if tags:
-            found[place] = reciprocal_rank(search(" ".join(tags)), place)
-    return found
+    asked = enumerate(tags_N)
+    return np.array([reciprocal_rank(search(" ".join(tags)), place) if tags else 0.0 for place, tags in asked])
 
 
 class WordSearch:

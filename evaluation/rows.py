@@ -73,19 +73,15 @@ def write_rows(rows: Rows, file: Path) -> None:
     """Write a row of schema ROW for each unit of each series."""
     with TableWriter(file, ROW) as out:
         for one in rows.values():
-            out.write(_table(one))
-
-
-def _table(series: Series) -> pa.Table:
-    count = len(series.units_N)
-    columns = {
-        **{name: [value] * count for name, value in series.key._asdict().items()},
-        "unit_id": series.units_N,
-        "cluster": series.clusters_N,
-        "value": pa.array(series.values_N, pa.float64(), from_pandas=True),  # NaN becomes null
-        "label": list(series.labels_N) if series.labels_N is not None else [None] * count,
-    }
-    return pa.table(columns, ROW)
+            nothing = [None] * len(one.units_N)
+            columns = {
+                **{name: [value] * len(nothing) for name, value in one.key._asdict().items()},
+                "unit_id": one.units_N,
+                "cluster": one.clusters_N,
+                "value": pa.array(one.values_N, pa.float64(), from_pandas=True),  # NaN becomes null
+                "label": nothing if one.labels_N is None else list(one.labels_N),
+            }
+            out.write(pa.table(columns, ROW))
 
 
 def read_rows_table(file: Place) -> Rows:

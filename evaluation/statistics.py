@@ -123,7 +123,7 @@ def sign_flip(differences_N: np.ndarray, clusters_N: np.ndarray, resamples: int,
     if np.allclose(np.abs(sums_C), np.abs(sums_C[0])):
         return sign_test(int((sums_C > 0).sum()), int((sums_C < 0).sum()))
     found = permutation_test(
-        (sums_C,), _mean, permutation_type="samples", vectorized=True, n_resamples=resamples,
+        (sums_C,), np.mean, permutation_type="samples", vectorized=True, n_resamples=resamples,
         batch=max(1, _CHUNK // len(sums_C)), rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(found.pvalue)
@@ -142,7 +142,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-def _mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    return values.mean(axis=axis)

@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-import numpy as np
-
 from semtag.cluster.progress import Progress
 from semtag.configs.data import Data
 from semtag.configs.errors import UserError
@@ -33,20 +31,19 @@ def choose_texts(run: RunDir, config: Config, scratch: Place, progress: Progress
     if evaluation.data:
         file = scratch / "other.parquet"
         came_in, dropped = _read_other(run, evaluation.data, file, progress)
-    ids_N = read_ids(file)
-    if not len(ids_N):
+    ids = read_ids(file).tolist()
+    if not ids:
         raise UserError(
             f"There is no text to evaluate on{_because(dropped)}.", "Raise data.held_out, or set evaluation.data."
         )
-    hashes_N = np.array([hash64("evaluate", config.run.seed, id_) for id_ in ids_N.tolist()], dtype=np.int64)
-    kept = set(ids_N[np.argsort(hashes_N)[: evaluation.max_texts or len(ids_N)]].tolist())
+    kept = set(sorted(ids, key=lambda id_: hash64("evaluate", config.run.seed, id_))[: evaluation.max_texts])
     with RowWriter(scratch / "texts.parquet", TEXT) as out:
         for row in read_rows(file):
             if row["text_id"] in kept:
                 out.write(row)
-    if len(kept) < len(ids_N):
-        dropped[NOT_CHOSEN] = len(ids_N) - len(kept)
-    run.record(Step("evaluate"), "texts", len(ids_N) if came_in is None else came_in, len(kept), dict(dropped))
+    if len(kept) < len(ids):
+        dropped[NOT_CHOSEN] = len(ids) - len(kept)
+    run.record(Step("evaluate"), "texts", len(ids) if came_in is None else came_in, len(kept), dict(dropped))
     return scratch / "texts.parquet"
 
 

@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from semtag.evaluation.report.compare_runs import compare_runs
-from semtag.evaluation.report.html import PAGE, write_page
+from semtag.evaluation.report.html import render
 from tests.report_fixture import ATTACK, run_of, some_judgement, some_report
 
 SHEET = 718  # pixels across A4 within margins of 1 cm
@@ -25,9 +25,9 @@ BORDER = """element => {
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("page")
-    write_page(some_report(), folder, [some_judgement()])
-    return folder / PAGE
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    file.write_text(render(some_report(), [some_judgement()]), encoding="utf-8")
+    return file
 
 
 class Watched:

@@ -58,7 +58,10 @@ def build_report(run: RunDir, config: Config, measured: Measured) -> records.Rep
         classification=measured.used.classification,
         topics=measured.used.topics,
         examples=_examples(corpus, evaluation.examples),
-        rows=_all_texts(corpus),
+        rows=[
+            records.Row(text=text[:SHOWN], base=list(base), tuned=list(tuned))
+            for text, base, tuned in zip(corpus.texts, corpus.tags(BASE), corpus.tags(TUNED), strict=True)
+        ],
         similarities={arm: _similarities(answers[arm]) for arm in (BASE, TUNED)},
         margins=margins(delivered.pairs),
         curve=json.loads((delivered.adapter / "curve.json").read_text(encoding="utf-8")),
@@ -132,13 +135,6 @@ def _shown(arm: str, answer: Answer) -> records.ShownAnswer:
         score=answer.score,
         tags=list(answer.tags),
     )
-
-
-def _all_texts(corpus: Corpus) -> list[records.Row]:
-    return [
-        records.Row(text=text[:SHOWN], base=list(base), tuned=list(tuned))
-        for text, base, tuned in zip(corpus.texts, corpus.tags(BASE), corpus.tags(TUNED), strict=True)
-    ]
 
 
 def _round_line(run: RunDir, config: Config, number: int) -> records.RoundLine:

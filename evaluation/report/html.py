@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,6 @@ from semtag.evaluation.report.terminal import read_report
 from semtag.store.locations import explain_store_errors, local_folder, uri
 from semtag.store.run_dir import RunDir
 
-PAGE = "report.html"
 CLASSES = 20  # named on the page
 BINS = 36
 
@@ -34,20 +32,6 @@ class Question(NamedTuple):
     claims: list[Claim]
 
 
-class Tag(NamedTuple):
-    """A tag of an answer. `only` is the answer's arm where the answer beside it has tags, and not this one."""
-
-    text: str
-    only: str | None
-
-
-class Side(NamedTuple):
-    """An answer with its tags."""
-
-    answer: ShownAnswer
-    tags: list[Tag]
-
-
 class Figures(NamedTuple):
     """The page's figures; None where training logged no such thing."""
 
@@ -57,18 +41,13 @@ class Figures(NamedTuple):
     nats: Markup | None
 
 
-def write_page(report: Report, folder: Path, judged: Sequence[Judgement] = ()) -> None:
-    """Write report.html into a folder."""
-    (folder / PAGE).write_text(render(report, judged), encoding="utf-8")
-
-
 def rewrite(run: RunDir) -> str:
     """Write the page again with the judgements, beside what else the evaluation left; return where the page is."""
     with explain_store_errors(run.path):
         report, before = read_report(run), run.layout.evaluation
         with run.replace_folder(before) as folder:
             shutil.copytree(local_folder(uri(before)), folder, dirs_exist_ok=True)
-            write_page(report, folder, standing(run))
+            (folder / run.layout.page.name).write_text(render(report, standing(run)), encoding="utf-8")
     return str(run.layout.page)
 
 
@@ -146,16 +125,14 @@ def _reading(arm: str, read: str) -> str:
     return {"text": "text alone", "tags": f"tags of {words(arm)} alone", "both": f"text and tags of {words(arm)}"}[read]
 
 
-def _sides(example: Example) -> list[Side]:
-    """Return the answers of an example, those of base and tuned first; all but tuned are compared with tuned."""
+def _sides(example: Example) -> list[tuple[ShownAnswer, set[str]]]:
+    """Return the answers of an example, those of base and tuned first, each with the tags of the answer beside it.
+
+    All answers but tuned's stand beside tuned's. Tags beside are case-folded.
+    """
     base, tuned, *others = example.answers
-    return [_side(base, tuned), _side(tuned, base), *(_side(answer, tuned) for answer in others)]
-
-
-def _side(answer: ShownAnswer, beside: ShownAnswer) -> Side:
-    known = {tag.casefold() for tag in beside.tags}
-    own = [Tag(tag, answer.arm if known and tag.casefold() not in known else None) for tag in answer.tags]
-    return Side(answer, own)
+    of_base, of_tuned = ({*map(str.casefold, answer.tags)} for answer in (base, tuned))
+    return [(base, of_tuned), (tuned, of_base), *((answer, of_tuned) for answer in others)]
 
 
 # -- figures ------------------------------------------------------------------------------------------------------

@@ -5,28 +5,21 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from semtag.evaluation.measures import MEASURES
-from semtag.evaluation.report.records import Contrast, GateResult, Outcome
+from semtag.evaluation.report.records import Contrast, Estimate, GateResult, Outcome
 
 FOLDER = Path(__file__).parent
 # How the difference of two shares, ranks or counts is written.
 CHANGES = {"percent": "points", "figure": "signed", "number": "more"}
-
-
-class Ends(Protocol):
-    """A value and its interval."""
-
-    @property
-    def value(self) -> float | None: ...
-    @property
-    def low(self) -> float | None: ...
-    @property
-    def high(self) -> float | None: ...
+FORMATS = {
+    "percent": "{:.1%}", "points": "{:+.1f}", "signed": "{:+.3f}", "more": "{:+.2f}", "p": "{:.3f}",
+    "number": "{:.2f}", "figure": "{:.3f}",
+}  # fmt: skip
 
 
 def render_page(template: str, kind: str, **values: Any) -> str:
@@ -38,14 +31,7 @@ def render_page(template: str, kind: str, **values: Any) -> str:
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {
-        "shown": shown,
-        "words": words,
-        "plain": plain,
-        "kind": kind_of,
-        "change": change_of,
-        "said": said,
-    }
+    environment.filters |= {"shown": shown, "words": words, "plain": plain, "change": change_of, "said": said}
     environment.globals |= {"axis": axis, "place": place, "measures": MEASURES}
     return environment.get_template(template).render(
         style=Markup(style), script=Markup(script), policy=Markup(policy(style, script)), **values
@@ -75,33 +61,16 @@ def shown(value: float | None, kind: str) -> str:
     """Write a number in the way of its kind; a dash where there is none."""
     if value is None:
         return "–"  # noqa: RUF001
-    match kind:
-        case "percent":
-            return f"{value:.1%}"
-        case "points":
-            return f"{100 * value:+.1f}"
-        case "signed":
-            return f"{value:+.3f}"
-        case "more":
-            return f"{value:+.2f}"
-        case "p":
-            return "< 0.001" if value < 0.001 else f"{value:.3f}"
-        case "number":
-            return f"{value:.2f}"
-        case _:
-            return f"{value:.3f}"
+    if kind == "p" and value < 0.001:
+        return "< 0.001"
+    return FORMATS[kind].format(100 * value if kind == "points" else value)
 
 
-def between(interval: Ends, kind: str = "figure") -> str:
+def between(interval: Estimate, kind: str = "figure") -> str:
     """Write a value and its interval. Example: `0.351 [0.318, 0.383]`, and `0.351` where there is no interval."""
     value, low, high = (shown(end, kind) for end in (interval.value, interval.low, interval.high))
     unit = " points" if kind == "points" else ""
     return f"{value}{unit}" if interval.low is None else f"{value} [{low}, {high}]{unit}"
-
-
-def kind_of(measure: str) -> str:
-    """Return the kind of a measure's values."""
-    return MEASURES[measure].kind
 
 
 def change_of(measure: str) -> str:

@@ -4,8 +4,9 @@ import json
 
 from semtag.cluster.text_table import text_table
 from semtag.configs.errors import UserError
+from semtag.evaluation.measures import MEASURES
 from semtag.evaluation.report.findings import Claim, claims
-from semtag.evaluation.report.page import between, change_of, counted, kind_of, shown, words
+from semtag.evaluation.report.page import between, change_of, counted, shown, words
 from semtag.evaluation.report.records import SCHEMA_VERSION, Report
 from semtag.store.locations import explain_store_errors
 from semtag.store.run_dir import RunDir
@@ -39,7 +40,7 @@ def result_table(run: RunDir, report: Report) -> str:
     primary = [("tagger against untrained", "", "decided by", "difference [95 %]", "n", "p (Holm)")]
     arms = [("", "n", *map(words, COLUMNS))]
     for arm in report.arms:
-        figures = (between(arm.measures[name], kind_of(name)) for name in COLUMNS)
+        figures = (between(arm.measures[name], MEASURES[name].kind) for name in COLUMNS)
         arms.append((words(arm.name), f"{arm.measures[COLUMNS[0]].n:,}", *figures))
     return "\n".join(
         [

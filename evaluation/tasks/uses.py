@@ -52,12 +52,8 @@ def groups_of(corpus: Corpus, evaluation: Evaluation) -> Groups:
 
 def planned_uses(rows: Rows) -> list[Planned]:
     """Return the contrasts of the family `uses`: the tagger with the untrained model, and what tags add to the text."""
-    there = dict.fromkeys(key[2:] for key in rows if COMPARED.get(key.task) == key.measure)
-    return [
-        planned
-        for which in there
-        for planned in (
-            Planned("uses", Key(TUNED, "tags", *which), Key(BASE, "tags", *which)),
-            Planned("uses", Key(TUNED, "both", *which), Key("text", "text", *which)),
-        )
-    ]
+    planned = []
+    for which in dict.fromkeys(key[2:] for key in rows if COMPARED.get(key.task) == key.measure):
+        planned.append(Planned("uses", Key(TUNED, "tags", *which), Key(BASE, "tags", *which)))
+        planned.append(Planned("uses", Key(TUNED, "both", *which), Key("text", "text", *which)))
+    return planned
