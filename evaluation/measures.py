@@ -175,14 +175,14 @@ def repeated(tags_N: Lists) -> np.ndarray:
     own, count = [[*map(str.casefold, tags)] for tags in tags_N], len(tags_N)
     if count < 3:
         return np.zeros(count)
-    texts_with = Counter(tag for tags in own for tag in set(tags))
+    texts_with = Counter(tag for tags in own for tag in dict.fromkeys(tags))
     weight: defaultdict[str, float] = defaultdict(float)  # of each tag: its share of the tags of each text, summed up
     for tags in own:
         for tag in tags:
             weight[tag] += 1 / len(tags)
     # A text has all of its own tags, which is 1 of each sum.
     gives_N = np.array([sum(map(texts_with.__getitem__, tags)) / len(tags) - 1 if tags else 0.0 for tags in own])
-    takes_N = np.array([sum(map(weight.__getitem__, set(tags))) - 1 if tags else 0.0 for tags in own])
+    takes_N = np.array([sum(map(weight.__getitem__, dict.fromkeys(tags))) - 1 if tags else 0.0 for tags in own])
     total = float(gives_N.sum())
     without_N = (total - gives_N - takes_N) / ((count - 1) * (count - 2))
     pseudo_N: np.ndarray = count * total / (count * (count - 1)) - (count - 1) * without_N

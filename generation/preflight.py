@@ -62,8 +62,8 @@ def template_warnings(tokenizer: Any) -> list[str]:
     found = []
     if opening != prompt:
         found.append(
-            f"the chat template asks for an answer by {prompt[-40:]!r}, but shows one behind {opening[-40:]!r}. The "
-            f"model may think aloud before its tags. {_mend(tokenizer, 'enable_thinking', 'false')}"
+            f"the chat template asks for an answer by {prompt[-40:]!r}, but shows one behind {opening[-40:]!r}. "
+            f"The model may think aloud before its tags. {_mend(tokenizer, 'enable_thinking', 'false')}"
         )
     if another_day != prompt:
         mend = _mend(tokenizer, "date_string", "'26 Jul 2024'")

@@ -57,9 +57,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
     decoding = candidates(config, first_round=number == 1)
     tokenizer = check_model(model, config, served=not decoding.replay)
     check_base(model, run.config(), number)
-    for warning in template_warnings(tokenizer):
-        progress.say(f"warning: {warning}")
-    progress.say(_plan(config, model, decoding))
+    _show_plan(config, model, decoding, tokenizer, progress)
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
     total = count_rows(texts)
 
@@ -95,12 +93,15 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
     }
 
 
-def _plan(config: Config, model: str, decoding: Decoding) -> str:
+def _show_plan(config: Config, model: str, decoding: Decoding, tokenizer: Any, progress: Progress) -> None:
+    for warning in template_warnings(tokenizer):
+        progress.say(f"warning: {warning}")
     if decoding.replay:
-        return f"reading candidates from column '{config.sampling.candidates}'"
+        progress.say(f"reading candidates from column '{config.sampling.candidates}'")
+        return
     how = f", with {len(decoding.examples)} examples in the prompt" if decoding.examples else ", with the plain prompt"
     grammar = ", constrained by the grammar" if decoding.pattern else ""
-    return f"sampling {decoding.samples} candidates per text from {model}{how}{grammar}"
+    progress.say(f"sampling {decoding.samples} candidates per text from {model}{how}{grammar}")
 
 
 def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path, pairs: Pairs) -> RankCounts:

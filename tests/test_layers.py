@@ -199,7 +199,6 @@ def test_an_open_dict_is_found(line: str, tmp_path: Path) -> None:
 
 
 COMPREHENSION = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-NESTING = {"training/packing.py"}  # the trainer's insides wait for their own work
 
 
 def nested_comprehensions(path: Path) -> list[int]:
@@ -213,8 +212,7 @@ def nested_comprehensions(path: Path) -> list[int]:
 
 
 def test_no_comprehension_holds_another() -> None:
-    found = {str(path.relative_to(ROOT)): lines for path in PRODUCT if (lines := nested_comprehensions(path))}
-    assert {name: lines for name, lines in found.items() if name not in NESTING} == {}
+    assert {path: lines for path in PRODUCT if (lines := nested_comprehensions(path))} == {}
 
 
 @pytest.mark.parametrize("line", ["[[y for y in x] for x in z]", "{x: y for x in [y for y in z]}"])

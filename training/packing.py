@@ -8,7 +8,7 @@ row, up to a budget of tokens.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -144,6 +144,8 @@ class ListCollator:
         return batch | self._rows(laid, slots, rows)
 
     def _rows(self, laid: list[Sequences], slots: list[int], rows: list[list[int]]) -> dict[str, Tensor]:
+        sizes = [len(one.ids) for one in laid]
+
         def joined(values: list[list[int]]) -> list[list[int]]:
             """Join the values of the sequences that share a row."""
             return [[*itertools.chain.from_iterable(map(values.__getitem__, row))] for row in rows]
@@ -152,7 +154,7 @@ class ListCollator:
             "input_ids": joined([one.ids for one in laid]),
             "position_ids": joined([one.positions for one in laid]),
             "shift_labels": joined([one.labels for one in laid]),
-            "lists": [_numbers([len(laid[index].ids) for index in row]) for row in rows],
+            "lists": [_numbers(map(sizes.__getitem__, row)) for row in rows],
             "completions": joined([one.completions for one in laid]),
             "slots": joined([_slots(one, first) for one, first in zip(laid, slots, strict=True)]),
         }
@@ -162,7 +164,7 @@ class ListCollator:
         return {name: _table(values, longest, torch.int64, filling.get(name, -1)) for name, values in columns.items()}
 
 
-def _numbers(sizes: list[int]) -> list[int]:
+def _numbers(sizes: Iterable[int]) -> list[int]:
     """Number the tokens by their sequence. Example: sizes `[2, 1]` give `[0, 0, 1]`."""
     return list(itertools.chain.from_iterable([number] * size for number, size in enumerate(sizes)))
 

@@ -237,7 +237,8 @@ def trainer_arguments(training: Training, out: str, seed: int, on_gpu: bool) -> 
         gradient_accumulation_steps=training.accumulation,
         max_grad_norm=training.max_grad_norm,
         gradient_checkpointing=training.gradient_checkpointing,
-        bf16=training.dtype == "bfloat16" and on_gpu,
+        # ZeRO-3 gives weights the dtype of DeepSpeed's own settings, on CPUs too.
+        bf16=training.dtype == "bfloat16" and (on_gpu or training.parallel == "zero3"),
         fp16=training.dtype == "float16" and on_gpu,
         logging_steps=1,
         save_steps=training.save_steps,

@@ -79,7 +79,7 @@ def _weights(settings: dict[str, object]) -> dict[str, str]:
 
 def _arm_figures(arm: Arm, answers: Sequence[Answer], rows: Rows) -> records.ArmFigures:
     own = [key for key in rows if key.arm == arm.name]
-    texts_with = Counter(tag for answer in answers for tag in set(map(str.casefold, answer.tags)))
+    texts_with = Counter(tag for answer in answers for tag in dict.fromkeys(map(str.casefold, answer.tags)))
     return records.ArmFigures(
         name=arm.name,
         means=arm.means,
