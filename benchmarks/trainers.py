@@ -27,7 +27,7 @@ WARM_UP = 2  # steps
 
 def make_lists(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Tokenised lists of random tokens; their references say nothing and only spare the pass."""
-    rng, vocabulary = random.Random(0), SHAPES[arguments.shape][-1]
+    rng, vocabulary = random.Random(0), arguments.vocabulary or SHAPES[arguments.shape][-1]
 
     def tokens(count: int) -> list[int]:
         return [rng.randrange(3, vocabulary) for _ in range(count)]
@@ -58,7 +58,10 @@ def as_pairs(lists: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def run_contender(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train one contender for `WARM_UP` and `steps` steps; returns seconds of each step, peak memory in MB."""
+    """Train one contender for `WARM_UP` and `steps` steps.
+
+    Returns the seconds of each step after `WARM_UP`, the scored tokens of each step, and the peak memory in MB.
+    """
     import torch
 
     from semtag.training.cpu_kernels import lean_head_on_cpus
@@ -77,15 +80,33 @@ def run_contender(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
         gradient_checkpointing=arguments.gradient_checkpointing,
         data="lists",
     )
-    model = random_model(arguments.shape, arguments.dtype)
+    model = random_model(arguments.shape, arguments.dtype, arguments.vocabulary)
     args = trainer_arguments(training, str(folder), 0, on_gpu)
     shared = {"model": model, "args": args, "processing_class": small_tokenizer(), "peft_config": lora_config(training)}
     trainer = (their_trainer if pairs else our_trainer)(arguments, training, make_lists(arguments), shared)
-    timer = step_timer()
+    timer, scored = step_timer(), scored_tokens(trainer.model)
     trainer.add_callback(timer)
     with peak_memory(on_gpu) as peak:
         trainer.train()
-    return {"seconds": timer.seconds[WARM_UP:], "peak_mb": peak[0]}
+    return {"seconds": timer.seconds[WARM_UP:], "scored": [int(count) for count in scored], "peak_mb": peak[0]}
+
+
+def scored_tokens(model: Any) -> list[Any]:
+    """Return a list to which each forward pass of the model with gradients adds its number of labels.
+
+    A label is a token whose log-probability enters the loss. TRL's labels are shifted within the model, ours are not.
+    """
+    import torch
+
+    counts: list[Any] = []
+
+    def count(_model: Any, _positional: Any, inputs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            labels = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][:, 1:]
+            counts.append((labels != -100).sum())
+
+    model.register_forward_pre_hook(count, with_kwargs=True)
+    return counts
 
 
 def our_trainer(
@@ -109,7 +130,7 @@ def our_trainer(
 def their_trainer(
     arguments: argparse.Namespace, training: Training, lists: list[dict[str, Any]], shared: dict[str, Any]
 ) -> Any:
-    """TRL's DPOTrainer as it is, except that it takes the tokens as they are."""
+    """TRL's DPOTrainer as it is, except that it takes the tokens as they are; docs/benchmarks.md gives its settings."""
     from datasets import Dataset
     from trl import DPOTrainer
 
@@ -122,14 +143,14 @@ def their_trainer(
     return Peer(train_dataset=Dataset.from_list(as_pairs(lists)), **shared)
 
 
-def random_model(shape: str, dtype: str) -> Any:
-    """A causal language model of the named shape."""
+def random_model(shape: str, dtype: str, words: int | None) -> Any:
+    """A causal language model of the named shape, with a vocabulary of `words` in place of the shape's if given."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     layers, width, inner, heads, kv_heads, vocabulary = SHAPES[shape]
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        vocab_size=words or vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=4096,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -1,7 +1,8 @@
 """Training: ours against TRL's DPOTrainer, on the same lists, model, adapter, precision and optimizer.
 
-    python -m benchmarks.training --json training.json
-    python -m benchmarks.training --shape zephyr-7b --dtype bfloat16 --lists 4 --k 2 8     (on a GPU)
+    python -m benchmarks.training --lists 4 --json training.json     lists of 2 and 8, prompts of 64, 200 and 1,024
+    python -m benchmarks.training --lists 4 --vocabulary 49152 --dtype bfloat16
+    python -m benchmarks.training --shape zephyr-7b --dtype bfloat16 --lists 4             (on a GPU)
     python -m benchmarks.training --shape smollm2-135m --compare-dtypes --k 2 --prompt-tokens 200
 
 A step is all of it: forward, backward, clipping, AdamW, and the reference where one is computed. Weights are random, of
@@ -14,25 +15,32 @@ so no contender pads; on a GPU ours packs lists into rows of `training.row_token
     trl           DPOTrainer; the adapter switched off is its reference, in each step
     trl, cached   DPOTrainer with its reference log-probabilities precomputed, which is not timed
 
-DPOTrainer knows pairs alone: a list of K costs it K/2 pairs, so that all read the same completions. On a CPU it sends
-all positions through the LM head for want of Triton; here it sends completions only, as on a GPU, and is the faster
-for it. Each contender runs in a process of its own, so that its peak of memory is its own: on a GPU what torch
-allocated, on a CPU the resident memory above that before the first step. Rounds alternate the order of contenders;
-ratios are medians of the rounds' ratios of the median step. `--compare-dtypes` sets ours in bfloat16 against float32.
+DPOTrainer knows pairs alone: a list of K costs it K/2 pairs, so that all read the same completions. The script counts
+the completion tokens that enter the loss of each step. It stops with an error where a contender lacks some of them. On
+a CPU DPOTrainer sends all positions through its fused LM head for want of Triton. Here it sends completions only, as on
+a GPU, and is the faster for it.
+
+"of the ideal" is the speed-up over separate sequences, divided by the ratio of tokens that a shared prompt can save:
+K(P + R) / (P + KR), where prompts have P tokens and completions R (DualKV, arXiv 2605.15422).
+
+Each contender runs in a process of its own, so that its peak of memory is its own: on a GPU what torch allocated, on a
+CPU the resident memory above that before the first step. Rounds alternate the order of contenders; ratios are medians
+of the rounds' ratios of the median step. `--compare-dtypes` sets ours in bfloat16 against float32.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contest import machine, markdown, median_ratio, order, publish
 from benchmarks.trainers import SHAPES, run_contender
+from semtag.configs.errors import UserError
 from semtag.configs.training import Training
 
 CONTENDERS = ("ours", "ours, own", "separate", "trl", "trl, cached")
@@ -47,7 +55,7 @@ def in_a_process(arguments: argparse.Namespace, contender: str, k: int, prompt_t
     command = [sys.executable, "-m", "benchmarks.training", "--one", json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{contender} failed:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"{contender} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -60,6 +68,7 @@ def measure(arguments: argparse.Namespace, k: int, prompt_tokens: int) -> dict[s
     for round_ in range(arguments.rounds):
         for name in order(contenders, round_):
             found = in_a_process(arguments, name, k, prompt_tokens)
+            check_same_work(name, found["scored"], arguments.lists * k * arguments.completion_tokens)
             seconds[name].append(statistics.median(found["seconds"]))
             peaks[name].append(found["peak_mb"])
             print(
@@ -73,6 +82,7 @@ def measure(arguments: argparse.Namespace, k: int, prompt_tokens: int) -> dict[s
         ratios = [median_ratio(*(figures[name] for name in DTYPES)) for figures in (seconds, peaks)]
         return row | {"seconds_ratio": ratios[0], "memory_ratio": ratios[1]}
     ours = seconds["ours"]
+    of_separate = median_ratio(seconds["separate"], ours)
     return row | {
         "lists_per_second": {name: arguments.lists / statistics.median(taken) for name, taken in seconds.items()},
         "tokens_per_second": arguments.lists * read / statistics.median(ours),
@@ -80,9 +90,24 @@ def measure(arguments: argparse.Namespace, k: int, prompt_tokens: int) -> dict[s
         "ratio_to_trl": median_ratio(seconds["trl"], ours),
         "ratio_to_trl_cached_reference": median_ratio(seconds["trl, cached"], ours),
         "ratio_to_trl_both_recomputing": median_ratio(seconds["trl"], seconds["ours, own"]),
-        "ratio_to_separate": median_ratio(seconds["separate"], ours),
+        "ratio_to_separate": of_separate,
+        "of_ideal": of_separate / ideal_ratio(k, prompt_tokens, arguments.completion_tokens),
         "peak_memory_ratio": median_ratio(peaks["ours"], peaks["trl, cached"]),
     }
+
+
+def check_same_work(name: str, scored: list[int], due: int) -> None:
+    """Check that a contender scored `due` completion tokens in each step. Raises UserError."""
+    if {*scored} != {due}:
+        raise UserError(
+            f"{name} scored {scored} completion tokens in its steps, where the lists of a step have {due}.",
+            "Let the contender train on whole completions: see max_length and the collators in benchmarks/trainers.py.",
+        )
+
+
+def ideal_ratio(k: int, prompt_tokens: int, completion_tokens: int) -> float:
+    """Tokens of separate sequences over tokens with a shared prompt (DualKV, arXiv 2605.15422)."""
+    return k * (prompt_tokens + completion_tokens) / (prompt_tokens + k * completion_tokens)
 
 
 def padding(arguments: argparse.Namespace, read: int) -> float:
@@ -107,35 +132,30 @@ def table_of_dtypes(result: dict[str, Any]) -> str:
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
     columns = ["K", "prompt", "ours, lists/s", "of trl", "of trl, cached", "of trl, both recomputing", "of separate",
-               "memory, of trl, cached", "padding"]  # fmt: skip
+               "of the ideal", "memory, of trl, cached", "padding"]  # fmt: skip
     rows = [
         (row["k"], row["prompt_tokens"], row["lists_per_second"]["ours"], row["ratio_to_trl"],
          row["ratio_to_trl_cached_reference"], row["ratio_to_trl_both_recomputing"], row["ratio_to_separate"],
-         row["peak_memory_ratio"], f"{row['padding']:.1%}")
+         row["of_ideal"], row["peak_memory_ratio"], f"{row['padding']:.1%}")
         for row in result["rows"]
     ]  # fmt: skip
     return markdown(columns, rows)
 
 
-def shapes_of(arguments: argparse.Namespace) -> Iterator[tuple[int, int]]:
-    """All K at the first prompt length, and the other lengths at the first K."""
-    for k in arguments.k:
-        yield k, arguments.prompt_tokens[0]
-    for prompt_tokens in arguments.prompt_tokens[1:]:
-        yield arguments.k[0], prompt_tokens
-
-
 def main() -> None:
-    """Run all rounds and print the table."""
+    """Measure row after row, and print the table so far after each, because the largest row may lack memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="cpu-20m", help="shape of the model (%(default)s)")
+    parser.add_argument("--vocabulary", type=int, metavar="WORDS", help="words of the model (those of the shape)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="weights (%(default)s)")
     parser.add_argument(
         "--compare-dtypes", action="store_true", help="compare ours in bfloat16 with ours in float32, nothing else"
     )
-    parser.add_argument("--lists", type=int, default=8, help="lists a step (8)")
-    parser.add_argument("--k", type=int, nargs="+", default=[2, 4, 8], help="completions of a list, even (2 4 8)")
-    parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[200, 64, 1024], help="(200 64 1024)")
+    parser.add_argument("--lists", type=int, default=8, help="lists a step (8); fewer take less memory")
+    parser.add_argument("--k", type=int, nargs="+", default=[2, 8], help="completions of a list, even (2 8)")
+    parser.add_argument(
+        "--prompt-tokens", type=int, nargs="+", default=[64, 200, 1024], help="all for each K (64 200 1024)"
+    )
     parser.add_argument("--completion-tokens", type=int, default=15, help="(15)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="trade compute for memory, all alike")
     parser.add_argument("--steps", type=int, default=5, help="steps that are timed in each round (5)")
@@ -148,10 +168,11 @@ def main() -> None:
             found = run_contender(argparse.Namespace(**json.loads(arguments.one)), Path(folder))
         print(json.dumps(found))
         return
-    rows = [measure(arguments, k, prompt_tokens) for k, prompt_tokens in shapes_of(arguments)]
     settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "one")}
-    result = {"machine": machine(), "settings": settings, "rows": rows}
-    publish(result, (table_of_dtypes if arguments.compare_dtypes else table)(result), arguments.json)
+    result: dict[str, Any] = {"machine": machine(), "settings": settings, "rows": []}
+    for k, prompt_tokens in itertools.product(arguments.k, arguments.prompt_tokens):
+        result["rows"].append(measure(arguments, k, prompt_tokens))
+        publish(result, (table_of_dtypes if arguments.compare_dtypes else table)(result), arguments.json)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,19 @@
 
 import subprocess
 import sys
-from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import kills, poison, scale, training
+from benchmarks import kills, poison, scale
 from benchmarks.contest import demo_texts, markdown, median_ratio, order
 from benchmarks.generation import Finished, check_same_work, steady, summary
 from benchmarks.generation import table as generation_table
 from benchmarks.scoring import batches, check_agreement, make_texts, pairs_of
 from benchmarks.scoring import table as scoring_table
 from benchmarks.small_models import SMALL
-from benchmarks.trainers import as_pairs, make_lists, run_contender
 from semtag.configs.errors import UserError
 from semtag.generation.parse import parse
 from semtag.scoring.records import RANKED
@@ -231,40 +229,3 @@ def test_poisoned_rows_are_one_in_a_hundred() -> None:
     lines, made = poison.make_lines(1000, deadly=2)
     assert len(lines) == 1000
     assert made == {"deadly": 2, "control": 2, "bytes": 2, "duplicate": 2, "null": 1, "megabyte": 1}
-
-
-@pytest.mark.parametrize("contender", training.CONTENDERS)
-def test_every_trainer_takes_its_steps(contender: str, tmp_path: Path) -> None:
-    arguments = Namespace(contender=contender, shape="tiny", dtype="float32", lists=2, k=4, prompt_tokens=20,
-                          completion_tokens=5, steps=2, gradient_checkpointing=False)  # fmt: skip
-    found = run_contender(arguments, tmp_path)
-    assert len(found["seconds"]) == 2
-    assert min(found["seconds"]) > 0
-
-
-def test_dtypes_are_compared_in_alternating_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = iter([(2.0, 50), (4.0, 100), (8.0, 100), (3.0, 60)])  # the second round has float32 first
-
-    def once(*_: Any) -> dict[str, Any]:
-        seconds, peak = next(taken)
-        return {"seconds": [seconds], "peak_mb": peak}
-
-    monkeypatch.setattr(training, "in_a_process", once)
-    row = training.measure(Namespace(rounds=2, compare_dtypes=True, completion_tokens=15), 2, 200)
-    assert row["seconds"] == {"bfloat16": [2.0, 3.0], "float32": [4.0, 8.0]}
-    assert (row["seconds_ratio"], row["memory_ratio"]) == (pytest.approx(0.4375), pytest.approx(0.55))
-    assert "| 2 | 200 | 2.5 | 6 | 0.438 | 0.55 |" in training.table_of_dtypes({"rows": [row]})
-
-
-def test_lists_and_pairs_hold_the_same_completions() -> None:
-    lists = make_lists(Namespace(shape="tiny", lists=1, k=4, prompt_tokens=20, completion_tokens=5, steps=1))
-    pairs = as_pairs(lists[:1])
-    assert [one["prompt_ids"] for one in pairs] == [lists[0]["prompt_ids"]] * 2
-    assert [ids for one in pairs for ids in (one["chosen_ids"], one["rejected_ids"])] == lists[0]["completion_ids"]
-    assert {len(ids) for ids in lists[0]["completion_ids"]} == {5}
-
-
-def test_padding_by_hand() -> None:
-    arguments = Namespace(lists=3)
-    assert training.padding(arguments, 1100) == 0  # each longer than a row
-    assert training.padding(arguments, 500) == 0  # two in one row of 1,024 and one alone would be a quarter
