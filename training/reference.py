@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from semtag.training.trainer import PreferenceTrainer
 
 AUDITED = 64  # lists that the audit recomputes, at most
-# The highest gap but for 1 % of the completions may be this many times the tolerance of the mean. Rounding in bfloat16
-# gives single completions less than three times the mean. A wrong template or tokenizer costs some of them far more.
+# The highest gap but for 1 % of the completions may be this many times the tolerance of the mean. The demo in bfloat16
+# had a mean of 0.014 at most, and 0.053 as its largest gap. A wrong template costs some completions far more.
 HIGH = 3.0
 
 
