@@ -4,8 +4,9 @@ from argparse import Namespace
 
 from semtag.commands.arguments import add_steps, do
 from semtag.store.layout import Step
+from semtag.store.stages import STAGES
 
-HELP = "base against tuned on the held-out texts -> report"
+HELP = STAGES["evaluate"].help
 add = add_steps
 
 

@@ -4,8 +4,9 @@ from argparse import Namespace
 
 from semtag.commands.arguments import add_round, do
 from semtag.store.layout import Step
+from semtag.store.stages import STAGES
 
-HELP = "ranked lists -> preference pairs and lists"
+HELP = STAGES["pairs"].help
 add = add_round
 
 

@@ -4,8 +4,9 @@ from argparse import Namespace
 
 from semtag.commands.arguments import add_round, do
 from semtag.store.layout import Step
+from semtag.store.stages import STAGES
 
-HELP = "texts -> candidates -> scores -> ranked lists"
+HELP = STAGES["rank"].help
 add = add_round
 
 

@@ -4,8 +4,9 @@ from argparse import Namespace
 
 from semtag.commands.arguments import add_round, do
 from semtag.store.layout import Step
+from semtag.store.stages import STAGES
 
-HELP = "pairs or lists -> adapter and merged weights"
+HELP = STAGES["train"].help
 add = add_round
 
 
