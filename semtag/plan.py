@@ -15,6 +15,7 @@ from semtag.store.locations import is_hub_name, place_at
 from semtag.store.packaged import is_packaged, source_files
 from semtag.store.rounds import base_of
 from semtag.store.run_dir import RunDir
+from semtag.store.stages import STAGES
 
 # The experiment trackers that transformers knows: name -> the Python module that the tracker needs.
 TRACKERS = {
@@ -51,7 +52,10 @@ def show_plan(run: RunDir, config: Config) -> None:
     if config.training.launcher != "local":
         launcher, workers = config.training.launcher, config.training.workers
         plan["launcher"] = f"{launcher}: {workers} processes, {config.training.parallel}"
-    steps = {step.name: "done, would be skipped" if run.is_done(step) else "to do" for step in steps_of(run, config)}
+    steps = {
+        step.name: "done, would be skipped" if run.is_done(step) else f"to do: {STAGES[step.stage].help}"
+        for step in steps_of(run, config)
+    }
     print("Plan")
     for name, what in [*plan.items(), *steps.items()]:
         print(f"  {name:<10} {what}")

@@ -61,6 +61,7 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "60 distinct texts in 60 rows" in done.stdout
     assert "the first loss is" in done.stdout
+    assert "  pairs-1    to do: ranked lists -> preference pairs and lists" in done.stdout
     assert list(tmp_path.iterdir()) == []
     assert "No such file" in fails("run", *tiny_demo(tmp_path, "data.path=missing.jsonl"), "--dry-run")
 
