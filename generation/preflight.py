@@ -5,8 +5,10 @@ from typing import Any
 
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
-from semtag.generation.prompts import PROBE, end_tokens, load_tokenizer, rendered, spellings_of
+from semtag.generation.prompts import around_answer, end_tokens, load_tokenizer, rendered, spellings_of
 from semtag.store.locations import local_folder
+
+ASKED = [{"role": "user", "content": "?"}]  # shows what a template writes around any question
 
 
 def check_model(model: str, config: Config, served: bool = True, trained: bool = True) -> Any:
@@ -42,8 +44,7 @@ def _check_vocabulary(tokenizer: Any, model: str, size: int) -> None:
 
 def _check_end(tokenizer: Any, model: str) -> None:
     """Check that the chat template ends an answer, because a model trained without an end never stops."""
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-    _, answer, behind = rendered(tokenizer, messages).rpartition(PROBE)
+    _, answer, behind = around_answer(tokenizer, ASKED)
     ends = end_tokens(tokenizer, model)
     if not answer or not any(end in behind for end in ends):
         raise UserError(
@@ -55,10 +56,8 @@ def _check_end(tokenizer: Any, model: str) -> None:
 
 def template_warnings(tokenizer: Any) -> list[str]:
     """Return what a chat template does that spoils a tagger: it opens answers with a thought, or writes the date."""
-    asked = [{"role": "user", "content": "?"}]
-    prompt = rendered(tokenizer, asked, add_generation_prompt=True)
-    opening = rendered(tokenizer, [*asked, {"role": "assistant", "content": PROBE}]).rpartition(PROBE)[0]
-    another_day = rendered(tokenizer, asked, add_generation_prompt=True, strftime_now=lambda _: "another day")
+    prompt, (opening, _, _) = rendered(tokenizer, ASKED, add_generation_prompt=True), around_answer(tokenizer, ASKED)
+    another_day = rendered(tokenizer, ASKED, add_generation_prompt=True, strftime_now=lambda _: "another day")
     found = []
     if opening != prompt:
         found.append(

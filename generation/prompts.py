@@ -82,6 +82,14 @@ def rendered(tokenizer: Any, messages: list[Message], **how: Any) -> str:
         return ""
 
 
+def around_answer(tokenizer: Any, asked: list[Message]) -> tuple[str, str, str]:
+    """Render messages with an answer; return the text before the answer, the answer, and the text behind the answer.
+
+    The first two are empty where the template refuses the messages or drops the answer.
+    """
+    return rendered(tokenizer, [*asked, {"role": "assistant", "content": PROBE}]).rpartition(PROBE)
+
+
 def spellings_of(tokenizer: Any) -> list[str]:
     """List strings that a text must not spell, the longest first: control tokens, and tokens that the template writes.
 

@@ -39,6 +39,15 @@ def tokens(seed: int, count: int) -> list[int]:
     return torch.randint(10, 200, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
+def ranked(place: int) -> dict[str, Any]:
+    """A tokenised list of three completions of different lengths."""
+    return {
+        **{"row": place, "text_id": place, "prompt_ids": tokens(place, 17), "scores": [0.9, 0.5, 0.1], "gap": 0.8},
+        **{"completion_ids": [tokens(place + 10 * n, 3 + n) for n in range(3)]},
+        **{"sampled": [False] * 3, "reference": [float("nan")] * 3},
+    }
+
+
 def save(architecture: str, tokenizer: Any, folder: Path) -> str:
     torch.manual_seed(0)
     shape = SHAPE | ARCHITECTURES[architecture] | {"vocab_size": len(tokenizer)}
@@ -51,19 +60,10 @@ def save(architecture: str, tokenizer: Any, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_log_probabilities_are_those_of_transformers(
-    architecture: str, tokenizer: Any, pairs: Dataset, tmp_path: Path
-) -> None:
+def test_log_probabilities_are_those_of_transformers(architecture: str, tokenizer: Any, tmp_path: Path) -> None:
     base = save(architecture, tokenizer, tmp_path / "model")
     training = Training(max_steps=2, batch_size=2, max_length=256, learning_rate=1e-2, warmup=0, report_to=[])
-    rows = [
-        {
-            **{"row": place, "text_id": place, "prompt_ids": tokens(place, 17), "scores": [0.9, 0.5, 0.1], "gap": 0.8},
-            **{"completion_ids": [tokens(place + 10 * n, 3 + n) for n in range(3)]},
-            **{"sampled": [False] * 3, "reference": [float("nan")] * 3},
-        }
-        for place in range(4)
-    ]
+    rows = [ranked(place) for place in range(4)]
     model = load_base(base, training)
     trainer = PreferenceTrainer(
         training,

@@ -41,11 +41,13 @@ def families() -> list[Family]:
     lines = re.findall(
         r"^\| .* \| (?:same|warned|refused) \|$", (ROOT / "docs" / "models.md").read_text(), re.MULTILINE
     )
-    cells = [[cell.strip().strip("`") for cell in line.replace(r"\|", "\0").strip("|").split("|")] for line in lines]
-    return [
-        Family(name, template, yaml.safe_load(variables) or {}, end.replace("\0", "|"), found)
-        for name, _, template, variables, end, found in cells
-    ]
+    return [*map(family_of, lines)]
+
+
+def family_of(line: str) -> Family:
+    cells = [cell.strip().strip("`") for cell in line.replace(r"\|", "\0").strip("|").split("|")]
+    name, _, template, variables, end, found = cells
+    return Family(name, template, yaml.safe_load(variables) or {}, end.replace("\0", "|"), found)
 
 
 def model_of(family: Family, folder: Path) -> str:

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
-from semtag.generation.prompts import PROBE, prompt_ids
+from semtag.generation.prompts import around_answer, prompt_ids
 from semtag.store.hashing import hash64
 
-PROBE_TURN = [{"role": "assistant", "content": PROBE}]
 PAIR_KEYS = ["text_id", "chosen_sample", "rejected_sample"]
 LIST_KEYS = ["text_id"]
 REFERENCES = ["ref_chosen_logprob", "ref_rejected_logprob", "chosen_ids", "rejected_ids"]
@@ -108,9 +107,10 @@ def _spelled(
     if all(drawn):
         return drawn
     # Render the text around an answer, and each unknown answer within it.
-    opening, _, behind = _rendered(tokenizer, [prompt + PROBE_TURN])[0].rpartition(PROBE)
+    opening, _, behind = around_answer(tokenizer, prompt)
     unknown = [prompt + one for one, ids in zip(completions, drawn, strict=True) if not ids]
-    whole = [text.removesuffix(behind) + _up_to_end(behind, ends) for text in _rendered(tokenizer, unknown)]
+    shown = tokenizer.apply_chat_template(unknown, tokenize=False)
+    whole = [text.removesuffix(behind) + _up_to_end(behind, ends) for text in shown]
     # Tokenise prompt and answer together, as some tokenizers spell a text's first word differently.
     begun, *together = tokenizer([opening, *whole], add_special_tokens=False, return_attention_mask=False)["input_ids"]
     rendered = (ids[_common(begun, ids) :] for ids in together)
@@ -174,11 +174,6 @@ def _taken(values: list[Any], places: list[int]) -> list[Any]:
 def in_order(lists: Dataset, order: Literal["shuffled", "easy_first"]) -> Dataset:
     """Return the lists unchanged for the trainer to shuffle, or sorted by falling gap (arXiv 2403.07230)."""
     return lists if order == "shuffled" else lists.sort(["gap", "text_id"], reverse=[True, False])
-
-
-def _rendered(tokenizer: Any, conversations: list[Any]) -> list[str]:
-    texts: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False)
-    return texts
 
 
 def _up_to_end(behind: str, ends: Sequence[str]) -> str:
