@@ -66,6 +66,13 @@ def test_only_what_compares_is_compared(report: Report, tmp_path: Path) -> None:
     assert "too few texts for a comparison, which needs 30" in compared([first, few], tmp_path / "out.html")
 
 
+@pytest.mark.parametrize("held_out", [0.0, 0.1])
+def test_checkpoints_shape_a_result_where_texts_are_held_out(report: Report, tmp_path: Path, held_out: float) -> None:
+    often, seldom = (changed(report, training={"held_out": held_out, "save_steps": steps}) for steps in (10, 50))
+    said = compare_runs([run_of(tmp_path / "often", often), run_of(tmp_path / "seldom", seldom)], tmp_path / "out.html")
+    assert ("training.save_steps: " in said) == bool(held_out)
+
+
 def test_what_differs_is_listed(report: Report, tmp_path: Path) -> None:
     second = changed(report, training={"beta": 0.25}, cluster={"address": "10.0.0.1:6379"})  # shapes no result
     second = second.model_copy(update={"versions": {"ray": "2"}, "gates": second.gates[:1]})

@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from semtag.scoring.records import LIST
 from semtag.store.parquet import RowWriter
 from semtag.store.run_dir import RunDir
+from semtag.training import processes
 from tests.conftest import TEXTS, asked, said
+from tests.crew import Crew
 
 SEED, BETA, RATE, STEPS = 3, 0.5, 1e-2, 3
 # Between the norms of the first two gradients, so that one is clipped. Adam hides the scale of gradients otherwise.
@@ -201,12 +203,33 @@ IN_EACH_RUN = {
 }
 
 
+@pytest.fixture(scope="module")
+def crews(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Crew]]:
+    """Processes that are started once for all ways of a kind."""
+    made: dict[str, Crew] = {}
+    yield made
+    for crew in made.values():
+        crew.end()
+
+
+@pytest.fixture
+def launched(
+    way: Way, crews: dict[str, Crew], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let a crew train, where this is none of the ways that Semtag starts itself in each run of the tests."""
+    if way.processes == 1 or way in IN_EACH_RUN:
+        return
+    if way.kind not in crews:
+        crews[way.kind] = Crew(tmp_path_factory.mktemp("crew") / way.kind, way.processes)
+    monkeypatch.setattr(processes, "_by_accelerate", crews[way.kind].train)
+
+
 @pytest.mark.parametrize(
     "way",
     [pytest.param(way, id=way.name, marks=[] if way in IN_EACH_RUN else pytest.mark.cluster) for way in WAYS],
 )
 def test_losses_are_those_of_a_plain_loop(
-    way: Way, work: Any, with_lists: None, model_path: str, tmp_path: Path
+    way: Way, work: Any, with_lists: None, launched: None, model_path: str, tmp_path: Path
 ) -> None:
     expected = plain_losses(model_path, way)
     assert all(abs(loss - 1) > 0.05 for loss in expected[1:])  # learned from the first step on

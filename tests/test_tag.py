@@ -94,6 +94,7 @@ def tagged(out: Path) -> list[dict[str, Any]]:
 TAGGING = ["prompt.max_tags=2", "prompt.max_tag_words=1", "sampling.max_tokens=40", "sampling.dtype=float32"]
 
 
+@pytest.mark.cluster
 def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "tags.jsonl"
     options = ["--data", str(corpus), "--constrained", "--score", "data.column=body"]

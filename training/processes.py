@@ -47,19 +47,25 @@ def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None
 
 
 def _by_accelerate(run: RunDir, config: Config, number: int, events: Path) -> None:
+    module = ["semtag.training.worker", str(run.path), str(number), str(events)]
+    status = start_processes(config.training.workers, module).wait()
+    if status:
+        raise RuntimeError(f"A training process failed; `accelerate launch` ended with status {status}.")
+
+
+def start_processes(count: int, module: list[str]) -> "subprocess.Popen[bytes]":
+    """Start `python -m MODULE ...` in several processes of one machine that train together; they end with this one."""
     # --multi_gpu makes accelerate use torchrun. Without a GPU torchrun's processes train on CPUs, and --cpu would start
     # no such processes.
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
-        *("--num_processes", str(config.training.workers), "--num_machines", "1", "--mixed_precision", "no"),
+        *("--num_processes", str(count), "--num_machines", "1", "--mixed_precision", "no"),
         *("--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"),
-        *("-m", "semtag.training.worker", str(run.path), str(number), str(events)),
+        *("-m", *module),
     ]
-    threads = max(1, len(os.sched_getaffinity(0)) // config.training.workers)
+    threads = max(1, len(os.sched_getaffinity(0)) // count)
     environment = {"OMP_NUM_THREADS": str(threads)} | ONE_MACHINE | os.environ
-    status = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent).wait()
-    if status:
-        raise RuntimeError(f"A training process failed; `accelerate launch` ended with status {status}.")
+    return subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
 
 
 def _on_ray(run: RunDir, config: Config, number: int, events: Path) -> None:

@@ -103,6 +103,8 @@ def _use_cpus(training: Training) -> None:
     if training.parallel.startswith("zero"):
         import deepspeed
 
+        # DeepSpeed would compile an operation for inference on CPUs, for a minute or more, and training never calls it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="gloo")  # DeepSpeed's default for CPUs is another backend
 
 

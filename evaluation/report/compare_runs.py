@@ -105,7 +105,11 @@ def _shaping(name: str, report: Report) -> Settings:
         config = validate(report.config)
     except UserError as error:
         raise UserError(f"{name}: {error.what}", "Read it with the Semtag that wrote it.") from None
-    return {key: value for key, value in flatten(config, shaping_only=True).items() if key != "run.name"}
+    rounds = range(1, config.rounds.count + 1)
+    held_out = any(config.of_round(number).training.held_out for number in rounds)
+    # Without a held-out loss a checkpoint decides nothing.
+    hidden = ("run.name",) if held_out else ("run.name", "training.save_steps")
+    return {key: value for key, value in flatten(config, shaping_only=True).items() if key not in hidden}
 
 
 def differing(values: Sequence[Settings]) -> dict[str, list[Any]]:
