@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from semtag.cluster.progress import Progress
 from semtag.cluster.ray_session import ray_session
 from semtag.cluster.stage_process import stage_main
 from semtag.configs.errors import UserError
-from semtag.configs.schema import Config, Pairs
+from semtag.configs.schema import Config, Prompt
 from semtag.generation.decoding import Decoding, candidates
+from semtag.generation.parse import parse, same_answer_key
 from semtag.generation.preflight import check_base, check_model, template_warnings
 from semtag.generation.prompts import spellings_of
 from semtag.generation.reasons import RejectReason
@@ -32,8 +34,9 @@ from semtag.store.parquet import PartWriter, RowWriter, count_rows, count_values
 from semtag.store.rounds import start_of
 from semtag.store.run_dir import RunDir, check_rejected
 
-LOOKED_AT = 2000  # texts, for the warning that the best answers are the longest
-LEAST_TEXTS, LONGER = 100, 0.7  # of them, and the share of longer ones from which the warning is given
+LOOKED_AT = 2000  # texts, for the warnings of what training would learn from them
+LEAST_TEXTS, LONGER = 100, 0.7  # texts, and the share of longest best answers from which Semtag warns
+LEAST_ANSWERS, COPIED = 100, 0.02  # valid answers, and the share with a copied tag from which Semtag warns
 
 
 @dataclass
@@ -46,6 +49,8 @@ class RankCounts:
     score_sum: float = 0.0
     cut: int = 0  # texts longer than the scoring model reads
     lengths: Counter[int] = field(default_factory=Counter)  # of texts, by `length_of_best`
+    looked_at: int = 0  # valid answers of these texts
+    copied: Counter[str] = field(default_factory=Counter)  # these answers, by a tag of prompt.examples that they copy
     rejects: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     invalid: Counter[str] = field(default_factory=Counter)  # invalid candidates, by defect
@@ -71,7 +76,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
     def part(files: list[Place]) -> RankCounts:
         expected = TextIds(texts)
         with run.replace_folder(layout.ranked) as ranked, run.replace_folder(layout.rejects) as rejects:
-            counts = _split(files, expected, ranked, rejects, config.pairs)
+            counts = _split(files, expected, ranked, rejects, config)
             _check_counts(counts, expected, progress)
         return counts
 
@@ -104,7 +109,7 @@ def _show_plan(config: Config, model: str, decoding: Decoding, tokenizer: Any, p
     progress.say(f"sampling {decoding.samples} candidates per text from {model}{how}{grammar}")
 
 
-def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path, pairs: Pairs) -> RankCounts:
+def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path, config: Config) -> RankCounts:
     """Write the pipeline's rows as ranked lists and rejects, one row per text; return the counts."""
     counts = RankCounts()
     with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
@@ -118,7 +123,7 @@ def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path, p
             kept = table.filter(pc.invert(rejected))
             good.write(kept)
             counts.cut += pc.sum(kept["cut"], min_count=0).as_py()
-            _compare_lengths(kept, counts, pairs)
+            _look_at(kept, counts, config)
             _count_candidates(kept["candidates"].combine_chunks().flatten(), counts)
     counts.ranked = good.rows
     return counts
@@ -132,10 +137,23 @@ def _count_candidates(candidates: pa.StructArray, counts: RankCounts) -> None:
     counts.score_sum += pc.sum(scores, min_count=0).as_py()
 
 
-def _compare_lengths(kept: pa.Table, counts: RankCounts, pairs: Pairs) -> None:
-    """Count by `length_of_best` the first LOOKED_AT texts, with answers as training sees them."""
-    for row in kept.select(["candidates"])[: LOOKED_AT - counts.lengths.total()].to_pylist():
-        counts.lengths[length_of_best([judged(one, pairs) for one in candidates_of(row)])] += 1
+def _look_at(kept: pa.Table, counts: RankCounts, config: Config) -> None:
+    """Count what training would learn from the first LOOKED_AT texts: long answers, and tags of prompt.examples."""
+    rows, known = kept.select(["text", "candidates"])[: LOOKED_AT - counts.lengths.total()], _tags_shown(config.prompt)
+    for row in rows.to_pylist():
+        candidates, text = candidates_of(row), row["text"].casefold()
+        counts.lengths[length_of_best([judged(one, config.pairs) for one in candidates])] += 1
+        valid = [same_answer_key(one.tags) for one in candidates if one.format == "valid"]
+        counts.looked_at += len(valid)
+        # A tag that the text spells is no copy.
+        unspelt = {tag for tag in known if tag not in text}
+        counts.copied.update(known[tag] for tags in valid for tag in unspelt.intersection(tags))
+
+
+def _tags_shown(prompt: Prompt) -> dict[str, str]:
+    """Return the tags of prompt.examples, by their keys."""
+    shown = [parse(one.answer, prompt.max_tags, prompt.max_tag_words).tags for one in prompt.examples]
+    return {same_answer_key([tag])[0]: tag for tags in shown for tag in tags}
 
 
 def _reject(row: dict[str, Any]) -> Reject:
@@ -151,22 +169,33 @@ def _check_counts(counts: RankCounts, expected: TextIds, progress: Progress) -> 
             f"skipped {expected.repeated:,} rows of texts that already have a row, and {expected.unknown:,} rows of "
             "unknown texts"
         )
-    if counts.cut:
-        progress.say(
-            f"warning: {counts.cut:,} texts are longer than the scoring model reads: only their beginnings are scored"
-        )
-    longer, decided = counts.lengths[1], counts.lengths[1] + counts.lengths[-1]
-    if decided >= LEAST_TEXTS and longer > LONGER * decided:
-        progress.say(
-            f"warning: in {longer / decided:.0%} of {decided:,} texts the best answer has more words than the text's "
-            "answers have in the mean. A tagger that learns this writes ever more words. `semtag audit-scorer` shows "
-            "what else the score falls for; pairs.word_price gives words a price."
-        )
     if not counts.ranked:
         raise UserError(
             f"None of the {counts.texts} texts could be sampled: {dict(counts.rejects)}.",
             "Read the round's rejects/. For too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
         )
+    for warning in _warnings(counts):
+        progress.say(f"warning: {warning}")
+
+
+def _warnings(counts: RankCounts) -> Iterator[str]:
+    """Yield what may spoil a tagger that learns from these candidates."""
+    if counts.cut:
+        yield f"{counts.cut:,} texts are longer than the scoring model reads: only their beginnings are scored"
+    longer, decided = counts.lengths[1], counts.lengths[1] + counts.lengths[-1]
+    if decided >= LEAST_TEXTS and longer > LONGER * decided:
+        yield (
+            f"in {longer / decided:.0%} of {decided:,} texts the best answer has more words than the text's "
+            "answers have in the mean. A tagger that learns this writes ever more words. `semtag audit-scorer` shows "
+            "what else the score falls for; pairs.word_price gives words a price."
+        )
+    for tag, copies in counts.copied.most_common(1):
+        if counts.looked_at >= LEAST_ANSWERS and copies > COPIED * counts.looked_at:
+            yield (
+                f"{copies / counts.looked_at:.1%} of {counts.looked_at:,} valid answers have the tag '{tag}' of "
+                "prompt.examples, which their texts do not spell. Read some in ranked/, and change the example if the "
+                "tag does not fit them."
+            )
 
 
 if __name__ == "__main__":

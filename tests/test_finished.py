@@ -14,12 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semtag.cluster.progress import Progress
-from semtag.configs.schema import Pairs
-from semtag.generation.records import SAMPLED
+from semtag.configs.load import load_config
+from semtag.configs.schema import Prompt
+from semtag.generation.records import SAMPLED, read_candidate
 from semtag.scoring.finished import TextIds, among, finish
 from semtag.scoring.pipeline import rows_per_file
-from semtag.scoring.rank import RankCounts, _check_counts, _split
+from semtag.scoring.rank import RankCounts, _check_counts, _look_at, _split
+from semtag.scoring.records import RANKED
 from semtag.store.parquet import count_rows, read_rows, read_tables
+from tests.conftest import ROOT
+
+DEMO = ROOT / "configs" / "demo.yaml"
 
 
 class Folder:
@@ -213,7 +218,7 @@ def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> No
     pq.write_table(pa.Table.from_pylist(rows, SAMPLED), folder.rows / "a_000000-0.parquet")
     out, expected = tmp_path / "out", TextIds(folder.texts)
     out.mkdir()
-    counts = _split([folder.rows / "a_000000-0.parquet"], expected, out, tmp_path, Pairs())
+    counts = _split([folder.rows / "a_000000-0.parquet"], expected, out, tmp_path, load_config(DEMO))
     assert [row["text_id"] for row in read_rows(out)] == [5, 8, 2]
     assert (counts.texts, counts.ranked, counts.rejects) == (4, 3, {"not_a_number": 1})
     assert (expected.repeated, expected.unknown, expected.left()) == (2, 1, 0)
@@ -234,6 +239,33 @@ def test_a_score_that_rewards_words_is_told(longer: int, shorter: int, warned: b
         _check_counts(counts, texts, progress)
     told = "warning: in 71% of 100 texts the best answer has more words than the text's answers have in the mean"
     assert (told in folder.said.getvalue()) is warned
+
+
+def answers(text_id: int, text: str, *completions: str) -> dict[str, Any]:
+    candidates = [vars(read_candidate(Prompt(), place, one, "stop")) for place, one in enumerate(completions)]
+    return dict.fromkeys(RANKED.names) | {"text_id": text_id, "text": text, "candidates": candidates}
+
+
+def test_copies_of_the_examples_tags_are_counted_where_the_text_does_not_spell_them() -> None:
+    rows = [
+        answers(1, "Roads of the inca empire.", "[Inca Empire][road]", "[inca  empire]"),  # the text's own
+        answers(2, "A shrimp strikes.", "[Inca  empire][shrimp]", "[quipu][INCA EMPIRE]", "[shrimp]", "Inca Empire"),
+    ]
+    counts = RankCounts()
+    _look_at(pa.Table.from_pylist(rows, RANKED), counts, load_config(DEMO))
+    assert (counts.looked_at, counts.copied) == (5, {"Inca Empire": 2, "quipu": 1})
+
+
+@pytest.mark.parametrize(("copies", "looked_at", "warned"), [(3, 100, True), (2, 100, False), (3, 99, False)])
+def test_a_tag_that_answers_copy_from_the_examples_is_told(
+    copies: int, looked_at: int, warned: bool, folder: Folder
+) -> None:
+    counts = RankCounts(texts=1, ranked=1, looked_at=looked_at, copied=Counter({"Inca Empire": copies, "quipu": 1}))
+    texts = TextIds(folder.texts)
+    texts.take(texts.ids)
+    with Progress("rank", "texts", folder.said) as progress:
+        _check_counts(counts, texts, progress)
+    assert ("warning: 3.0% of 100 valid answers have the tag 'Inca Empire'" in folder.said.getvalue()) is warned
 
 
 def test_a_file_holds_a_batch_or_a_thousandth_of_all() -> None:
