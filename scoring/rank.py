@@ -16,7 +16,7 @@ from semtag.cluster.ray_session import ray_session
 from semtag.cluster.stage_process import stage_main
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config, Prompt
-from semtag.generation.decoding import Decoding, candidates
+from semtag.generation.decoding import Decoding, candidates, read_examples
 from semtag.generation.parse import parse, same_answer_key
 from semtag.generation.preflight import check_base, check_model, template_warnings
 from semtag.generation.prompts import spellings_of
@@ -139,8 +139,9 @@ def _count_candidates(candidates: pa.StructArray, counts: RankCounts) -> None:
 
 def _look_at(kept: pa.Table, counts: RankCounts, config: Config) -> None:
     """Count what training would learn from the first LOOKED_AT texts: long answers, and tags of prompt.examples."""
-    rows, known = kept.select(["text", "candidates"])[: LOOKED_AT - counts.lengths.total()], _tags_shown(config.prompt)
-    for row in rows.to_pylist():
+    rows = kept.select(["text", "candidates"])[: LOOKED_AT - counts.lengths.total()].to_pylist()
+    known = _tags_shown(config.prompt) if rows else {}
+    for row in rows:
         candidates, text = candidates_of(row), row["text"].casefold()
         counts.lengths[length_of_best([judged(one, config.pairs) for one in candidates])] += 1
         valid = [same_answer_key(one.tags) for one in candidates if one.format == "valid"]
@@ -152,7 +153,7 @@ def _look_at(kept: pa.Table, counts: RankCounts, config: Config) -> None:
 
 def _tags_shown(prompt: Prompt) -> dict[str, str]:
     """Return the tags of prompt.examples, by their keys."""
-    shown = [parse(one.answer, prompt.max_tags, prompt.max_tag_words).tags for one in prompt.examples]
+    shown = [parse(answer, prompt.max_tags, prompt.max_tag_words).tags for _, answer in read_examples(prompt)]
     return {same_answer_key([tag])[0]: tag for tags in shown for tag in tags}
 
 

@@ -197,9 +197,14 @@ def root_at(store: str, folder: Path) -> Iterator[Place]:
             yield place_at("s3://ended/runs")
 
 
-@pytest.mark.cluster
-@pytest.mark.parametrize("store", ["disk", "s3"])
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize(
+    ("how", "store"),
+    [
+        pytest.param(how, store, marks=[] if (how, store) == ("kill", "disk") else pytest.mark.cluster)
+        for how in ENDS
+        for store in ("disk", "s3")
+    ],
+)
 def test_an_ended_ranking_goes_on_at_once(
     how: str, store: str, arguments: list[str], calm: Place, tmp_path: Path
 ) -> None:
