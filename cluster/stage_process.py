@@ -113,7 +113,7 @@ def describe(counts: StepCounts) -> str:
             continue
         name = key.replace("_", " ")
         if isinstance(value, dict):
-            inner = ", ".join(f"{_shown(number)} {reason.replace('_', ' ')}" for reason, number in value.items())
+            inner = ", ".join(_shown(part.replace("_", " "), own) for part, own in value.items())
             parts += [f"{name}: {inner}"] if inner else []
         elif isinstance(value, float):
             parts.append(f"{name} {value:.4g}")
@@ -122,8 +122,11 @@ def describe(counts: StepCounts) -> str:
     return ", ".join(parts)
 
 
-def _shown(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:+.3f}" if isinstance(value, float) else str(value)
+def _shown(name: str, value: Any) -> str:
+    """Format a named number: `3 too long` for a count, `low +0.028` for a figure."""
+    if isinstance(value, float):
+        return f"{name} {value:+.3f}"
+    return f"{value:,} {name}" if isinstance(value, int) else f"{value} {name}"
 
 
 def name_error(error: BaseException) -> UserError | None:

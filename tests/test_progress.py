@@ -78,6 +78,7 @@ def test_without_tokens_or_a_price_the_line_says_nothing_of_them() -> None:
 def test_counts_in_words() -> None:
     counts = {"texts": 1200, "dropped": {"too_long": 3}, "rejects": {}, "mean_score": 0.25, "state": "x"}
     assert describe(counts) == "1,200 texts, dropped: 3 too long, mean score 0.25, state x"
+    assert describe({"gain": {"value": 0.1094, "low": -0.02}}) == "gain: value +0.109, low -0.020"
 
 
 def test_work_that_fails_once_goes_on_and_is_done_once_more_at_the_end() -> None:
