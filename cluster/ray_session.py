@@ -81,6 +81,8 @@ def _start(config: Config, local_cpus: int, folder: str) -> None:
     if address == "local":
         # By default Ray's workers have a niceness of 15, so engines would get CPUs after Ray's own processes.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # Ray would start 32 processes to read the footers of each Parquet folder, more than a few cores can carry.
+        os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
         store = int(config.cluster.object_store_gb * 2**30)
         options = {"num_cpus": local_cpus, "object_store_memory": store, "_temp_dir": f"{folder}/r"}
         os.environ[RAY] = folder

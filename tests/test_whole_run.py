@@ -239,6 +239,7 @@ def test_the_report_can_be_written_anew(finished_run: Path) -> None:
     assert page.read_text() == before
 
 
+@pytest.mark.cluster
 def test_a_killed_stage_starts_anew_and_pairs_do_not_depend_on_it(
     finished_run: Path, copy: RunDir, tmp_path: Path
 ) -> None:
