@@ -15,7 +15,7 @@ from semtag.cluster.progress import Progress
 from semtag.cluster.ray_session import ray_session
 from semtag.cluster.stage_process import stage_main
 from semtag.configs.errors import UserError
-from semtag.configs.schema import Config, Prompt
+from semtag.configs.schema import Config, Pairs, Prompt
 from semtag.generation.decoding import Decoding, candidates, read_examples
 from semtag.generation.parse import parse, same_answer_key
 from semtag.generation.preflight import check_base, check_model, template_warnings
@@ -111,7 +111,7 @@ def _show_plan(config: Config, model: str, decoding: Decoding, tokenizer: Any, p
 
 def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path, config: Config) -> RankCounts:
     """Write the pipeline's rows as ranked lists and rejects, one row per text; return the counts."""
-    counts = RankCounts()
+    counts, known = RankCounts(), _tags_shown(config.prompt)
     with PartWriter(ranked, RANKED) as good, RowWriter(rejects / "rows.parquet", REJECT) as bad:
         for table in read_tables(files):
             table = table.filter(expected.take(table["text_id"].to_numpy()))
@@ -123,7 +123,7 @@ def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path, c
             kept = table.filter(pc.invert(rejected))
             good.write(kept)
             counts.cut += pc.sum(kept["cut"], min_count=0).as_py()
-            _look_at(kept, counts, config)
+            _look_at(kept, counts, known, config.pairs)
             _count_candidates(kept["candidates"].combine_chunks().flatten(), counts)
     counts.ranked = good.rows
     return counts
@@ -137,13 +137,11 @@ def _count_candidates(candidates: pa.StructArray, counts: RankCounts) -> None:
     counts.score_sum += pc.sum(scores, min_count=0).as_py()
 
 
-def _look_at(kept: pa.Table, counts: RankCounts, config: Config) -> None:
-    """Count what training would learn from the first LOOKED_AT texts: long answers, and tags of prompt.examples."""
-    rows = kept.select(["text", "candidates"])[: LOOKED_AT - counts.lengths.total()].to_pylist()
-    known = _tags_shown(config.prompt) if rows else {}
-    for row in rows:
+def _look_at(kept: pa.Table, counts: RankCounts, known: dict[str, str], pairs: Pairs) -> None:
+    """Count what training would learn from the first LOOKED_AT texts: long answers, and `known` tags of examples."""
+    for row in kept.select(["text", "candidates"])[: LOOKED_AT - counts.lengths.total()].to_pylist():
         candidates, text = candidates_of(row), row["text"].casefold()
-        counts.lengths[length_of_best([judged(one, config.pairs) for one in candidates])] += 1
+        counts.lengths[length_of_best([judged(one, pairs) for one in candidates])] += 1
         valid = [same_answer_key(one.tags) for one in candidates if one.format == "valid"]
         counts.looked_at += len(valid)
         # A tag that the text spells is no copy.

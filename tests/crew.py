@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from semtag.configs.schema import Config
+from semtag.store.process_cleanup import end_with_parent
 from semtag.store.run_dir import RunDir
 from semtag.training.processes import start_processes
 
@@ -50,6 +51,7 @@ def serve(folder: Path) -> None:
 
     from semtag.training.worker import work
 
+    end_with_parent()
     rank, taken = int(os.environ["RANK"]), 1
     while True:
         while not (told := folder / f"{taken}.json").exists():

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from semtag.cluster.progress import Progress
 from semtag.configs.load import load_config
-from semtag.configs.schema import Prompt
+from semtag.configs.schema import Pairs, Prompt
 from semtag.generation.records import SAMPLED, read_candidate
 from semtag.scoring.finished import TextIds, among, finish
 from semtag.scoring.pipeline import rows_per_file
-from semtag.scoring.rank import RankCounts, _check_counts, _look_at, _split
+from semtag.scoring.rank import RankCounts, _check_counts, _look_at, _split, _tags_shown
 from semtag.scoring.records import RANKED
 from semtag.store.parquet import count_rows, read_rows, read_tables
 from tests.conftest import ROOT
@@ -44,6 +44,14 @@ class Folder:
         """A block with these ids; `rows` are those that its file of rows holds, if others."""
         self.write(self.ids / f"{name}.parquet", ids)
         self.write(self.rows / f"{name}-0.parquet", ids if rows is None else rows)
+
+    def said_of(self, counts: RankCounts) -> str:
+        """What ranking says of counts, where each text has its row."""
+        texts = TextIds(self.texts)
+        texts.take(texts.ids)
+        with Progress("rank", "texts", self.said) as progress:
+            _check_counts(counts, texts, progress)
+        return self.said.getvalue()
 
     def finish(self, *work: Callable[[], None]) -> list[str]:
         """The names of the files that hold the rows, after `work` was called for what is left, each in turn."""
@@ -233,12 +241,8 @@ def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> No
 @pytest.mark.parametrize(("longer", "shorter", "warned"), [(71, 29, True), (70, 30, False), (70, 20, False)])
 def test_a_score_that_rewards_words_is_told(longer: int, shorter: int, warned: bool, folder: Folder) -> None:
     counts = RankCounts(texts=100, ranked=100, lengths=Counter({1: longer, -1: shorter, 0: 9}))
-    texts = TextIds(folder.texts)
-    texts.take(texts.ids)
-    with Progress("rank", "texts", folder.said) as progress:
-        _check_counts(counts, texts, progress)
     told = "warning: in 71% of 100 texts the best answer has more words than the text's answers have in the mean"
-    assert (told in folder.said.getvalue()) is warned
+    assert (told in folder.said_of(counts)) is warned
 
 
 def answers(text_id: int, text: str, *completions: str) -> dict[str, Any]:
@@ -252,7 +256,7 @@ def test_copies_of_the_examples_tags_are_counted_where_the_text_does_not_spell_t
         answers(2, "A shrimp strikes.", "[Inca  empire][shrimp]", "[quipu][INCA EMPIRE]", "[shrimp]", "Inca Empire"),
     ]
     counts = RankCounts()
-    _look_at(pa.Table.from_pylist(rows, RANKED), counts, load_config(DEMO))
+    _look_at(pa.Table.from_pylist(rows, RANKED), counts, _tags_shown(load_config(DEMO).prompt), Pairs())
     assert (counts.looked_at, counts.copied) == (5, {"Inca Empire": 2, "quipu": 1})
 
 
@@ -261,11 +265,7 @@ def test_a_tag_that_answers_copy_from_the_examples_is_told(
     copies: int, looked_at: int, warned: bool, folder: Folder
 ) -> None:
     counts = RankCounts(texts=1, ranked=1, looked_at=looked_at, copied=Counter({"Inca Empire": copies, "quipu": 1}))
-    texts = TextIds(folder.texts)
-    texts.take(texts.ids)
-    with Progress("rank", "texts", folder.said) as progress:
-        _check_counts(counts, texts, progress)
-    assert ("warning: 3.0% of 100 valid answers have the tag 'Inca Empire'" in folder.said.getvalue()) is warned
+    assert ("warning: 3.0% of 100 valid answers have the tag 'Inca Empire'" in folder.said_of(counts)) is warned
 
 
 def test_a_file_holds_a_batch_or_a_thousandth_of_all() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -230,7 +231,8 @@ def test_the_map_shows_the_first_seed(answer: tuple[Rows, Topics]) -> None:
     assert told.units_N.tolist() == corpus_of(THEMED).ids
     assert [point.text for point in drawn.points] == THEMED
     assert [point.label for point in drawn.points] == OF_TEXTS and drawn.points[0].tags == THEMED_TAGS["tuned"][0]
-    sizes = [sum(point.topic == topic.id for point in drawn.points) for topic in drawn.topics]
+    points = Counter(point.topic for point in drawn.points)
+    sizes = [points[topic.id] for topic in drawn.topics]
     assert [topic.size for topic in drawn.topics] == sizes == sorted(sizes, reverse=True)
     assert all("old " in topic.name for topic in drawn.topics)
 
