@@ -22,6 +22,7 @@ from semtag.store.process_cleanup import RAY, kill_as_well, kill_when_parent_end
 # switch, named for other systems, tells Ray that it never joins a cluster. Ray reads the switch when it is imported.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "VLLM_HOST_IP": "127.0.0.1"}
 SILENCE = 30.0  # seconds to wait for the sum of counts, which only the progress display needs
+CPUS_A_FOOTER_READER = 8  # a reader reads 128 footers at a time, so a few of them serve a cluster
 GROWN_NODES = 100  # nodes that the check of room assumes for an autoscaling group without a limit
 
 
@@ -81,8 +82,6 @@ def _start(config: Config, local_cpus: int, folder: str) -> None:
     if address == "local":
         # By default Ray's workers have a niceness of 15, so engines would get CPUs after Ray's own processes.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        # Ray would start 32 processes to read the footers of each Parquet folder, more than a few cores can carry.
-        os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
         store = int(config.cluster.object_store_gb * 2**30)
         options = {"num_cpus": local_cpus, "object_store_memory": store, "_temp_dir": f"{folder}/r"}
         os.environ[RAY] = folder
@@ -102,6 +101,9 @@ def _start(config: Config, local_cpus: int, folder: str) -> None:
         ) from None
     finally:
         os.environ.pop(RAY, None)  # a process that Semtag starts later is not Ray's
+    # By default Ray starts 32 processes for each Parquet folder to read its footers, more than a few CPUs can carry.
+    readers = int(ray.cluster_resources().get("CPU", 0)) // CPUS_A_FOOTER_READER
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", str(min(32, max(1, readers))))
 
 
 def _check_answers(address: str) -> None:

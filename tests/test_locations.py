@@ -75,7 +75,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
     while not what():
         if time.monotonic() > end:
             raise TimeoutError
-        time.sleep(0.1)
+        time.sleep(0.5)  # to look costs the store time
 
 
 def stored(name: str) -> RunDir:

@@ -71,7 +71,7 @@ def test_a_lost_node_costs_nothing(finished_run: Path, tmp_path: Path) -> None:
         deadline = time.monotonic() + 300
         while not count_finished(finished):
             assert job.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
+            time.sleep(0.05)
         lost, engine = next((worker, engine) for worker in workers for engine in engines_of(worker))
         engine_and_workers = [engine, *engine.children(recursive=True)]
         cluster.remove_node(lost, allow_graceful=False)
