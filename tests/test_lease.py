@@ -215,7 +215,8 @@ def test_a_stage_that_does_not_end_when_the_run_is_lost_is_killed(tmp_path: Path
 if __name__ == "__main__":
     if sys.argv[1] == "--deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        Path(sys.argv[2]).write_text(str(os.getpid()))
+        (unfinished := Path(sys.argv[2] + ".unfinished")).write_text(str(os.getpid()))
+        unfinished.rename(sys.argv[2])  # whole, as it may be read at once
         time.sleep(600)
     else:
         leases.RENEWED_EVERY, leases.WATCHED_EVERY, leases.ENDS_WITHIN = 0.05, 0.05, 0.3
