@@ -9,9 +9,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from semtag.configs.errors import UserError
+from semtag.configs.fields import is_readable_by_others
 from semtag.configs.load import is_shipped, load_config
 from semtag.store.locations import in_store
 
@@ -105,8 +105,7 @@ def say_what_is_sent(working_dir: Path, address: str) -> None:
     names = sorted({name.split("/")[0] for name in files})
     size = sum(files.values()) / 2**20
     print(f"Sends {len(files)} files, {size:.1f} MiB, of {working_dir.resolve()}: {', '.join(names)}", flush=True)
-    host = urlsplit(address).hostname or ""
-    if address.startswith("http://") and host != "localhost" and not host.startswith(("127.", "::1")):
+    if is_readable_by_others(address):
         print(f"warning: {address} is not encrypted: others on the network can read files and token", file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -53,7 +54,23 @@ def _root_of_runs(name: str) -> str:
     return name
 
 
+def _server_url(url: str) -> str:
+    """Check the URL of a server. Raises ValueError for another scheme than http and https, and for credentials."""
+    if not re.fullmatch(r"https?://[^\s@?#]+", url):
+        raise ValueError(f"'{url}' is not the URL of a server, such as http://127.0.0.1:8000/v1 without credentials")
+    return url
+
+
 PlaceName = Annotated[str, AfterValidator(place_name)]
+
+
+def is_readable_by_others(url: str) -> bool:
+    """Check whether a URL leads to another machine without encryption."""
+    host = urlsplit(url).hostname or ""
+    return url.startswith("http://") and host != "localhost" and not host.startswith(("127.", "::1"))
+
+
+ServerUrl = Annotated[str, AfterValidator(_server_url)]
 RunRoot = Annotated[PlaceName, AfterValidator(_root_of_runs)]
 
 

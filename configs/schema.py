@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from semtag.configs.data import Data
 from semtag.configs.evaluation import Evaluation
-from semtag.configs.fields import Fraction, PlaceName, Positive, RunRoot, Section, operational
+from semtag.configs.fields import Fraction, PlaceName, Positive, RunRoot, Section, ServerUrl, operational
 from semtag.configs.rounds import Round, Rounds
 from semtag.configs.training import Training
 
@@ -97,10 +97,22 @@ def check_placement(kind: "Sampling | Scoring", section: str) -> None:
         raise ValueError(f"{section}.accelerator_type {kind.accelerator_type} needs {section}.gpus_per_actor above 0")
 
 
+Engine = Literal["vllm", "openai", "replay"]
+
+
 class Sampling(Section):
     """The engine that draws candidates, and its actors."""
 
-    engine: Literal["vllm", "replay"] = Field("vllm", description="vllm samples candidates; replay reads them.")
+    engine: Engine = Field(
+        "vllm",
+        description="vllm samples candidates from the model; openai asks a server with OpenAI's API; replay reads "
+        "candidates from the data.",
+    )
+    endpoint: ServerUrl | None = operational(
+        None, "Server that openai asks, such as http://127.0.0.1:8000/v1; its key comes from OPENAI_API_KEY."
+    )
+    served_model: str | None = Field(None, description="The server's name of its model; for openai.")
+    requests: Positive = operational(64, "Most requests that an actor sends to the server at once.")
     candidates: str = Field("completions", description="Column that replay reads: a list of completions.")
     samples: int = Field(4, ge=1, le=256, description="Candidates per text (K).")
     temperature: float = Field(1.0, ge=0, le=5, description="Sampling temperature; above 0.")
@@ -129,6 +141,8 @@ class Sampling(Section):
     @model_validator(mode="after")
     def _can_be_placed(self) -> "Sampling":
         check_placement(self, "sampling")
+        if self.engine == "openai" and not (self.endpoint and self.served_model):
+            raise ValueError("sampling.engine openai needs sampling.endpoint and sampling.served_model")
         if not self.temperature:
             raise ValueError("sampling.temperature must be above 0: nothing differs among samples at temperature 0")
         if self.tensor_parallel > 1 and self.gpus_per_actor not in (1, self.tensor_parallel):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from semtag.configs.errors import UserError
-from semtag.configs.schema import Config, Example, Prompt
+from semtag.configs.schema import Config, Engine, Example, Prompt
 from semtag.generation.parse import answer_pattern, parse
 from semtag.store.locations import place_at
 
@@ -18,8 +18,8 @@ class Decoding:
 
     At temperature 0 the model answers greedily, once. `pattern` is a regular expression that each completion must
     match. `vote` turns the samples into one answer, of the tags with the most votes. `examples` are shown as turns
-    before the text. Only `allowed_tokens` may be sampled. With `replay` no model is asked, because the data holds the
-    candidates.
+    before the text. Only `allowed_tokens` may be sampled. `engine` names who is asked: a model in vLLM, a server with
+    OpenAI's API, or nobody, because the data holds the candidates (replay).
     """
 
     name: str
@@ -32,7 +32,7 @@ class Decoding:
     vote: bool = False
     examples: ShownExamples = ()
     allowed_tokens: tuple[int, ...] | None = None
-    replay: bool = False
+    engine: Engine = "vllm"
 
 
 def candidates(config: Config, first_round: bool) -> Decoding:
@@ -45,7 +45,7 @@ def candidates(config: Config, first_round: bool) -> Decoding:
         constrained=sampling.constrained,
         examples=read_examples(config.prompt) if first_round else (),
     )
-    return replace(drawn, replay=sampling.engine == "replay")
+    return replace(drawn, engine=sampling.engine)
 
 
 def greedy(config: Config, name: str, constrained: bool = False, examples: ShownExamples = ()) -> Decoding:

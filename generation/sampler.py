@@ -111,7 +111,7 @@ class Sampler:
             return text.rejected(RejectReason.TOO_LONG, f"{len(text.text)} characters, room for {most} at most")
         # Render the prompt, which must leave room for the answer.
         try:
-            text, ids = self._with_prompt(text, decoding)
+            text, ids = with_prompt(self.chat, text, decoding)
         except Exception as error:  # templates and tokenizers raise errors of any kind
             return _refused(text, error)
         room = self.context - decoding.max_tokens
@@ -125,14 +125,6 @@ class Sampler:
                 raise EngineDeadError() from error
             return _refused(text, error)
         return replace(text, candidates=[majority_vote(candidates)] if decoding.vote else candidates)
-
-    def _with_prompt(self, text: SampledText, decoding: Decoding) -> tuple[SampledText, list[int]]:
-        """Return the text with its plain prompt, and the tokens of the prompt for sampling, which may have examples."""
-        messages = self.chat.messages(text.text)
-        ids = sampled_ids = self.chat.ids(messages)
-        if decoding.examples:
-            sampled_ids = self.chat.ids(self.chat.messages(text.text, decoding.examples))
-        return replace(text, prompt=messages, prompt_ids=ids, sampled_prompt_ids=sampled_ids), sampled_ids
 
     async def _candidates(self, text: SampledText, ids: list[int], decoding: Decoding) -> list[Candidate]:
         from vllm.v1.engine.exceptions import EngineGenerateError
@@ -157,6 +149,15 @@ class Sampler:
             token_ids=list(output.token_ids),
             logprob=output.cumulative_logprob,
         )
+
+
+def with_prompt(chat: Chat, text: SampledText, decoding: Decoding) -> tuple[SampledText, list[int]]:
+    """Return the text with its plain prompt, and the tokens of the prompt for sampling, which may have examples."""
+    messages = chat.messages(text.text)
+    ids = sampled_ids = chat.ids(messages)
+    if decoding.examples:
+        sampled_ids = chat.ids(chat.messages(text.text, decoding.examples))
+    return replace(text, prompt=messages, prompt_ids=ids, sampled_prompt_ids=sampled_ids), sampled_ids
 
 
 def _refused(text: SampledText, error: Exception) -> SampledText:

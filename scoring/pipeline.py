@@ -13,6 +13,7 @@ from semtag.cluster.ray_session import Tally
 from semtag.cluster.shared_disk import check_shared
 from semtag.configs.schema import Config
 from semtag.generation.decoding import Decoding
+from semtag.generation.endpoint import Endpoint
 from semtag.generation.engine_guard import GuardedSampler, shared_crash_counts
 from semtag.generation.records import TEXT
 from semtag.generation.replay import Replay
@@ -104,9 +105,13 @@ def sampled_rows(
     """Build the sampling part of the pipeline: a lazy Ray dataset of unscored rows of schema SAMPLED."""
     rows = texts_to_answer(texts, config, [decoding.name for decoding in decodings], done)
     arguments: dict[str, Any] = {"config": config, "model": model, "tally": tally}
-    if any(decoding.replay for decoding in decodings):
+    [engine] = {decoding.engine for decoding in decodings}
+    if engine == "replay":
         return rows.map_batches(Replay, fn_constructor_kwargs=arguments, **_sampler_pool(config))
-    arguments |= {"decodings": decodings, "crash_counts": shared_crash_counts(), "last": last}
+    arguments["decodings"] = decodings
+    if engine == "openai":
+        return rows.map_batches(Endpoint, fn_constructor_kwargs=arguments, **_sampler_pool(config) | {"num_gpus": 0})
+    arguments |= {"crash_counts": shared_crash_counts(), "last": last}
     return rows.map_batches(actor or GuardedSampler, fn_constructor_kwargs=arguments, **_sampler_pool(config))
 
 

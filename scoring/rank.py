@@ -15,6 +15,7 @@ from semtag.cluster.progress import Progress
 from semtag.cluster.ray_session import ray_session
 from semtag.cluster.stage_process import stage_main
 from semtag.configs.errors import UserError
+from semtag.configs.fields import is_readable_by_others
 from semtag.configs.schema import Config, Pairs, Prompt
 from semtag.generation.decoding import Decoding, candidates, read_examples
 from semtag.generation.parse import parse, same_answer_key
@@ -60,7 +61,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
     """Sample, score and rank a round's texts into ranked/ and rejects/; return the counts."""
     model, step, layout = start_of(run, config, number), Step("rank", number), run.layout.round(number)
     decoding = candidates(config, first_round=number == 1)
-    tokenizer = check_model(model, config, served=not decoding.replay)
+    tokenizer = check_model(model, config, served=decoding.engine == "vllm")
     check_base(model, run.config(), number)
     _show_plan(config, model, decoding, tokenizer, progress)
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
@@ -101,12 +102,16 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
 def _show_plan(config: Config, model: str, decoding: Decoding, tokenizer: Any, progress: Progress) -> None:
     for warning in template_warnings(tokenizer):
         progress.say(f"warning: {warning}")
-    if decoding.replay:
+    if decoding.engine == "replay":
         progress.say(f"reading candidates from column '{config.sampling.candidates}'")
         return
     how = f", with {len(decoding.examples)} examples in the prompt" if decoding.examples else ", with the plain prompt"
     grammar = ", constrained by the grammar" if decoding.pattern else ""
-    progress.say(f"sampling {decoding.samples} candidates per text from {model}{how}{grammar}")
+    endpoint = config.sampling.endpoint if decoding.engine == "openai" else None
+    source = f"{config.sampling.served_model} at {endpoint}" if endpoint else model
+    progress.say(f"sampling {decoding.samples} candidates per text from {source}{how}{grammar}")
+    if endpoint and is_readable_by_others(endpoint):
+        progress.say(f"warning: {endpoint} is not encrypted: others on the network can read the texts and the key")
 
 
 def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path, config: Config) -> RankCounts:

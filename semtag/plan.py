@@ -44,7 +44,7 @@ def show_plan(run: RunDir, config: Config) -> None:
         "run": run.path,
         "texts": preview(config.data),
         "base": base_of(config),
-        "sampling": f"{config.sampling.samples} candidates a text",
+        "sampling": f"{config.sampling.samples} candidates a text{_server(config)}",
         "scoring": config.scoring.model,
     }
     for number in range(1, config.rounds.count + 1):
@@ -73,6 +73,11 @@ def slow_types(config: Config) -> list[str]:
     types = {"sampling.dtype": sampling.dtype if sampling.engine == "vllm" else None}
     types["training.dtype"] = config.training.dtype
     return [f"{key}=float32" for key, dtype in types.items() if dtype == "bfloat16"]
+
+
+def _server(config: Config) -> str:
+    sampling = config.sampling
+    return f" from {sampling.served_model} at {sampling.endpoint}" if sampling.engine == "openai" else ""
 
 
 def _training_plan(training: Training) -> str:

@@ -147,7 +147,7 @@ def _exactly_once(run: RunDir, config: Config, layout: RoundLayout, number: int)
 
 def _candidates(run: RunDir, config: Config, layout: RoundLayout, number: int) -> Problems:
     sampling = config.sampling
-    replay, samples = sampling.engine == "replay", sampling.samples
+    replay, own, samples = sampling.engine == "replay", sampling.engine == "vllm", sampling.samples
     spellings = run.counts(Step("rank", number))["broken_spellings"]
     examples = number == 1 and config.prompt.examples
     for text in map(ranked_text, read_rows(layout.ranked)):
@@ -165,7 +165,7 @@ def _candidates(run: RunDir, config: Config, layout: RoundLayout, number: int) -
         if candidates != rank_candidates(candidates):
             yield f"{where}: not in order of score: {[c.score for c in candidates]}"
         for candidate in candidates:
-            problem = _misread(candidate, config.prompt) or (None if replay else _miscounted(candidate))
+            problem = _misread(candidate, config.prompt) or (_miscounted(candidate) if own else None)
             if problem:
                 yield f"{where}, sample {candidate.sample}: {problem}"
 

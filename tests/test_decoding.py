@@ -83,8 +83,8 @@ def test_votes_are_sampled_and_answers_are_not() -> None:
 
 def test_candidates_are_read_and_no_tagger_is() -> None:
     config = config_of("sampling.engine=replay")
-    assert candidates(config, first_round=True).replay and not candidates(config_of(), first_round=True).replay
-    assert not greedy(config, "tuned").replay and not sampled(config, "tuned_vote").replay
+    assert [candidates(one, first_round=True).engine for one in (config, config_of())] == ["replay", "vllm"]
+    assert greedy(config, "tuned").engine == sampled(config, "tuned_vote").engine == "vllm"
 
 
 def test_the_system_message_says_how_many_tags() -> None:

@@ -1,0 +1,254 @@
+"""An engine by HTTP: a server with OpenAI's API draws the candidates, at the pace that it keeps up with."""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import BaseModel, Field
+
+from semtag.cluster.progress import Adds, Counts
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Config
+from semtag.generation.decoding import Decoding
+from semtag.generation.prompts import Chat, load_tokenizer
+from semtag.generation.reasons import RejectReason
+from semtag.generation.records import Candidate, SampledText, from_table, read_candidate, sampled_counts, to_table
+from semtag.generation.sampler import seed_of, with_prompt
+
+KEY = "OPENAI_API_KEY"  # the environment variable with the server's key, as OpenAI's own clients read it
+DOUBTED = 3  # failures of a request after which Semtag asks each time whether the server answers another one
+TRIES = 8  # failures with another request answered each time, which chance would hardly give
+PROBE = [{"role": "user", "content": "?"}]
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a failed request is sent again
+OF_THE_TEXT = (400, 413, 422)  # HTTP statuses that refuse what a request says
+BUSY = (429, 503)
+LATER = (408, 409, 425, 429)  # statuses of a refusal that may not last
+FIRST_WIDTH = 8  # requests in flight at the start
+SLOWER = 4.0  # times the shortest answer that one may take before more requests in flight would only queue
+
+
+class Pace:
+    """The number of requests in flight: one more a round trip while the server keeps up, half when it refuses.
+
+    This is additive increase and multiplicative decrease (Chiu and Jain 1989).
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.width = most, float(min(FIRST_WIDTH, most))
+        self._in_flight, self._changed = 0, asyncio.Condition()
+        self._narrowed = self._closed_until = 0.0
+        self._shortest = float("inf")
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[float]:
+        """Wait for a free slot, and for the end of a pause that the server asked for; give the time of the start."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._in_flight < int(self.width))
+            self._in_flight += 1
+        try:
+            while (pause := self._closed_until - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            yield time.monotonic()
+        finally:
+            async with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
+
+    def answered(self, began: float) -> None:
+        """Widen after an answer, unless answers take longer than a queue of requests explains."""
+        took = time.monotonic() - began
+        self._shortest = min(self._shortest, took)
+        if took <= SLOWER * self._shortest:
+            self.width = min(float(self.most), self.width + 1 / self.width)
+
+    def refused(self, began: float, pause: float) -> None:
+        """Narrow once for all requests that were in flight together, and send none for `pause` seconds."""
+        now = time.monotonic()
+        self._closed_until = max(self._closed_until, now + pause)
+        if began > self._narrowed:
+            self.width, self._narrowed = max(1.0, self.width / 2), now
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class Choice(BaseModel):
+    """A completion in a server's answer."""
+
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Answer(BaseModel):
+    choices: Annotated[list[Choice], Field(min_length=1)]
+
+
+class Endpoint:
+    """Ray Data actor class with the inputs and outputs of `Sampler`, around a server with OpenAI's API.
+
+    A request that fails is sent again, after a wait that doubles. A text that the server refuses, or fails at while it
+    answers others, comes back with its `reason`. Raises UserError where the user must act: for a wrong key or model,
+    for an account without money, and where the server answers nothing for sampling.hang_minutes. Candidates have
+    neither tokens nor log-probabilities, because those of another model are no reference. Training computes the
+    reference itself.
+    """
+
+    def __init__(self, config: Config, model: str, decodings: Sequence[Decoding], tally: Adds) -> None:
+        import openai
+
+        sampling = config.sampling
+        self.config, self.decodings = config, {decoding.name: decoding for decoding in decodings}
+        self.chat, self.tally = Chat(load_tokenizer(model, config.model), config.prompt), tally
+        self._key, self._patience = os.environ.get(KEY, ""), sampling.hang_minutes * 60
+        # Semtag itself sends requests again, because the client does not know of the other requests in flight.
+        self._client = openai.AsyncOpenAI(
+            base_url=sampling.endpoint, api_key=self._key or "none", max_retries=0, timeout=self._patience
+        )
+        self._pace = Pace(sampling.requests)
+        self._last_answer = time.monotonic()
+        self._one_by_one = False  # whether the server draws one candidate a request, whatever it is asked for
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        # A server is not to blame for the time between two batches.
+        self._last_answer = time.monotonic()
+        texts = await asyncio.gather(*(self._counted(text) for text in from_table(batch)))
+        self.tally.add(Counts(), at_once=True)
+        return to_table(texts)
+
+    async def _counted(self, text: SampledText) -> SampledText:
+        done = await self._sample(text)
+        self.tally.add(sampled_counts([done]))
+        return done
+
+    async def _sample(self, text: SampledText) -> SampledText:
+        decoding = self.decodings[text.decoding]
+        try:
+            text, _ = with_prompt(self.chat, text, decoding)
+            messages = self.chat.messages(text.text, decoding.examples)
+        except Exception as error:  # templates and tokenizers raise errors of any kind
+            return text.rejected(RejectReason.REFUSED_BY_TEMPLATE, f"{type(error).__name__}: {error}")
+        try:
+            choices = await self._choices(messages, decoding, seed_of(self.config.run.seed, text.text_id))
+        except RefusedError as error:
+            return text.rejected(RejectReason.REFUSED_BY_ENGINE, str(error))
+        return replace(text, candidates=[self._candidate(*numbered) for numbered in enumerate(choices)])
+
+    def _candidate(self, number: int, choice: Choice) -> Candidate:
+        return read_candidate(self.config.prompt, number, choice.message.content or "", choice.finish_reason)
+
+    async def _choices(self, messages: list[dict[str, str]], decoding: Decoding, seed: int) -> list[Choice]:
+        """Return `decoding.samples` choices: of one request, and of a request each where the server gives fewer.
+
+        vLLM gives sample i of a request the seed + i, so both ways draw the same candidates there.
+        """
+        found, many = list[Choice](), decoding.samples
+        if not self._one_by_one:
+            with contextlib.suppress(RefusedError):  # perhaps of `n` alone, as the single requests will show
+                found = (await self._ask(messages, decoding, seed, many))[:many]
+        rest = range(len(found), many)
+        single = await asyncio.gather(*(self._ask(messages, decoding, seed + place, 1) for place in rest))
+        self._one_by_one |= len(found) <= 1
+        return [*found, *(choices[0] for choices in single)]
+
+    async def _ask(self, messages: list[dict[str, str]], decoding: Decoding, seed: int, many: int) -> list[Choice]:
+        """Send a request until the server answers it, and return the choices. Raises RefusedError and UserError."""
+        import openai
+
+        failures = own = 0
+        while True:
+            async with self._pace.slot() as began:
+                try:
+                    found = await self._send(messages, decoding, seed, many)
+                except (openai.APIError, ValueError) as error:
+                    problem: Exception = error
+                else:
+                    self._pace.answered(began)
+                    return found
+            status = getattr(problem, "status_code", 0)
+            if status in OF_THE_TEXT:
+                raise RefusedError(self._said(problem))
+            self._stop_if_hopeless(problem, status)
+            wait = _wait(problem, failures)
+            if status in BUSY:
+                self._pace.refused(began, wait)
+            await asyncio.sleep(wait)
+            failures += 1
+            own += status not in BUSY and failures > DOUBTED and await self._answers_another()
+            if own == TRIES:
+                raise RefusedError(f"{failures} requests failed. The last failure: {self._said(problem)}")
+
+    async def _answers_another(self) -> bool:
+        """Check whether the server answers a harmless request, so that failures are a text's own."""
+        import openai
+
+        try:
+            return bool(await self._send(PROBE, Decoding("probe", max_tokens=1), seed=0, many=1))
+        except (openai.APIError, ValueError):
+            return False
+
+    async def _send(self, messages: list[dict[str, str]], decoding: Decoding, seed: int, many: int) -> list[Choice]:
+        """Send one request. Raises openai.APIError, and ValueError for an answer that cannot be read."""
+        more: dict[str, Any] = {"top_k": decoding.top_k} if decoding.top_k else {}
+        if decoding.pattern:
+            # vLLM's name for the grammar, and SGLang's.
+            more |= {"structured_outputs": {"regex": decoding.pattern}, "regex": decoding.pattern}
+        raw = await self._client.chat.completions.with_raw_response.create(
+            model=self.config.sampling.served_model or "",
+            messages=messages,  # type: ignore[arg-type]
+            n=many,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            seed=seed,
+            max_tokens=decoding.max_tokens,
+            extra_body=more,
+        )
+        choices = _Answer.model_validate_json(raw.content).choices
+        self._last_answer = time.monotonic()
+        return choices
+
+    def _stop_if_hopeless(self, problem: Exception, status: int) -> None:
+        """Raise UserError for a failure that the user must mend, or that has lasted for sampling.hang_minutes."""
+        endpoint = self.config.sampling.endpoint
+        if status in (401, 403):
+            raise UserError(
+                f"The server at {endpoint} refused the key (HTTP {status}).",
+                f"Set {KEY} in the environment of every node that samples. The same command resumes the run.",
+            )
+        if (400 <= status < 500 and status not in LATER) or "insufficient_quota" in self._said(problem):
+            raise UserError(
+                f"The server at {endpoint} refused the work (HTTP {status}): {self._said(problem)}",
+                "Check sampling.endpoint and sampling.served_model, or the account. The same command resumes the run.",
+            )
+        if time.monotonic() - self._last_answer > self._patience:
+            raise UserError(
+                f"The server at {endpoint} has answered nothing for {self._patience / 60:g} minutes "
+                f"(sampling.hang_minutes). Last it said: {self._said(problem)}",
+                "Look at the server. The same command resumes the run.",
+            )
+
+    def _said(self, problem: Exception) -> str:
+        """Return the beginning of an error's message on one line, without the key."""
+        body = getattr(problem, "body", None)
+        said = body if isinstance(body, str) else json.dumps(body) if body else str(problem)
+        return " ".join((said.replace(self._key, "***") if self._key else said).split())[:300]
+
+
+class RefusedError(Exception):
+    """The server refuses a request, or fails at it alone."""
+
+
+def _wait(problem: Exception, failures: int) -> float:
+    """Return the seconds to wait: what the server asks for, or a random half to whole of a wait that doubles."""
+    response = getattr(problem, "response", None)
+    asked = response.headers.get("retry-after", "") if response is not None else ""
+    with contextlib.suppress(ValueError):  # a date, which servers of models do not send
+        return min(LONGEST_WAIT, max(0.0, float(asked)))
+    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures, 10)) * random.uniform(0.5, 1)

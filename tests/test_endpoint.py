@@ -1,0 +1,310 @@
+"""Candidates from a server with OpenAI's API: a troubled one on loopback, and vLLM's own."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.configs.schema import Config
+from semtag.generation import endpoint as endpoints
+from semtag.generation.decoding import Decoding, candidates
+from semtag.generation.endpoint import KEY, Endpoint, Pace
+from semtag.generation.records import SampledText, from_table, to_table
+from semtag.generation.sampler import Sampler
+from semtag.store.parquet import read_rows
+from semtag.store.run_dir import RunDir
+from tests.conftest import ROOT, TINY, semtag, tiny_demo, tiny_model
+
+SECRET = "sk-a-key-that-nobody-may-see"
+SAMPLES = 3
+
+
+class Server(ThreadingHTTPServer):
+    """A server that answers `[word][seed]` for a text's last word, after one trouble of a list for each request."""
+
+    daemon_threads = True
+
+    def __init__(self, troubles: list[str], most: int) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.troubles, self.most = itertools.cycle(troubles), most
+        self.met: Counter[str] = Counter()
+        self.asked: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Answers(BaseHTTPRequestHandler):
+    """What the server does with a request: answer, or the trouble whose turn it is."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        """Answer a chat completion."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = asked["messages"][-1]["content"]
+        self.server.asked.append(asked)
+        self.server.keys.add(self.headers["Authorization"])
+        trouble = "poison" if "poison" in text else "refused" if "forbidden" in text else next(self.server.troubles)
+        self.server.met[trouble] += 1
+        choices = [
+            {"index": i, "message": {"content": f"[{text.split()[-1]}][{asked['seed'] + i}]"}, "finish_reason": "stop"}
+            for i in range(min(asked["n"], self.server.most))
+        ]
+        whole = json.dumps({"choices": choices}).encode()
+        status, body = {
+            "429": (429, b"slow down"),
+            "500": (500, b"{}"),
+            "poison": (500, b"out of memory"),
+            "refused": (400, b'{"error": {"message": "not that word"}}'),
+            "many": (400 if asked["n"] > 1 else 200, whole),
+            "no money": (429, b'{"error": {"code": "insufficient_quota"}}'),
+            "key": (401, f'{{"error": "wrong key {SECRET}"}}'.encode()),
+            "echo": (404, f'{{"error": "no model for {SECRET}"}}'.encode()),
+            "no choices": (200, b'{"choices": []}'),
+            "null": (200, b'{"choices": [null]}'),
+            "page": (200, b"<html>\xff down</html>"),
+        }.get(trouble, (200, whole))
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html" if trouble == "type" else "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if trouble == "429":
+            self.send_header("Retry-After", "0.02")
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if trouble == "cut" else body)
+        self.close_connection = trouble == "cut"
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+@contextlib.contextmanager
+def serving(*troubles: str, most: int = SAMPLES) -> Iterator[Server]:
+    with Server([*troubles] or ["none"], most) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "FIRST_WAIT", 0.001)
+    monkeypatch.setenv(KEY, SECRET)
+
+
+class NoTally:
+    """A tally that ignores counts."""
+
+    def add(self, by: Any, at_once: bool = False) -> None:
+        """Ignore them."""
+
+
+def config_of(url: str, *overrides: str) -> Config:
+    asked = ["sampling.engine=openai", f"sampling.endpoint={url}", "sampling.served_model=some/model"]
+    return load_config(ROOT / "configs" / "demo.yaml", [*TINY, f"sampling.samples={SAMPLES}", *asked, *overrides])
+
+
+def texts(*more: str, number: int = 16) -> list[SampledText]:
+    words = [f"All about subject{place}" for place in range(number)]
+    return [SampledText(place, text, None, "{}", "candidates") for place, text in enumerate([*words, *more])]
+
+
+def sampled_by(url: str, rows: list[SampledText], *overrides: str, at_once: bool = True) -> list[SampledText]:
+    """The rows with what an actor gives them, in two batches: at once, or one after the other."""
+    config = config_of(url, *overrides)
+
+    async def ask() -> list[SampledText]:
+        engine = Endpoint(config, tiny_model(), [candidates(config, first_round=True)], NoTally())
+        half = len(rows) // 2
+        first, second = engine(to_table(rows[:half])), engine(to_table(rows[half:]))
+        done = await asyncio.gather(first, second) if at_once else [await first, await second]
+        return [row for table in done for row in from_table(table)]
+
+    return asyncio.run(ask())
+
+
+TROUBLES = ["429", "500", "cut", "none", "type", "no choices", "null", "page"]
+
+
+@pytest.mark.parametrize("most", [SAMPLES, 2, 1])
+def test_a_troubled_server_costs_nothing_but_time(most: int) -> None:
+    with serving() as calm:
+        expected = sampled_by(calm.url, texts())
+    with serving(*TROUBLES, most=most) as server:
+        found = sampled_by(server.url, texts())
+        assert server.met.keys() == {*TROUBLES}
+        assert server.keys == {f"Bearer {SECRET}"}
+    assert found == expected
+    assert [row.text_id for row in found] == [*range(16)] and {row.reason for row in found} == {None}
+    for row in found:
+        assert [one.sample for one in row.candidates] == [*range(SAMPLES)]
+        subject, seeds = {one.tags[0] for one in row.candidates}, [int(one.tags[1]) for one in row.candidates]
+        assert subject == {f"subject{row.text_id}"} and seeds == [*range(seeds[0], seeds[0] + SAMPLES)]
+        assert {(one.format, one.finish_reason, one.token_ids, one.logprob) for one in row.candidates} == {
+            ("valid", "stop", None, None)
+        }
+
+
+def test_a_server_that_refuses_many_samples_is_asked_for_each() -> None:
+    with serving("many") as server:
+        found = sampled_by(server.url, texts(number=10), at_once=False)
+    assert Counter(asked["n"] for asked in server.asked) == {SAMPLES: 5, 1: 10 * SAMPLES}  # of the first batch alone
+    assert all(len(row.candidates) == SAMPLES for row in found)
+
+
+def test_a_text_that_the_server_refuses_or_fails_at_costs_no_other() -> None:
+    with serving("none", "500") as server:
+        found = sampled_by(server.url, texts("all about poison", "a forbidden word"))
+    reasons = {row.text: (row.reason, row.detail) for row in found if row.reason}
+    assert reasons.keys() == {"all about poison", "a forbidden word"}
+    assert {reason for reason, _ in reasons.values()} == {"refused_by_engine"}
+    assert "requests failed" in str(reasons["all about poison"][1])
+    assert "not that word" in str(reasons["a forbidden word"][1])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said", "cure"),
+    [
+        ("key", "refused the key (HTTP 401)", f"Set {KEY}"),
+        ("echo", "no model for ***", "Check sampling.endpoint and sampling.served_model"),
+        ("no money", "insufficient_quota", "The same command resumes the run"),
+        ("page", "has answered nothing for 0.01 minutes", "The same command resumes the run"),
+        ("429", "has answered nothing for 0.01 minutes", "The same command resumes the run"),
+    ],
+)
+def test_what_the_user_must_mend_ends_the_work_in_words(trouble: str, said: str, cure: str) -> None:
+    with serving(trouble) as server, pytest.raises(UserError) as caught:
+        sampled_by(server.url, texts(), "sampling.hang_minutes=0.01")
+    assert said in str(caught.value) and cure in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1 has answered nothing"):
+        sampled_by("http://127.0.0.1:9/v1", texts(), "sampling.hang_minutes=0.01")
+
+
+def test_the_request_says_how_to_sample() -> None:
+    with serving() as server:
+        sampled_by(server.url, texts(number=1), "sampling.constrained=true", "sampling.top_k=20", "sampling.top_p=0.9")
+        [asked] = server.asked
+    assert (asked["model"], asked["n"], asked["top_p"], asked["top_k"]) == ("some/model", SAMPLES, 0.9, 20)
+    assert asked["structured_outputs"] == {"regex": asked["regex"]}
+    roles = [message["role"] for message in asked["messages"]]
+    assert roles[-5:] == ["user", "assistant", "user", "assistant", "user"]  # round 1 shows the two examples
+
+
+def test_requests_in_flight_follow_the_server() -> None:
+    """By hand: 8, widened by 1/8 and by 8/65, halved once for two refusals of one time, then again by a later one."""
+    pace = Pace(64)
+    began = time.monotonic()
+    pace.answered(began)
+    pace.answered(began)
+    assert pace.width == pytest.approx(8 + 1 / 8 + 8 / 65)
+    pace.refused(began, 0)
+    width = pace.width
+    pace.refused(began, 0)
+    assert pace.width == width == pytest.approx((8 + 1 / 8 + 8 / 65) / 2)
+    pace.refused(time.monotonic(), 0)
+    assert pace.width == width / 2
+    slow = Pace(64)
+    slow.answered(time.monotonic() - 0.01)
+    slow.answered(time.monotonic() - 60)
+    assert slow.width == pytest.approx(8 + 1 / 8)  # the second answer took too long to ask for more
+    narrow = Pace(2)
+    narrow.answered(time.monotonic())
+    assert narrow.width == 2
+
+
+@pytest.mark.parametrize("url", ["ftp://host/v1", "http://user:secret@host/v1", "host:8000"])
+def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="is not the URL of a server"):
+        config_of(url)
+    with pytest.raises(UserError, match=r"needs sampling\.endpoint"):
+        load_config(ROOT / "configs" / "demo.yaml", [*TINY, "sampling.engine=openai"])
+
+
+@pytest.mark.cluster
+def test_a_run_by_a_server_is_ranked_trained_on_and_verified(tmp_path: Path) -> None:
+    """A key that stands in the environment is in none of the run's files, and in nothing that was printed."""
+    with serving("429", "none", "500", "none") as server:
+        asked = ["sampling.engine=openai", f"sampling.endpoint={server.url}", "sampling.served_model=some/model"]
+        arguments = tiny_demo(tmp_path, *asked, "rounds.count=1", "training.max_steps=2")
+        said = []
+        for stage in ("rank", "pairs", "train"):
+            done = semtag(stage, *arguments)
+            said.append(done.stdout + done.stderr)
+            assert done.returncode == 0, said[-1]
+        assert f"from some/model at {server.url}" in said[0]
+        assert server.keys == {f"Bearer {SECRET}"}
+    run = RunDir(tmp_path / "demo")
+    assert semtag("verify", str(run.path)).returncode == 0
+    assert {len(row["candidates"]) for row in read_rows(run.layout.round(1).ranked)} == {SAMPLES}
+    files = [file for file in run.local_dir.rglob("*") if file.is_file()]
+    assert files and not [str(file) for file in files if SECRET.encode() in file.read_bytes()]
+    assert SECRET not in "".join(said)
+
+
+@pytest.mark.cluster
+def test_vllm_s_own_server_draws_what_the_engine_draws(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny_model()]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "some/model"]
+    command += ["--dtype", "float32", "--max-model-len", "512"]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
+        while not is_up(url):
+            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            time.sleep(1)
+        found = sampled_by(f"{url}/v1", texts(number=6), "sampling.constrained=true")
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+    config = load_config(
+        ROOT / "configs" / "demo.yaml", [*TINY, f"sampling.samples={SAMPLES}", "sampling.constrained=true"]
+    )
+    expected = asyncio.run(engine_s(config, candidates(config, first_round=True)))
+    assert said_by(found) == said_by(expected)
+    assert {one.format for row in found for one in row.candidates} == {"valid"}
+
+
+def is_up(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+async def engine_s(config: Config, decoding: Decoding) -> list[SampledText]:
+    """The same texts by the engine in this process."""
+    sampler = Sampler(config, tiny_model(), [decoding], NoTally())
+    try:
+        return await sampler.sample(texts(number=6))
+    finally:
+        sampler.engine.shutdown()
+
+
+def said_by(rows: list[SampledText]) -> list[list[tuple[str, str | None]]]:
+    return [[(one.completion, one.finish_reason) for one in row.candidates] for row in rows]
