@@ -8,7 +8,21 @@ import sys
 from collections.abc import Sequence
 
 from semtag.cluster.stage_process import name_error, print_anywhere
-from semtag.commands import audit_scorer, evaluate, judge, pairs, push, rank, report, run, submit, tag, train, verify
+from semtag.commands import (
+    audit_scorer,
+    evaluate,
+    judge,
+    pairs,
+    preview,
+    push,
+    rank,
+    report,
+    run,
+    submit,
+    tag,
+    train,
+    verify,
+)
 from semtag.configs.errors import UserError
 
 EPILOG = """\
@@ -16,6 +30,7 @@ examples:
   semtag run configs/demo.yaml                          the whole job on this machine, 22 minutes
   semtag run configs/demo.yaml data.path=my.jsonl run.name=mine
   semtag run configs/zephyr_squad.yaml --dry-run        what a run would do
+  semtag preview configs/demo.yaml data.path=my.jsonl   ten texts with candidates, scores and pairs
   semtag submit configs/cluster_millions.yaml           the whole job on a Ray cluster
   semtag verify runs/demo                               check that no text was lost
   semtag tag runs/demo --data news.jsonl --out tagged.jsonl data.column=body
@@ -32,6 +47,7 @@ COMMANDS = {
     "pairs": pairs,
     "train": train,
     "evaluate": evaluate,
+    "preview": preview,
     "submit": submit,
     "verify": verify,
     "audit-scorer": audit_scorer,
