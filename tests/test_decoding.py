@@ -63,7 +63,7 @@ def test_only_the_first_round_is_shown_examples() -> None:
     config = config_of("sampling.top_k=7", "sampling.top_p=0.9")
     first, later = candidates(config, first_round=True), candidates(config, first_round=False)
     assert first.examples == SHOWN and later == replace(first, examples=())
-    assert (first.samples, first.temperature, first.top_p, first.top_k, first.max_tokens) == (8, 0.8, 0.9, 7, 40)
+    assert (first.samples, first.temperature, first.top_p, first.top_k, first.max_tokens) == (8, 0.5, 0.9, 7, 40)
     assert first.pattern is None and not first.vote
 
 
@@ -77,7 +77,7 @@ def test_candidates_keep_to_the_grammar_where_the_config_says_so() -> None:
 
 def test_votes_are_sampled_and_answers_are_not() -> None:
     voting = sampled(config_of(), "votes", samples=5, vote=True)
-    assert (voting.samples, voting.temperature, voting.vote) == (5, 0.8, True)
+    assert (voting.samples, voting.temperature, voting.vote) == (5, 0.5, True)
     assert greedy(config_of(), "x").samples == 1 and greedy(config_of(), "x").temperature == 0
 
 

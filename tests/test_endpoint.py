@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from semtag.generation import endpoint as endpoints
 from semtag.generation.decoding import Decoding, candidates
 from semtag.generation.endpoint import KEY, Endpoint, Pace
 from semtag.generation.records import SampledText, from_table, to_table
-from semtag.generation.sampler import Sampler
+from semtag.generation.sampler import Sampler, engine_environment
 from semtag.store.parquet import read_rows
 from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT, TINY, semtag, tiny_demo, tiny_model
@@ -270,8 +271,11 @@ def test_vllm_s_own_server_draws_what_the_engine_draws(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny_model()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "some/model"]
     command += ["--dtype", "float32", "--max-model-len", "512"]
+    config = load_config(
+        ROOT / "configs" / "demo.yaml", [*TINY, f"sampling.samples={SAMPLES}", "sampling.constrained=true"]
+    )
     with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=os.environ | engine_environment(config), stdout=log, stderr=log)
     try:
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
         while not is_up(url):
@@ -281,9 +285,6 @@ def test_vllm_s_own_server_draws_what_the_engine_draws(tmp_path: Path) -> None:
     finally:
         server.terminate()
         server.wait(timeout=60)
-    config = load_config(
-        ROOT / "configs" / "demo.yaml", [*TINY, f"sampling.samples={SAMPLES}", "sampling.constrained=true"]
-    )
     expected = asyncio.run(engine_s(config, candidates(config, first_round=True)))
     assert said_by(found) == said_by(expected)
     assert {one.format for row in found for one in row.candidates} == {"valid"}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from semtag.cluster.progress import Progress
 from semtag.configs.load import load_config
-from semtag.configs.schema import Pairs, Prompt
+from semtag.configs.schema import Example, Pairs, Prompt
 from semtag.generation.records import SAMPLED, read_candidate
 from semtag.scoring.finished import TextIds, among, finish
 from semtag.scoring.pipeline import rows_per_file
@@ -255,8 +255,9 @@ def test_copies_of_the_examples_tags_are_counted_where_the_text_does_not_spell_t
         answers(1, "Roads of the inca empire.", "[Inca Empire][road]", "[inca  empire]"),  # the text's own
         answers(2, "A shrimp strikes.", "[Inca  empire][shrimp]", "[quipu][INCA EMPIRE]", "[shrimp]", "Inca Empire"),
     ]
+    prompt = Prompt(examples=[Example(text="Knots keep records.", answer="[Inca Empire][quipu]")])
     counts = RankCounts()
-    _look_at(pa.Table.from_pylist(rows, RANKED), counts, _tags_shown(load_config(DEMO).prompt), Pairs())
+    _look_at(pa.Table.from_pylist(rows, RANKED), counts, _tags_shown(prompt), Pairs())
     assert (counts.looked_at, counts.copied) == (5, {"Inca Empire": 2, "quipu": 1})
 
 
