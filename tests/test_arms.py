@@ -61,7 +61,7 @@ def test_every_arm_says_how_its_model_is_asked() -> None:
     fenced = {name for name, one in asked.items() if one.pattern}
     assert fenced == {"base", "base_grammar", "base_best", "base_vote", "tuned_constrained"}
     sampled = {name: (one.samples, one.temperature, one.vote) for name, one in asked.items() if one.temperature}
-    assert sampled == {"base_best": (8, 0.8, False), "base_vote": (5, 0.8, True), "tuned_vote": (5, 0.8, True)}
+    assert sampled == {"base_best": (8, 0.5, False), "base_vote": (5, 0.5, True), "tuned_vote": (5, 0.5, True)}
     assert asked["tuned"] == replace(asked["base_plain"], name="tuned") == replace(asked["round_3"], name="tuned")
     assert (arms["base_best"].cost, arms["tuned"].cost, arms["yake"].cost) == (8, 1, 0)
 

@@ -102,7 +102,7 @@ def test_a_round_has_its_own_values_and_else_those_of_the_sections(tmp_path: Pat
     first, second, third = (config.of_round(number) for number in (1, 2, 3))
     assert (first.training.loss, first.training.beta, first.sampling.temperature) == ("sigmoid", 0.1, 0.5)
     assert (first.training.lora.rank, first.training.lora.alpha) == (4, 16)  # the other key of the section stays
-    assert (second.training.loss, second.training.beta, second.sampling.temperature) == ("ipo", 2, 0.8)
+    assert (second.training.loss, second.training.beta, second.sampling.temperature) == ("ipo", 2, 0.5)
     assert third == second
     assert config_of(tmp_path, "rounds.each=[]").of_round(3) == config_of(tmp_path, "rounds.each=[]")
     (tmp_path / "config.yaml").write_text(dump_config(config))
