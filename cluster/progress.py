@@ -40,6 +40,13 @@ class Adds(Protocol):
         """Add counts: `at_once`, or later together with other counts."""
 
 
+class NoTally:
+    """A receiver of counts that ignores them, where no progress is shown."""
+
+    def add(self, by: Counts, at_once: bool = False) -> None:
+        """Ignore the counts."""
+
+
 class Progress(AbstractContextManager["Progress"]):
     """The progress display of one stage: count, rate and time left.
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from semtag.cluster.progress import Counts
+from semtag.cluster.progress import NoTally
 from semtag.cluster.text_table import text_table
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
@@ -39,11 +39,6 @@ class Preview:
 
     texts: list[PreviewedText]
     rejects: list[Reject]
-
-
-class _NoTally:
-    def add(self, by: Counts, at_once: bool = False) -> None:
-        """Count nothing."""
 
 
 def preview(config: Config, count: int, say: Callable[[str], None]) -> Preview:
@@ -95,14 +90,14 @@ def _first_texts(config: Config, count: int, say: Callable[[str], None]) -> tupl
 
 async def _sampled(rows: list[SampledText], config: Config, model: str, decoding: Decoding) -> list[SampledText]:
     if decoding.engine == "vllm":
-        sampler = Sampler(config, model, [decoding], _NoTally())
+        sampler = Sampler(config, model, [decoding], NoTally())
         try:
             return await sampler.sample(rows)
         finally:
             sampler.engine.shutdown()
     if decoding.engine == "replay":
-        return from_table(await Replay(config, model, _NoTally())(to_table(rows)))
-    return from_table(await Endpoint(config, model, [decoding], _NoTally())(to_table(rows)))
+        return from_table(await Replay(config, model, NoTally())(to_table(rows)))
+    return from_table(await Endpoint(config, model, [decoding], NoTally())(to_table(rows)))
 
 
 def _preferences(text: SampledText, config: Config) -> Preferences:

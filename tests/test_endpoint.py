@@ -2,17 +2,16 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from semtag.cluster.progress import NoTally
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
 from semtag.configs.schema import Config
@@ -25,19 +24,13 @@ from semtag.store.parquet import read_rows
 from semtag.store.run_dir import RunDir
 from tests.chat_server import SAMPLES, SECRET, serving
 from tests.conftest import ROOT, TINY, semtag, tiny_demo, tiny_model
+from tests.test_submit import free_ports
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "FIRST_WAIT", 0.001)
     monkeypatch.setenv(KEY, SECRET)
-
-
-class NoTally:
-    """A tally that ignores counts."""
-
-    def add(self, by: Any, at_once: bool = False) -> None:
-        """Ignore them."""
 
 
 def config_of(url: str, *overrides: str) -> Config:
@@ -188,10 +181,9 @@ def test_a_run_by_a_server_is_ranked_trained_on_and_verified(tmp_path: Path) -> 
 
 @pytest.mark.cluster
 def test_vllm_s_own_server_draws_what_the_engine_draws(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny_model()]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "some/model"]
+    command += ["--host", "127.0.0.1", "--port", port, "--served-model-name", "some/model"]
     command += ["--dtype", "float32", "--max-model-len", "512"]
     config = load_config(
         ROOT / "configs" / "demo.yaml", [*TINY, f"sampling.samples={SAMPLES}", "sampling.constrained=true"]
@@ -229,5 +221,5 @@ async def engine_s(config: Config, decoding: Decoding) -> list[SampledText]:
         sampler.engine.shutdown()
 
 
-def said_by(rows: list[SampledText]) -> list[list[tuple[str, str | None]]]:
-    return [[(one.completion, one.finish_reason) for one in row.candidates] for row in rows]
+def said_by(rows: list[SampledText]) -> list[tuple[int, str, str | None]]:
+    return [(row.text_id, one.completion, one.finish_reason) for row in rows for one in row.candidates]
