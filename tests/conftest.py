@@ -21,7 +21,7 @@ from benchmarks.small_models import SMALL, build_tokenizer, save_random_llama, s
 from semtag.cluster.ray_session import LOOPBACK
 from semtag.configs.evaluation import Arm
 from semtag.configs.load import load_config
-from semtag.configs.schema import SYSTEM
+from semtag.configs.schema import SYSTEM, Config
 from semtag.generation.prompts import build_messages
 from semtag.store.run_dir import RunDir
 
@@ -211,36 +211,42 @@ def lists() -> Any:
     return Dataset.from_list([row(place, text) for place, text in enumerate(TEXTS[::4])])
 
 
-@pytest.fixture
-def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
-    """Trains on `pairs` in the run `demo` below `tmp_path`; takes overrides, returns the counts and what was said."""
-    from semtag.cluster.progress import Progress
+def with_pairs(root: Path, model_path: str, pairs: Any, *overrides: str) -> tuple[RunDir, Config]:
+    """The run `demo` below `root`, with pairs to train on."""
     from semtag.scoring.records import PAIR
-    from semtag.store.layout import Step
     from semtag.store.parquet import RowWriter
+
+    settings = [f"run.root={root}", f"model.base={model_path}", "training.batch_size=8", "training.report_to=[]"]
+    settings += ["training.max_steps=null", "training.dtype=float32", "rounds.count=1", "rounds.each=[]"]
+    config = load_config(ROOT / "configs" / "demo.yaml", [*settings, *overrides])
+    run = RunDir.of(config)
+    run.create()
+    run.start(config)
+    place = run.layout.round(1).pairs
+    if not place.exists():
+        with run.replace_folder(place) as folder, RowWriter(folder / "part.parquet", PAIR) as out:
+            for pair in pairs:
+                out.write(dict.fromkeys(PAIR.names) | {"chosen_sample": 0, "rejected_sample": 1} | pair)
+    return run, config
+
+
+def worker_in(root: Path, model_path: str, pairs: Any) -> Any:
+    """Trains on `pairs` in the run `demo` below `root`; takes overrides, returns the counts and what was said."""
+    from semtag.cluster.progress import Progress
+    from semtag.store.layout import Step
     from semtag.training.train import train
 
     def start(*overrides: str) -> tuple[dict[str, Any], str]:
-        settings = [
-            f"run.root={tmp_path}",
-            f"model.base={model_path}",
-            "training.batch_size=8",
-            "training.report_to=[]",
-        ]
-        settings += ["training.max_steps=null", "training.dtype=float32", "rounds.count=1", "rounds.each=[]"]
-        config = load_config(ROOT / "configs" / "demo.yaml", [*settings, *overrides])
-        run, told = RunDir.of(config), io.StringIO()
-        run.create()
-        run.start(config)
-        if not run.layout.round(1).pairs.exists():
-            with (
-                run.replace_folder(run.layout.round(1).pairs) as folder,
-                RowWriter(folder / "part.parquet", PAIR) as out,
-            ):
-                for pair in pairs:
-                    out.write(dict.fromkeys(PAIR.names) | {"chosen_sample": 0, "rejected_sample": 1} | pair)
+        run, config = with_pairs(root, model_path, pairs, *overrides)
+        told = io.StringIO()
         with Progress("train", "steps", told) as progress:
             run.begin(Step("train", 1), config)
             return train(run, config, progress, 1), told.getvalue()
 
     return start
+
+
+@pytest.fixture
+def work(model_path: str, pairs: Any, tmp_path: Path) -> Any:
+    """Trains in the run `demo` below `tmp_path`, see `worker_in`."""
+    return worker_in(tmp_path, model_path, pairs)

@@ -57,6 +57,8 @@ def arguments(server: Store, tmp_path_factory: pytest.TempPathFactory) -> list[s
         "sampling.batch_size=5",
         "prompt.examples=[]",
         "rounds.count=1",
+        "pairs.strategy=margin_bins",
+        "pairs.margin_bin=0.05",
     ]
 
 
@@ -87,12 +89,19 @@ def some_are_done(name: str) -> bool:
 
 
 @pytest.mark.cluster
-def test_a_run_with_its_data_and_models_in_a_store_is_whole_there(arguments: list[str]) -> None:
-    """Kills of such a run are in test_killed_ranking.py."""
-    name = "whole"
-    done = semtag("rank", *arguments, f"run.name={name}")
-    assert done.returncode == 0, done.stdout
-    assert semtag("pairs", *arguments, f"run.name={name}").returncode == 0
+def test_a_run_in_a_store_that_dies_resumes_and_is_whole_there(arguments: list[str], server: Store) -> None:
+    """The outage is named, and what is in the store at the end is all there is. test_killed_ranking.py has kills."""
+    name = "outage"
+    job = start("rank", *arguments, f"run.name={name}")
+    wait_for(lambda: some_are_done(name))
+    server.stop()
+    said, _ = job.communicate(timeout=400)
+    server.start()
+    assert job.returncode == 2, said
+    assert f"The object store {os.environ['AWS_ENDPOINT_URL']}, which holds s3://runs/all/{name}, failed" in said
+    for stage in ("rank", "pairs"):
+        done = semtag(stage, *arguments, f"run.name={name}")
+        assert done.returncode == 0, done.stdout
     found = semtag("verify", f"s3://runs/all/{name}")
     assert found.returncode == 0, found.stdout
     run = stored(name)
@@ -104,21 +113,6 @@ def test_a_run_with_its_data_and_models_in_a_store_is_whole_there(arguments: lis
     everything = [file for file in run.path.rglob("*") if file.is_file()]
     assert not [str(file) for file in everything if ".unfinished" in str(file) or ".partial" in str(file)]
     assert not [str(file) for file in everything if b"test-secret" in file.read_bytes()]
-
-
-@pytest.mark.cluster
-def test_a_store_that_dies_is_named_and_the_run_goes_on_when_it_is_back(arguments: list[str], server: Store) -> None:
-    name = "outage"
-    job = start("rank", *arguments, f"run.name={name}")
-    wait_for(lambda: some_are_done(name))
-    server.stop()
-    said, _ = job.communicate(timeout=400)
-    server.start()
-    assert job.returncode == 2, said
-    assert f"The object store {os.environ['AWS_ENDPOINT_URL']}, which holds s3://runs/all/{name}, failed" in said
-    done = semtag("rank", *arguments, f"run.name={name}")
-    assert done.returncode == 0, done.stdout
-    assert semtag("verify", f"s3://runs/all/{name}").returncode == 0
 
 
 def test_a_store_that_is_not_there_is_named_before_anything_starts(

@@ -22,7 +22,7 @@ from semtag.store.layout import RoundLayout
 from semtag.store.run_dir import RunDir
 from semtag.training import worker
 from semtag.training.worker_messages import MessageReader, MessageWriter
-from tests.conftest import ROOT
+from tests.conftest import ROOT, worker_in
 
 STEPS = 12
 # Each process takes the mean over its own half of a batch, so halves must weigh alike: no likelihood term, which goes
@@ -39,13 +39,12 @@ def curve(root: Path, entry: str = "loss") -> list[float]:
     return [step[entry] for step in json.loads((layout_of(root).adapter / "curve.json").read_text())]
 
 
-@pytest.fixture
-def alone(work: Any, tmp_path: Path) -> tuple[list[float], list[float]]:
-    """Losses and accuracies of one process; the run is gone afterwards."""
-    work(*SHORT)
-    found = curve(tmp_path), curve(tmp_path, "accuracy")
-    (tmp_path / "demo").rename(tmp_path / "alone")
-    return found
+@pytest.fixture(scope="module")
+def alone(model_path: str, pairs: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], list[float]]:
+    """Losses and accuracies of one process."""
+    root = tmp_path_factory.mktemp("alone")
+    worker_in(root, model_path, pairs)(*SHORT)
+    return curve(root), curve(root, "accuracy")
 
 
 def check_same(found: list[float], expected: list[float]) -> None:
@@ -54,9 +53,9 @@ def check_same(found: list[float], expected: list[float]) -> None:
     assert found == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("launcher", ["accelerate", pytest.param("ray", marks=pytest.mark.cluster)])
-def test_two_processes_learn_as_one(launcher: str, alone: Any, work: Any, tmp_path: Path) -> None:
-    counts, said = work(*SHORT, *TWO, f"training.launcher={launcher}")
+def test_two_processes_learn_as_one(alone: Any, work: Any, tmp_path: Path) -> None:
+    """Processes on Ray that share nothing are in the test of a worker that dies."""
+    counts, said = work(*SHORT, *TWO, "training.launcher=accelerate")
     check_same(curve(tmp_path), alone[0])
     assert curve(tmp_path, "accuracy")[2:] == pytest.approx(alone[1][2:], abs=1e-6)  # at first there is only noise
     assert counts["steps"] == STEPS
@@ -66,10 +65,9 @@ def test_two_processes_learn_as_one(launcher: str, alone: Any, work: Any, tmp_pa
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("parallel", ["zero2", "zero3"])
-def test_processes_on_ray_that_share_state_learn_as_one(parallel: str, alone: Any, work: Any, tmp_path: Path) -> None:
-    """The launcher accelerate shares state in test_matrix.py."""
-    work(*SHORT, *TWO, "training.launcher=ray", f"training.parallel={parallel}")
+def test_processes_on_ray_that_share_weights_learn_as_one(alone: Any, work: Any, tmp_path: Path) -> None:
+    """The launcher accelerate shares state of all kinds in test_matrix.py."""
+    work(*SHORT, *TWO, "training.launcher=ray", "training.parallel=zero3")
     check_same(curve(tmp_path), alone[0])
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +19,8 @@ from semtag.generation.readers import Row
 from semtag.generation.records import SAMPLED, SampledText, from_table, to_table
 from semtag.generation.replay import Replay, ReplayedCandidate, known_ids, read_candidates
 from semtag.generation.texts import TextCleaner
-from semtag.store.parquet import read_rows
-from semtag.store.run_dir import RunDir, check_rejected
-from tests.conftest import ROOT, TINY, semtag, tiny_demo, tiny_model
+from semtag.store.run_dir import check_rejected
+from tests.conftest import ROOT, TINY, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -130,28 +128,3 @@ def test_a_template_that_refuses_a_text_costs_no_other(tmp_path: Path) -> None:
     first, second = from_table(asyncio.run(replay(to_table(texts))))
     assert (first.reason, first.candidates[0].answer) == (None, GOOD)
     assert (second.reason, second.candidates) == ("refused_by_template", [])
-
-
-@pytest.mark.cluster
-def test_an_older_run_is_ranked_anew_without_an_engine(finished_run: Path, tmp_path: Path) -> None:
-    replay = [
-        f"data.path={RunDir(finished_run).layout.round(1).ranked}",
-        "data.format=parquet",
-        "data.held_out=0",
-        "rounds.count=1",
-        "rounds.validation=0",
-        "sampling.engine=replay",
-        "sampling.candidates=candidates",
-    ]
-    done = semtag("rank", *tiny_demo(tmp_path, *replay))
-    assert done.returncode == 0, done.stdout + done.stderr
-    layout = RunDir(tmp_path / "demo").layout.round(1)
-    old = {row["text_id"]: row["candidates"] for row in read_rows(RunDir(finished_run).layout.round(1).ranked)}
-    new = {row["text_id"]: row["candidates"] for row in read_rows(layout.ranked)}
-    assert new == old
-    done = semtag("pairs", *tiny_demo(tmp_path, *replay, "pairs.strategy=margin_bins", "pairs.margin_bin=0.05"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    margins = [row["margin"] for row in read_rows(layout.pairs) if row["kind"] == "similarity"]
-    bins = Counter(int(margin / 0.05) for margin in margins)
-    assert len(bins) > 1 and bins.total() <= max(len(new), len(bins))
-    assert semtag("verify", str(tmp_path / "demo")).returncode == 0

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -119,17 +120,19 @@ def test_ray_s_own_command_does_the_demo_s_ranking(head: Head, finished_run: Pat
     assert submitted.returncode == 0, said
     assert "succeeded" in said
     assert listened and listened <= LOCAL
-    mine, theirs = (
-        {row["text_id"]: [candidate["completion"] for candidate in row["candidates"]] for row in read_rows(run)}
-        for run in (RunDir(folder).layout.round(1).ranked for folder in (tmp_path / "demo", finished_run))
-    )
-    assert mine.keys() == theirs.keys()
+    assert ranked(tmp_path / "demo").keys() == ranked(finished_run).keys()
     assert semtag("verify", str(tmp_path / "demo")).returncode == 0
+
+
+def ranked(run: Path) -> dict[int, Any]:
+    """The candidates of round 1, by text."""
+    return {row["text_id"]: row["candidates"] for row in read_rows(RunDir(run).layout.round(1).ranked)}
 
 
 def replay(finished_run: Path, root: Path) -> list[str]:
     """Arguments that rank a finished run anew without an engine."""
     data = [f"data.path={RunDir(finished_run).layout.round(1).ranked}", "data.format=parquet", "data.held_out=0"]
+    data += ["rounds.count=1", "rounds.validation=0"]
     return tiny_demo(root, *data, "sampling.engine=replay", "sampling.candidates=candidates")
 
 
@@ -141,6 +144,7 @@ def test_semtag_submit_follows_a_job_to_its_end(head: Head, finished_run: Path, 
     assert "SUCCEEDED" in done.stdout
     assert "rank-1  done: " in done.stdout  # the job's own words
     assert head.environment["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr
+    assert ranked(tmp_path / "demo") == ranked(finished_run)  # without an engine
     assert semtag("verify", str(tmp_path / "demo")).returncode == 0
 
 

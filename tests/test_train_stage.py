@@ -73,19 +73,22 @@ def test_training_stops_when_the_held_out_loss_does_and_keeps_the_best(work: Any
 
 
 def test_patience_keeps_its_count_over_a_kill(work: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed one measurement before it stops, the training stops at the next one."""
+    undisturbed, _ = work(*RUINOUS)
+    (tmp_path / "demo").rename(tmp_path / "undisturbed")
     save = PreferenceTrainer._save_checkpoint
 
-    def die_after_a_worse_loss(self: PreferenceTrainer, *arguments: Any) -> None:
+    def die_before_the_last(self: PreferenceTrainer, *arguments: Any) -> None:
         save(self, *arguments)
-        if self.state.log_history[-1]["eval_loss"] > self.state.best_metric:
+        if self.state.global_step == undisturbed["steps"] - 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(PreferenceTrainer, "_save_checkpoint", die_after_a_worse_loss)
+        patch.setattr(PreferenceTrainer, "_save_checkpoint", die_before_the_last)
         work(*RUINOUS)
     counts, said = work(*RUINOUS)
     assert "resuming from" in said
-    assert counts["steps"] == counts["best_step"] + 4
+    assert (counts["steps"], counts["best_step"]) == (undisturbed["steps"], undisturbed["best_step"])
     assert said.count("held-out loss") == 1
 
 

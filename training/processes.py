@@ -15,6 +15,7 @@ from semtag.configs.schema import Config
 from semtag.store.background import repeating
 from semtag.store.process_cleanup import end_with_parent
 from semtag.store.run_dir import RunDir
+from semtag.training.ending import ENDED, keep_wish
 from semtag.training.worker import train_worker, work
 from semtag.training.worker_messages import MessageReader
 
@@ -25,10 +26,14 @@ ONE_MACHINE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None:
     """Run `train_worker` for a round with `training.launcher`, and wait for the end.
 
-    Raises UserError for a problem that the user can fix, in whichever process the problem arose.
+    A signal that would end this process ends the training at its next step, with a checkpoint. Raises UserError for
+    that, and for a problem that the user can fix, in whichever process the problem arose.
     """
+    folder = run.layout.round(number).training
+    (folder / ENDED).unlink(missing_ok=True)  # of an earlier attempt
     if config.training.launcher == "local":
-        train_worker(run, config, number, progress)
+        with keep_wish(folder):
+            train_worker(run, config, number, progress)
         return
     if config.training.parallel.startswith("zero") and find_spec("deepspeed") is None:
         raise UserError(
@@ -36,7 +41,7 @@ def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None
             "Install Semtag with the extra cpu or gpu, or set training.parallel to ddp or fsdp2.",
         )
     # Show the messages of the processes while they train.
-    listener = MessageReader(run.layout.round(number).training / "events.jsonl", progress)
+    listener = MessageReader(folder / "events.jsonl", progress)
     start = _by_accelerate if config.training.launcher == "accelerate" else _on_ray
     try:
         with repeating(listener.show, every=0.5):
@@ -48,7 +53,8 @@ def launch(run: RunDir, config: Config, number: int, progress: Progress) -> None
 
 def _by_accelerate(run: RunDir, config: Config, number: int, events: Path) -> None:
     module = ["semtag.training.worker", str(run.path), str(number), str(events)]
-    status = start_processes(config.training.workers, module).wait()
+    with keep_wish(events.parent):
+        status = start_processes(config.training.workers, module).wait()
     if status:
         raise RuntimeError(f"A training process failed; `accelerate launch` ended with status {status}.")
 
@@ -98,7 +104,8 @@ def _fit(run: RunDir, config: Config, number: int, events: Path) -> None:
         ),
     )
     try:
-        trainer.fit()
+        with keep_wish(events.parent):  # after Ray, which has set a handler of its own
+            trainer.fit()
     except TrainingFailedError as error:
         raise RuntimeError(f"Training failed on Ray: {error}") from error
 

@@ -4,7 +4,7 @@ Training starts from the model that sampled, so sampling has already computed th
 first update. An audit recomputes those of some lists before Semtag uses any of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,7 +46,12 @@ class Audit(NamedTuple):
 
 
 def reference_logprobs(
-    trainer: "PreferenceTrainer", lists: Dataset, tolerance: float, kept: Path, progress: Progress
+    trainer: "PreferenceTrainer",
+    lists: Dataset,
+    tolerance: float,
+    kept: Path,
+    progress: Progress,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
     """Set the trainer's reference log-probabilities; return and print their number by source. Raises UserError.
 
@@ -54,15 +59,11 @@ def reference_logprobs(
     quantile must be at most `HIGH` times `tolerance`, so that a few wrong completions do not pass. None exists for a
     completion that was sampled under another prompt or within a grammar. None exists either for a completion that the
     model did not sample: a repaired answer, or a replayed one without this tokenizer's tokens. Missing ones are
-    computed and stored in `kept` for a resumed training. All processes share this work.
+    computed and stored in `kept` for a resumed training. All processes share this work, and call `check` after each
+    batch, which raises an error to end the work.
     """
     known, sampled, present = _tables(lists)
-    counts = {
-        "from_sampling": int((~np.isnan(known)).sum()),
-        "recomputed_after_the_audit": 0,
-        "recomputed_for_another_prompt_or_grammar": int((np.isnan(known) & sampled).sum()),
-        "recomputed_as_not_sampled_by_this_model": int((present & ~sampled).sum()),
-    }
+    counts = _sources(known, sampled, present)
     if counts["from_sampling"]:
         audit = audited(trainer, lists, known)
         agree = audit.agrees(tolerance)
@@ -73,7 +74,7 @@ def reference_logprobs(
             counts |= {"from_sampling": 0, "recomputed_after_the_audit": counts["from_sampling"]}
     missing = np.flatnonzero((np.isnan(known) & present).any(axis=1))
     if len(missing):
-        recomputed = _recomputed(trainer, lists, missing, known.shape, kept, progress)
+        recomputed = _recomputed(trainer, lists, missing, known.shape, kept, progress, check)
         known[missing] = np.where(np.isnan(known[missing]), recomputed, known[missing])
     _check_finite(known[present])
     counts = {name: count for name, count in counts.items() if count or name == "from_sampling"}
@@ -82,6 +83,16 @@ def reference_logprobs(
     )
     trainer.references = _by_row(lists, known)
     return counts
+
+
+def _sources(known: np.ndarray, sampled: np.ndarray, present: np.ndarray) -> dict[str, int]:
+    """Return the number of log-probabilities by source, before the audit; the arrays are those of `_tables`."""
+    return {
+        "from_sampling": int((~np.isnan(known)).sum()),
+        "recomputed_after_the_audit": 0,
+        "recomputed_for_another_prompt_or_grammar": int((np.isnan(known) & sampled).sum()),
+        "recomputed_as_not_sampled_by_this_model": int((present & ~sampled).sum()),
+    }
 
 
 def _check_finite(references: np.ndarray) -> None:
@@ -114,6 +125,7 @@ def _recomputed(
     shape: tuple[int, ...],
     kept: Path,
     progress: Progress,
+    check: Callable[[], None],
 ) -> np.ndarray:
     """Compute log-probabilities [missing, K], NaN where a list has no such completion.
 
@@ -135,6 +147,7 @@ def _recomputed(
             one[batch, 1:] = values[:, 1:]
             one[batch, 0] = values[:, 0]
         progress.advance(len(batch))
+        check()
     return np.asarray(table[missing])
 
 

@@ -20,6 +20,7 @@ from semtag.store.locations import is_hub_name, local_folder
 from semtag.store.process_cleanup import end_with_parent
 from semtag.store.rounds import start_of
 from semtag.store.run_dir import RunDir
+from semtag.training.ending import keep_wish
 from semtag.training.worker_messages import MessageWriter, mistake_in
 
 KINDS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}  # accelerate's names for kinds that share state
@@ -32,7 +33,7 @@ def train_worker(run: RunDir, config: Config, number: int, progress: Progress) -
     """
     from datasets import Dataset
 
-    from semtag.training.callbacks import BeforeFirstStep, ShowProgress
+    from semtag.training.callbacks import BeforeFirstStep, EndWhenAsked, ShowProgress
     from semtag.training.reference import reference_logprobs
     from semtag.training.tokenized import split
 
@@ -45,26 +46,25 @@ def train_worker(run: RunDir, config: Config, number: int, progress: Progress) -
     model = start_of(run, config, number)
     trainer = _trainer(model, config, arguments, split(rows, training.held_out, config.run.seed), progress)
     _check_processes(trainer.accelerator, training)
+    ending = EndWhenAsked(folder, trainer.accelerator)
 
     def before_first_step() -> None:
         trainer.stop_sharing_prompts_if_unsafe(progress.say)
         if training.loss != "likelihood":
             kept, tolerance = folder / "references.npy", training.audit_tolerance
-            counts["references"] = reference_logprobs(trainer, rows, tolerance, kept, progress)
+            check = ending.check_before_steps
+            counts["references"] = reference_logprobs(trainer, rows, tolerance, kept, progress, check)
 
     trainer.add_callback(BeforeFirstStep(before_first_step))
     trainer.add_callback(ShowProgress(progress))
+    trainer.add_callback(ending)
     # A checkpoint is safe to resume, because a run refuses config values other than its own.
     last = last_checkpoint(layout.checkpoints)
     if last:
         progress.say(f"resuming from {last}")
     trainer.train(resume_from_checkpoint=last)
-    # Save the adapter and the outcome.
-    trainer.save_model(str(folder / "adapter"))
-    if trainer.accelerator.is_main_process:
-        curve = [entry for entry in trainer.state.log_history if "loss" in entry]
-        counts |= {training.rows: len(trainer.train_dataset), "steps": trainer.state.global_step} | _best_step(trainer)
-        (folder / "outcome.json").write_text(json.dumps({"curve": curve, "counts": counts}))
+    ending.check_after_steps()
+    _save(trainer, folder, counts, training.rows)
 
 
 def _arguments(layout: RoundLayout, config: Config, progress: Progress) -> Any:
@@ -151,6 +151,15 @@ def _trainer(model: str, config: Config, arguments: Any, rows: tuple[Any, Any], 
         peft_config=lora_config(training, config.model.revision if is_hub_name(model) else None, beside_text(loaded)),
         callbacks=stopping,
     )
+
+
+def _save(trainer: Any, folder: Path, counts: dict[str, Any], rows: str) -> None:
+    """Save the adapter and the outcome; `rows` is what training reads, pairs or lists."""
+    trainer.save_model(str(folder / "adapter"))
+    if trainer.accelerator.is_main_process:
+        curve = [entry for entry in trainer.state.log_history if "loss" in entry]
+        counts |= {rows: len(trainer.train_dataset), "steps": trainer.state.global_step} | _best_step(trainer)
+        (folder / "outcome.json").write_text(json.dumps({"curve": curve, "counts": counts}))
 
 
 def _best_step(trainer: Any) -> dict[str, float]:
@@ -255,7 +264,8 @@ def main() -> None:
     parser.add_argument("events", help="the file for progress and errors, as JSON lines")
     arguments = parser.parse_args()
     end_with_parent()
-    work(arguments.run, arguments.round, arguments.events, int(os.environ["RANK"]))
+    with keep_wish(Path(arguments.events).parent):
+        work(arguments.run, arguments.round, arguments.events, int(os.environ["RANK"]))
     # All files are on disk. Skip the rest of the exit, because threads of libraries sometimes abort it.
     atexit._run_exitfuncs()
     sys.stdout.flush()
