@@ -25,10 +25,11 @@ from semtag.generation.reasons import RejectReason
 from semtag.generation.records import REJECT, TEXT, Reject, candidates_of
 from semtag.scoring.calibration import length_of_best
 from semtag.scoring.finished import TextIds, finish
+from semtag.scoring.given import has_left, sampling_settings, score_given
 from semtag.scoring.pairs import judged
 from semtag.scoring.pipeline import sample_and_score
 from semtag.scoring.records import RANKED
-from semtag.store.layout import Step
+from semtag.store.layout import RoundLayout, Step
 from semtag.store.locations import Place
 from semtag.store.manifest import StepCounts
 from semtag.store.parquet import PartWriter, RowWriter, count_rows, count_values, read_tables
@@ -65,14 +66,17 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
     check_base(model, run.config(), number)
     _show_plan(config, model, decoding, tokenizer, progress)
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
-    total = count_rows(texts)
+    total, given = count_rows(texts), _given(layout, config, number, progress)
 
     def sample(done: np.ndarray, last: bool) -> None:
         if len(done):
             progress.say(f"{len(done):,} of {total:,} texts were done before and are kept")
         ids = layout.sampled_ids
         with ray_session(config):
-            sample_and_score(texts, layout.sampled, config, model, [decoding], progress, ids, done, last=last)
+            if given and not last and has_left(given, done):
+                score_given(given, layout.sampled, config, progress, ids, done)
+            else:
+                sample_and_score(texts, layout.sampled, config, model, [decoding], progress, ids, done, last=last)
 
     def part(files: list[Place]) -> RankCounts:
         expected = TextIds(texts)
@@ -97,6 +101,18 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
         **({"cut_when_scored": counts.cut} if counts.cut else {}),
         "broken_spellings": spellings_of(tokenizer),  # prompts.broken breaks them up, so that no text opens a chat turn
     }
+
+
+def _given(layout: RoundLayout, config: Config, number: int, progress: Progress) -> Place | None:
+    """Return the folder of candidates that a fork took over, or None. Changed settings of sampling need others."""
+    if not layout.given_settings.exists():
+        return None
+    settings = json.loads(layout.given_settings.read_text(encoding="utf-8"))
+    if settings != json.loads(json.dumps(sampling_settings(config, number))):
+        progress.say("the candidates that were taken over are not used, because settings of sampling have changed")
+        return None
+    progress.say("the candidates that were taken over are scored; only texts without candidates are sampled")
+    return layout.given
 
 
 def _show_plan(config: Config, model: str, decoding: Decoding, tokenizer: Any, progress: Progress) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from semtag.configs.schema import Config
     from semtag.store.run_dir import RunDir
 
-__all__ = ["Answer", "Tagger", "evaluate", "load_config", "load_pairs", "pairs", "rank", "run", "train"]
+__all__ = ["Answer", "Tagger", "evaluate", "fork", "load_config", "load_pairs", "pairs", "rank", "run", "train"]
 PAIR_COLUMNS = ["prompt", "chosen", "rejected", "text_id", "margin"]
 
 
@@ -64,6 +64,21 @@ def evaluate(config: "str | Path", **sections: dict[str, Any]) -> "RunDir":
     return _do(config, sections, ("evaluate", 0))
 
 
+def fork(source: "str | Path | RunDir", name: str, **sections: dict[str, Any]) -> "RunDir":
+    """Make a run with other settings that takes over the steps of `source` which they do not change.
+
+    The other steps are done as by `run`. Return the new run, which lies beside `source`. Raises UserError if nothing
+    can be taken over; otherwise like `run`.
+    """
+    from semtag.forking import config_of_fork
+    from semtag.forking import fork as make
+    from semtag.store.run_dir import RunDir
+
+    origin = source if isinstance(source, RunDir) else RunDir(str(source))
+    config = config_of_fork(origin, name, sections=sections)
+    return _do_loaded(config, make(origin, config, print))
+
+
 def load_pairs(run: "str | Path | RunDir", round: int | None = None) -> "Dataset":
     """Load the preference pairs of a round, as TRL's trainers take them.
 
@@ -90,12 +105,16 @@ def load_pairs(run: "str | Path | RunDir", round: int | None = None) -> "Dataset
 
 def _do(config: "str | Path", sections: dict[str, Any], *steps: tuple[str, int]) -> "RunDir":
     """Do the steps, each a stage and its round, or all steps if none is given; return the run."""
-    from semtag.job import do_steps
-    from semtag.store.layout import Step
     from semtag.store.run_dir import RunDir
 
     loaded = load_config(config, **sections)
-    run = RunDir.of(loaded)
-    if status := do_steps(loaded, {Step(*step) for step in steps} or None):
+    return _do_loaded(loaded, RunDir.of(loaded), *steps)
+
+
+def _do_loaded(config: "Config", run: "RunDir", *steps: tuple[str, int]) -> "RunDir":
+    from semtag.job import do_steps
+    from semtag.store.layout import Step
+
+    if status := do_steps(config, {Step(*step) for step in steps} or None):
         raise RuntimeError(f"A step failed with exit status {status}. The step's log is in {run.layout.logs}.")
     return run

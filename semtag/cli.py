@@ -11,6 +11,7 @@ from semtag.cluster.stage_process import name_error, print_anywhere
 from semtag.commands import (
     audit_scorer,
     evaluate,
+    fork,
     judge,
     pairs,
     preview,
@@ -34,6 +35,7 @@ examples:
   semtag submit configs/cluster_millions.yaml           the whole job on a Ray cluster
   semtag verify runs/demo                               check that no text was lost
   semtag tag runs/demo --data news.jsonl --out tagged.jsonl data.column=body
+  semtag fork runs/demo other pairs.strategy=all_pairs  other pairs from the same candidates
   semtag judge runs/demo                                make a page for a blind comparison of base and tuned
 
 Semtag keeps a run in <run.root>/<run.name>. The same command again resumes the run.
@@ -49,6 +51,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "preview": preview,
     "submit": submit,
+    "fork": fork,
     "verify": verify,
     "audit-scorer": audit_scorer,
     "report": report,

@@ -38,6 +38,9 @@ class RoundLayout:
         # Left by killed attempts at ranking: sampled rows, and the ids of committed rows.
         self.sampled = folder / ".rank.unfinished" / "rows"
         self.sampled_ids = folder / ".rank.unfinished" / "ids"
+        # Left by a fork: candidates of another run to score, and the settings by which they were sampled.
+        self.given = folder / ".rank.unfinished" / "given"
+        self.given_settings = folder / ".rank.unfinished" / "given.json"
         # Left by killed attempts at training.
         self.training = local / ".train.unfinished"
         self.checkpoints = local / "checkpoints"
@@ -76,6 +79,19 @@ class RunLayout:
     def log(self, name: str) -> Path:
         """Return the log of a step, which holds the output of libraries."""
         return self.logs / f"{name}.log"
+
+    def written_by(self, step: Step) -> list[Place]:
+        """Return the folders that a step writes."""
+        layout = self.round(step.round)
+        folders: dict[str, list[Place]] = {
+            "texts": [self.texts, self.rejects],
+            "rank": [layout.ranked, layout.rejects],
+            "pairs": [layout.pairs, layout.lists],
+            "train": [layout.adapter, layout.merged],
+            "validate": [layout.validation, *([self.round(0).validation] if step.round == 1 else [])],
+            "evaluate": [self.evaluation],
+        }
+        return folders[step.stage]
 
     def unfinished(self, step: Step) -> list[Place]:
         """Return the folders that killed attempts at a step may leave."""

@@ -28,6 +28,7 @@ class StepRecord(Record):
     peak_mb: int | None = None  # peak memory of the step's own process, in MiB
     counts: StepCounts = {}
     versions: dict[str, str] = {}  # of the installed packages that shape results
+    taken_from: str | None = None  # the run that did the step, if a fork took the step over
 
 
 class Manifest(Record):

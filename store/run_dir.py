@@ -34,7 +34,7 @@ from semtag.store.packaged import weights_in
 from semtag.store.process_cleanup import left_at_work
 from semtag.store.stages import STAGES
 
-SCHEMA_VERSION = 8  # of manifest.json
+SCHEMA_VERSION = 9  # of manifest.json
 MIN_FREE_BYTES = 64 * 2**20  # a disk with less counts as full
 AnyPlace = TypeVar("AnyPlace", bound=Place)
 

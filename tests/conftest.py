@@ -74,7 +74,7 @@ FIRST = [
 # Files that use the finished run but do not make it, the longest first.
 LAST = [
     *("test_resume.py", "test_submit.py", "test_verify.py", "test_replay.py", "test_python.py"),
-    *("test_verify_pairs.py", "test_push.py"),
+    *("test_fork.py", "test_verify_pairs.py", "test_push.py"),
 ]
 
 
