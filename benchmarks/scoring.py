@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contest import demo_texts, machine, markdown, median_ratio, order, publish
-from semtag.configs.schema import Sampling, Scoring
+from semtag.configs.schema import Sampling
+from semtag.configs.scoring import Scoring
 from semtag.evaluation.measures import words_of
 from semtag.generation.records import Candidate, SampledText
 from semtag.scoring.embedder import Embedder

@@ -7,7 +7,8 @@ from functools import reduce
 
 from semtag.cluster.text_table import text_table
 from semtag.configs.errors import UserError
-from semtag.configs.schema import Config, Sampling, Scoring
+from semtag.configs.schema import Config, Sampling
+from semtag.configs.scoring import Scoring
 
 MANY = 10**9  # actors; stands for no limit
 SHARE = 10_000  # units of a GPU, because Ray counts GPUs to the fourth decimal

@@ -78,3 +78,14 @@ class Section(BaseModel):
     """Base of all config sections. Unknown keys are errors, and values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+
+
+def check_placement(kind: Any, section: str) -> None:
+    """Check the keys of a pool of actors. Raises ValueError for keys that contradict each other."""
+    if kind.max_actors is not None and kind.max_actors < kind.actors:
+        raise ValueError(
+            f"{section}.max_actors {kind.max_actors} is less than {section}.actors {kind.actors}: "
+            f"raise {section}.max_actors or set it to null"
+        )
+    if kind.accelerator_type is not None and not kind.gpus_per_actor:
+        raise ValueError(f"{section}.accelerator_type {kind.accelerator_type} needs {section}.gpus_per_actor above 0")

@@ -1,6 +1,7 @@
 """All configuration keys, typed, bounded and explained.
 
-data.py, evaluation.py, rounds.py and training.py hold the keys of those sections. No machine learning is imported here.
+data.py, evaluation.py, rounds.py, scoring.py and training.py hold the keys of those sections. No machine learning is
+imported here.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,8 +10,18 @@ from pydantic import Field, field_validator, model_validator
 
 from semtag.configs.data import Data
 from semtag.configs.evaluation import Evaluation
-from semtag.configs.fields import Fraction, PlaceName, Positive, RunRoot, Section, ServerUrl, operational
+from semtag.configs.fields import (
+    Fraction,
+    PlaceName,
+    Positive,
+    RunRoot,
+    Section,
+    ServerUrl,
+    check_placement,
+    operational,
+)
 from semtag.configs.rounds import Round, Rounds
+from semtag.configs.scoring import Scoring
 from semtag.configs.training import Training
 
 
@@ -86,17 +97,6 @@ class Prompt(Section):
         return user
 
 
-def check_placement(kind: "Sampling | Scoring", section: str) -> None:
-    """Check the keys of a pool of actors. Raises ValueError for keys that contradict each other."""
-    if kind.max_actors is not None and kind.max_actors < kind.actors:
-        raise ValueError(
-            f"{section}.max_actors {kind.max_actors} is less than {section}.actors {kind.actors}: "
-            f"raise {section}.max_actors or set it to null"
-        )
-    if kind.accelerator_type is not None and not kind.gpus_per_actor:
-        raise ValueError(f"{section}.accelerator_type {kind.accelerator_type} needs {section}.gpus_per_actor above 0")
-
-
 Engine = Literal["vllm", "openai", "replay"]
 
 
@@ -155,30 +155,6 @@ class Sampling(Section):
                 f"sampling.gpus_per_actor {self.gpus_per_actor:g} leaves GPUs idle: set sampling.tensor_parallel "
                 "to the same number"
             )
-        return self
-
-
-class Scoring(Section):
-    """The embedding model that scores an answer against its text, and its actors."""
-
-    model: PlaceName = Field("thenlper/gte-large", description="Path, hub name or s3:// location of the embedder.")
-    text_prefix: str = Field("", description="Prefix of a text, for models trained with prefixes.")
-    tags_prefix: str = Field("", description="Prefix of a tag string, for models trained with prefixes.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights while embedding.")
-    batch_size: Positive = operational(64, "Strings per forward pass.")
-    actors: Positive = operational(1, "Fewest embedding actors; the run waits for this many.")
-    max_actors: Positive | None = operational(None, "Most embedding actors; null: as many as actors.")
-    gpus_per_actor: float = operational(0.0, "GPUs of each actor; a fraction shares one.", ge=0, le=1)
-    accelerator_type: str | None = operational(None, "Ray's name of the GPU, such as L4; null: any.")
-
-    @property
-    def gpus(self) -> float:
-        """Return the GPUs that an actor holds."""
-        return self.gpus_per_actor
-
-    @model_validator(mode="after")
-    def _can_be_placed(self) -> "Scoring":
-        check_placement(self, "scoring")
         return self
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from semtag.configs.schema import Config, Scoring
+from semtag.configs.schema import Config
+from semtag.configs.scoring import Scoring
 from semtag.scoring.embedder import Embedder
 from semtag.scoring.similarity import Embed
 

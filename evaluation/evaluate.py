@@ -68,8 +68,10 @@ def evaluate(run: RunDir, config: Config, progress: Progress) -> StepCounts:
         with ray_session(config):
             if keyphrases := [arm for arm in arms if not arm.decoding]:
                 _answer(run, config, texts, keyphrases, progress)
-            corpus, arms = with_people(read_corpus(scratch, arms), arms, config)
-            measured = measure_all(config, corpus, arms, progress)
+            scorer = Embedding(config.scoring)
+            corpus = with_cosines(read_corpus(scratch, arms), config, scorer)
+            corpus, arms = with_people(corpus, arms, config)
+            measured = measure_all(config, corpus, arms, scorer, progress)
     report = build_report(run, config, measured)
     with run.replace_folder(run.layout.evaluation) as folder:
         write_corpus(corpus, folder / run.layout.answers.name)
@@ -105,6 +107,13 @@ def weights_place(run: RunDir, config: Config, model: str) -> str:
             return start_of(other, other.config(), delivered_round(other) + 1)
     number = delivered_round(run) if model == TUNED else int(model.removeprefix("round_"))
     return start_of(run, config, number + 1)
+
+
+def with_cosines(corpus: Corpus, config: Config, scorer: Embedding) -> Corpus:
+    """Return the corpus with the cosine as each answer's score, also where a run scores its candidates otherwise."""
+    if config.scoring.is_cosine:
+        return corpus
+    return replace(corpus, answers={arm: scored(corpus.texts, own, scorer) for arm, own in corpus.answers.items()})
 
 
 def with_people(corpus: Corpus, arms: list[Arm], config: Config) -> tuple[Corpus, list[Arm]]:
@@ -160,10 +169,9 @@ def planned(arms: Sequence[Arm]) -> list[Planned]:
     return found
 
 
-def measure_all(config: Config, corpus: Corpus, arms: list[Arm], progress: Progress) -> Measured:
+def measure_all(config: Config, corpus: Corpus, arms: list[Arm], scorer: Embedding, progress: Progress) -> Measured:
     """Measure the tags of all arms, and what the tags are good for. Needs a running Ray."""
     evaluation = config.evaluation
-    scorer = Embedding(config.scoring)
     judge = judge_of(config, scorer)
     progress.say(f"comparing {len(arms)} arms")
     answers = at_equal_words(corpus, scorer)

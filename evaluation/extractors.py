@@ -9,8 +9,8 @@ from semtag.cluster.progress import Progress
 from semtag.configs.schema import Config
 from semtag.generation.parse import answer_of
 from semtag.generation.records import from_table, read_candidate, sampled_counts, to_table
-from semtag.scoring.embedder import Scorer
 from semtag.scoring.pipeline import begin, texts_to_answer, write_scored
+from semtag.scoring.scorer import Scorer
 from semtag.store.locations import Place
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class KeyphraseScorer(Scorer):
     """Ray Data actor class: rows whose `decoding` names a way to extract phrases in, scored rows of SAMPLED out."""
 
     def __init__(self, config: Config, tally: "Tally") -> None:
-        super().__init__(config.scoring, tally)
+        super().__init__(config.scoring.as_cosine(), tally)
         self.prompt = config.prompt
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -86,8 +86,8 @@ class KeyphraseScorer(Scorer):
         if "yake" in ways:
             lists["yake"] = yake_keyphrases(texts, most)
         if ways & DIVERSE.keys():
-            assert self.embedder is not None
-            lists |= keybert_keyphrases(texts, most, self.embedder.model)
+            assert self.criteria and self.criteria.embedder
+            lists |= keybert_keyphrases(texts, most, self.criteria.embedder.model)
         return {(way, text): tags for way, own in lists.items() for text, tags in zip(texts, own, strict=True)}
 
 

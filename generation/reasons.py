@@ -31,7 +31,8 @@ class RejectReason(_Reason):
     REFUSED_BY_ENGINE = "refused_by_engine", "The engine refuses the prompt."
     KILLS_ENGINE = "kills_engine", "Several engines died while they sampled this text."
     NO_CANDIDATES = "no_candidates", "The column sampling.candidates has no candidate that can be read."
-    NOT_A_NUMBER = "not_a_number", "An embedding of the text or of its tags is not finite."
+    NOT_A_NUMBER = "not_a_number", "A score of the text's tags is not finite, such as the cosine of a bad embedding."
+    SCORER_FAILED = "scorer_failed", "A scorer of scoring.scorers fails at the text."
     OTHER_TEXT_OF_SAME_ID = "other_text_of_same_id", "Another text has the same 64-bit hash."
 
 

@@ -55,7 +55,8 @@ class Candidate:
     format: Format = "invalid"
     reason: Defect | str | None = None
     answer: str | None = None
-    score: float | None = None  # null until scored, and for invalid candidates
+    score: float | None = None  # null until scored, and for candidates without tags
+    scores: Sequence[float] | None = None  # by each of scoring.scorers, where there are several
     rank: int | None = None  # 0 is best; null for invalid candidates
 
 
@@ -72,6 +73,7 @@ CANDIDATE = pa.struct(
         ("reason", pa.string()),
         ("answer", pa.string()),
         ("score", pa.float64()),
+        ("scores", pa.list_(pa.float64())),
         ("rank", pa.int32()),
     ]
 )

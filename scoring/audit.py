@@ -22,7 +22,7 @@ from semtag.generation.records import Candidate, SampledText, Text, candidates_o
 from semtag.generation.texts import TextCleaner
 from semtag.scoring.hacks import HACKS, Around, words_of
 from semtag.scoring.pairs import judged
-from semtag.scoring.similarity import DIGITS, Embed, score_texts
+from semtag.scoring.similarity import Embed
 from semtag.store.hashing import hash64
 from semtag.store.locations import write_json
 from semtag.store.parquet import read_rows as read_parquet
@@ -176,10 +176,13 @@ def audit(
     texts: Sequence[HonestText],
     config: Config,
     embed_texts: Embed,
-    embed_tags: Embed,
+    score: Callable[[Sequence[SampledText]], list[SampledText]],
     progress: Progress,
 ) -> Audit:
-    """Score the hacks of each text beside the text's honest tags, as ranking and pairing do."""
+    """Score the hacks of each text beside the text's honest tags, as ranking and pairing do.
+
+    `embed_texts` finds the texts that are near to each other.
+    """
     progress.begin(2 * len(texts))
     known: dict[str, np.ndarray] = {}  # text -> embedding
     for part in _parts(texts):
@@ -190,14 +193,13 @@ def audit(
     cells, moves = list[Cell](), list[float]()
     for part in _parts(texts):
         asked = [_asked(text, around[text], config) for text in part]
-        digits = DIGITS[config.scoring.dtype]
-        for text in score_texts(asked, lambda own: np.stack([known[one] for one in own]), embed_tags, digits):
+        for text in score(asked):
             scored = {NAMES[one.sample]: judged(one, config.pairs) for one in text.candidates}
-            if scored:  # none where an embedding is not finite
+            if scored:  # none where a score is not finite
                 cells += _cells(text.text_id, scored)
                 moves += _moves(scored)
         progress.advance(len(part))
-    return _summary(config.scoring.model, len(texts), cells, np.array(moves))
+    return _summary(config.scoring.named, len(texts), cells, np.array(moves))
 
 
 def _parts(texts: Sequence[HonestText]) -> list[Sequence[HonestText]]:

@@ -1,22 +1,12 @@
-"""The embedding actor: sampled rows in, scored and ranked rows out."""
+"""The embedding model of scoring."""
 
 import os
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
-from semtag.cluster.metrics import BatchMetrics
-from semtag.cluster.progress import Counts
 from semtag.configs.errors import UserError
-from semtag.configs.schema import Scoring
-from semtag.generation.records import from_table, to_table
-from semtag.scoring.similarity import DIGITS, score_texts
+from semtag.configs.scoring import Scoring
 from semtag.store.locations import local_folder
-
-if TYPE_CHECKING:
-    from semtag.cluster.ray_session import Tally
 
 CACHED_TAG_STRINGS = 50_000  # 77 MB for embeddings of 384 floats
 OWN_TOKENS = 4  # most special tokens that a model adds to a text
@@ -89,27 +79,3 @@ class Embedder:
             convert_to_numpy=True,
             show_progress_bar=False,
         )
-
-
-class Scorer:
-    """Ray Data actor class around the embedder; `__call__` takes and returns a table of schema SAMPLED.
-
-    If `scoring` is None, rows pass through unscored and are only counted. The sampler counts the texts.
-    """
-
-    def __init__(self, scoring: Scoring | None, tally: "Tally") -> None:
-        self.embedder = Embedder(scoring) if scoring else None
-        self.tally = tally
-        self.metrics = BatchMetrics()
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        texts = from_table(batch)
-        if self.embedder:
-            cut = iter(self.embedder.cut([text.text for text in texts if text.candidates]))  # rejects may be huge
-            texts = [replace(text, cut=next(cut)) if text.candidates else text for text in texts]
-            texts = score_texts(texts, self.embedder.texts, self.embedder.tags, DIGITS[self.embedder.scoring.dtype])
-        candidates = [candidate for text in texts for candidate in text.candidates]
-        scores = [candidate.score for candidate in candidates if candidate.score is not None]
-        self.tally.add(Counts(scored=len(scores), score_sum=sum(scores)), at_once=True)
-        self.metrics.record(texts, scores)
-        return to_table(texts)

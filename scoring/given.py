@@ -13,19 +13,20 @@ from semtag.cluster.ray_session import Tally
 from semtag.configs.schema import Config
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import CANDIDATE, SAMPLED, SampledText, from_table, sampled_counts, to_table
-from semtag.scoring.embedder import Scorer
+from semtag.scoring.criteria import own_scorers
 from semtag.scoring.finished import among, read_ids
 from semtag.scoring.pipeline import begin, write_scored
+from semtag.scoring.scorer import Scorer
 from semtag.store.layout import RoundLayout, Step
 from semtag.store.locations import Place, uri
 from semtag.store.parquet import PartWriter, read_rows, read_tables
-from semtag.store.run_dir import result_settings
+from semtag.store.run_dir import identity, result_settings
 
 
-def sampling_settings(config: Config, number: int) -> dict[str, Any]:
-    """Return the settings that the candidates of a round depend on, and not their scores: dotted key -> value."""
+def sampling_identity(config: Config, number: int) -> str:
+    """Return the hash of the settings that the candidates of a round depend on, and not their scores."""
     settings = result_settings(config, Step("rank", number))
-    return {key: value for key, value in settings.items() if not key.startswith("scoring.")}
+    return identity({key: value for key, value in settings.items() if not key.startswith("scoring.")})
 
 
 def write_candidates(ranked: RoundLayout, texts: Place, folder: Path) -> int:
@@ -39,12 +40,13 @@ def write_candidates(ranked: RoundLayout, texts: Place, folder: Path) -> int:
         for table in read_tables(ranked.ranked):
             out.write(unscored(table, known))
         for row in read_rows(ranked.rejects):
-            if row["reason"] != RejectReason.NOT_A_NUMBER:
+            if row["reason"] not in BY_SCORING:
                 text = SampledText(**json.loads(row["row"]), decoding="")
                 out.write(to_table([text.rejected(RejectReason(row["reason"]), row["detail"])]))
     return out.rows
 
 
+BY_SCORING = (RejectReason.NOT_A_NUMBER, RejectReason.SCORER_FAILED)
 KNOWN = [("text_id", pa.int64()), ("article", pa.string())]
 
 
@@ -53,7 +55,7 @@ def unscored(table: pa.Table, texts: pa.Table) -> pa.Table:
     lists, rows = table["candidates"].combine_chunks(), len(table)
     flat = lists.flatten()
     fields = [
-        pa.nulls(len(flat), field.type) if field.name in ("score", "rank") else flat.field(field.name)
+        pa.nulls(len(flat), field.type) if field.name in ("score", "scores", "rank") else flat.field(field.name)
         for field in CANDIDATE
     ]
     ends = pa.array(np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]), pa.int32())
@@ -82,7 +84,8 @@ def score_given(
         .map_batches(_left, fn_kwargs={"done": ray.put(done), "tally": tally}, batch_format="pyarrow")
         .repartition(target_num_rows_per_block=config.sampling.batch_size)
     )
-    write_scored(rows, Scorer, {"scoring": config.scoring}, out, config, tally, progress)
+    told = {"scoring": config.scoring, "own": own_scorers(config.scoring)}
+    write_scored(rows, Scorer, told, out, config, tally, progress)
 
 
 def _left(batch: pa.Table, done: Any, tally: Tally) -> pa.Table:

@@ -17,8 +17,9 @@ from semtag.generation.endpoint import Endpoint
 from semtag.generation.engine_guard import GuardedSampler, shared_crash_counts
 from semtag.generation.records import TEXT
 from semtag.generation.replay import Replay
-from semtag.scoring.embedder import Scorer
+from semtag.scoring.criteria import own_scorers
 from semtag.scoring.finished import among
+from semtag.scoring.scorer import Scorer
 from semtag.store.locations import Place, uri
 from semtag.store.parquet import count_rows
 
@@ -47,7 +48,8 @@ def sample_and_score(
     """
     tally = begin(texts, [decoding.name for decoding in decodings], progress, finished, len(done))
     rows = sampled_rows(texts, config, model, decodings, tally, done=done, last=last)
-    write_scored(rows, Scorer, {"scoring": config.scoring if score else None}, out, config, tally, progress)
+    told = {"scoring": config.scoring, "own": own_scorers(config.scoring)} if score else {"scoring": None}
+    write_scored(rows, Scorer, told, out, config, tally, progress)
 
 
 def begin(texts: Place, names: list[str], progress: Progress, finished: Place | None = None, before: int = 0) -> Tally:

@@ -24,8 +24,9 @@ from semtag.generation.prompts import spellings_of
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import REJECT, TEXT, Reject, candidates_of
 from semtag.scoring.calibration import length_of_best
-from semtag.scoring.finished import TextIds, finish
-from semtag.scoring.given import has_left, sampling_settings, score_given
+from semtag.scoring.criteria import check_scorers
+from semtag.scoring.finished import TextIds, Work, finish
+from semtag.scoring.given import has_left, sampling_identity, score_given
 from semtag.scoring.pairs import judged
 from semtag.scoring.pipeline import sample_and_score
 from semtag.scoring.records import RANKED
@@ -62,21 +63,12 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
     """Sample, score and rank a round's texts into ranked/ and rejects/; return the counts."""
     model, step, layout = start_of(run, config, number), Step("rank", number), run.layout.round(number)
     decoding = candidates(config, first_round=number == 1)
+    check_scorers(config.scoring)
     tokenizer = check_model(model, config, served=decoding.engine == "vllm")
     check_base(model, run.config(), number)
     _show_plan(config, model, decoding, tokenizer, progress)
     texts = run.layout.train_texts(number, config.rounds.texts == "reuse")
-    total, given = count_rows(texts), _given(layout, config, number, progress)
-
-    def sample(done: np.ndarray, last: bool) -> None:
-        if len(done):
-            progress.say(f"{len(done):,} of {total:,} texts were done before and are kept")
-        ids = layout.sampled_ids
-        with ray_session(config):
-            if given and not last and has_left(given, done):
-                score_given(given, layout.sampled, config, progress, ids, done)
-            else:
-                sample_and_score(texts, layout.sampled, config, model, [decoding], progress, ids, done, last=last)
+    sample = _sampling(layout, texts, config, model, decoding, _given(layout, config, number, progress), progress)
 
     def part(files: list[Place]) -> RankCounts:
         expected = TextIds(texts)
@@ -87,7 +79,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
 
     # Sample and score until each text has a row. Then split the rows into ranked lists and rejects.
     counts = finish(texts, layout.sampled, layout.sampled_ids, progress, sample, part)
-    check_rejected(counts.rejects, total, config, layout.rejects)
+    check_rejected(counts.rejects, counts.texts, config, layout.rejects)
     # Record texts and candidates in the ledger.
     formats, reasons = counts.formats, counts.invalid
     run.record(step, "texts", counts.texts, counts.ranked, dict(counts.rejects))
@@ -103,12 +95,35 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
     }
 
 
+def _sampling(
+    layout: RoundLayout,
+    texts: Place,
+    config: Config,
+    model: str,
+    decoding: Decoding,
+    given: Place | None,
+    progress: Progress,
+) -> Work:
+    """Make the pipeline that `finish` calls: it scores `given` candidates first, and samples the other texts."""
+    total, ids = count_rows(texts), layout.sampled_ids
+
+    def sample(done: np.ndarray, last: bool) -> None:
+        if len(done):
+            progress.say(f"{len(done):,} of {total:,} texts were done before and are kept")
+        with ray_session(config):
+            if given and not last and has_left(given, done):
+                score_given(given, layout.sampled, config, progress, ids, done)
+            else:
+                sample_and_score(texts, layout.sampled, config, model, [decoding], progress, ids, done, last=last)
+
+    return sample
+
+
 def _given(layout: RoundLayout, config: Config, number: int, progress: Progress) -> Place | None:
     """Return the folder of candidates that a fork took over, or None. Changed settings of sampling need others."""
-    if not layout.given_settings.exists():
+    if not layout.given_identity.exists():
         return None
-    settings = json.loads(layout.given_settings.read_text(encoding="utf-8"))
-    if settings != json.loads(json.dumps(sampling_settings(config, number))):
+    if layout.given_identity.read_text(encoding="utf-8") != sampling_identity(config, number):
         progress.say("the candidates that were taken over are not used, because settings of sampling have changed")
         return None
     progress.say("the candidates that were taken over are scored; only texts without candidates are sampled")

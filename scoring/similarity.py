@@ -11,6 +11,7 @@ from semtag.generation.records import Candidate, SampledText
 
 # Suffixes of array names: N strings, D embedding dimensions.
 Embed = Callable[[list[str]], np.ndarray]
+Scores = dict[int, float] | str  # of a text by one scorer: index of the candidate -> score; or why there are none
 # Decimals of a score, by dtype of the weights. Further decimals depend on the batch that a string is embedded in.
 DIGITS = {"float32": 6, "bfloat16": 3, "float16": 3}
 
@@ -42,11 +43,12 @@ def rank_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
 def score_texts(
     texts: Sequence[SampledText], embed_texts: Embed, embed_tags: Embed, digits: int = DIGITS["float32"]
 ) -> list[SampledText]:
-    """Score and rank the candidates of texts; each distinct string is embedded once.
+    """Score and rank the candidates of texts by the cosine alone, see `with_scores`."""
+    return with_scores(texts, [cosines(texts, embed_texts, embed_tags)], [1.0], digits)
 
-    Scores are rounded to `digits` before ranking, because further decimals depend on the batch.
-    A text is rejected as `not_a_number` if the embedding of the text or of a candidate's tags is not finite.
-    """
+
+def cosines(texts: Sequence[SampledText], embed_texts: Embed, embed_tags: Embed) -> list[Scores]:
+    """Compute the cosine of each candidate with tags and its text; each distinct string is embedded once."""
     # Collect candidates with tags: index of the text, index of the candidate in the text, string of tags.
     asked = [
         (number, place, tag_string(candidate.tags))
@@ -60,20 +62,40 @@ def score_texts(
         texts_N_D = _embed_distinct((texts[number].text for number, _, _ in asked), embed_texts)
         tags_N_D = _embed_distinct((tags for _, _, tags in asked), embed_tags)
         for (number, place, _), value in zip(asked, cosine(texts_N_D, tags_N_D).tolist(), strict=True):
-            scores[number][place] = round(value, digits)
-    return [_scored(text, of_text) for text, of_text in zip(texts, scores, strict=True)]
+            scores[number][place] = value
+    return [*scores]
 
 
-def _scored(text: SampledText, scores: dict[int, float]) -> SampledText:
-    """Rank a text's candidates by `scores`, candidate index -> score; reject the text if a score is not finite."""
-    for place, score in scores.items():
-        if not math.isfinite(score):
-            tags = tag_string(text.candidates[place].tags)
-            return text.rejected(
-                RejectReason.NOT_A_NUMBER, f"the embedding of the text or of its tags '{tags}' is not finite"
-            )
-    scored = [replace(candidate, score=scores.get(place)) for place, candidate in enumerate(text.candidates)]
-    return replace(text, candidates=rank_candidates(scored))
+def with_scores(
+    texts: Sequence[SampledText], found: Sequence[Sequence[Scores]], weights: Sequence[float], digits: int
+) -> list[SampledText]:
+    """Rank the candidates of texts by the weighted sum of their scores; `found` has the scores of each scorer.
+
+    Scores are rounded to `digits` before ranking, because further decimals depend on the batch. A candidate keeps the
+    scores of each scorer if there are several. A text is rejected as `scorer_failed` or as `not_a_number` where a
+    scorer has no finite scores for it.
+    """
+    of_texts = zip(texts, zip(*found, strict=True), strict=True)
+    return [_scored(text, own, weights, digits) for text, own in of_texts]
+
+
+def _scored(text: SampledText, found: Sequence[Scores], weights: Sequence[float], digits: int) -> SampledText:
+    """Rank a text's candidates, or reject the text; `found` has the text's scores by each scorer."""
+    scores: list[dict[int, float]] = []
+    for own in found:
+        if isinstance(own, str):
+            return text.rejected(RejectReason.SCORER_FAILED, own)
+        for place, value in own.items():
+            if not math.isfinite(value):
+                tags = tag_string(text.candidates[place].tags)
+                return text.rejected(RejectReason.NOT_A_NUMBER, f"the score of its tags '{tags}' is not finite")
+        scores.append({place: round(value, digits) for place, value in own.items()})
+    ranked = []
+    for place, candidate in enumerate(text.candidates):
+        values = [own[place] for own in scores if place in own]
+        total = round(sum(weight * value for weight, value in zip(weights, values, strict=False)), digits)
+        ranked.append(replace(candidate, score=total if values else None, scores=values if len(values) > 1 else None))
+    return replace(text, candidates=rank_candidates(ranked))
 
 
 def _embed_distinct(strings: Iterable[str], embed: Embed) -> np.ndarray:

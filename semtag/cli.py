@@ -39,7 +39,7 @@ examples:
   semtag judge runs/demo                                make a page for a blind comparison of base and tuned
 
 Semtag keeps a run in <run.root>/<run.name>. The same command again resumes the run.
-Every key is explained in configs/schema.py, data.py, evaluation.py, rounds.py and training.py.
+Every key is explained in configs/schema.py, data.py, evaluation.py, rounds.py, scoring.py and training.py.
 A key of type text takes all that follows the = as it is, without quotes. null empties a key that may be empty."""
 
 # In the order of the help.

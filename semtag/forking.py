@@ -10,7 +10,7 @@ from semtag.configs.schema import Config
 from semtag.pipeline import steps_of
 from semtag.store.layout import RunLayout, Step
 from semtag.store.links import take_folder
-from semtag.store.locations import Place, uri, write_json
+from semtag.store.locations import Place, uri, write_json, write_text
 from semtag.store.manifest import Ledger, StepRecord
 from semtag.store.run_dir import RunDir, result_settings
 
@@ -132,13 +132,13 @@ def _record(source: RunDir, run: RunDir, names: list[str]) -> None:
 
 def _give_candidates(source: RunDir, run: RunDir, config: Config, step: Step) -> None:
     """Write the candidates of a ranked round for the fork to score."""
-    from semtag.scoring.given import sampling_settings, write_candidates
+    from semtag.scoring.given import sampling_identity, write_candidates
 
     layout = run.layout.round(step.round)
     texts = source.layout.train_texts(step.round, config.rounds.texts == "reuse")
     with run.replace_folder(layout.given) as folder:
         write_candidates(source.layout.round(step.round), texts, folder)
-    write_json(layout.given_settings, sampling_settings(config, step.round))
+    write_text(layout.given_identity, sampling_identity(config, step.round))
 
 
 def _folders(layout: RunLayout, steps: list[Step]) -> list[Place]:

@@ -45,7 +45,7 @@ def show_plan(run: RunDir, config: Config) -> None:
         "texts": preview(config.data),
         "base": base_of(config),
         "sampling": f"{config.sampling.samples} candidates a text{_server(config)}",
-        "scoring": config.scoring.model,
+        "scoring": config.scoring.named,
     }
     for number in range(1, config.rounds.count + 1):
         plan[f"round {number}"] = _training_plan(config.of_round(number).training)

@@ -17,9 +17,8 @@ from semtag.generation.records import Candidate, Reject, SampledText, Text, from
 from semtag.generation.replay import Replay
 from semtag.generation.sampler import Sampler
 from semtag.generation.texts import TextCleaner
-from semtag.scoring.embedder import Embedder
+from semtag.scoring.criteria import Criteria, own_scorers
 from semtag.scoring.pairs import Preferences, find_preferences, judged
-from semtag.scoring.similarity import DIGITS, score_texts
 from semtag.store.rounds import base_of
 
 LONGEST = 240  # characters of a text, and of a rejected row, on a terminal
@@ -47,6 +46,7 @@ def preview(config: Config, count: int, say: Callable[[str], None]) -> Preview:
     The caps over all texts, such as pairs.format_share, are not applied. Raises UserError as the stages do.
     """
     first, model = config.of_round(1), base_of(config)
+    own = own_scorers(first.scoring)
     decoding = candidates(first, first_round=True)
     _check_gpu(first, decoding)
     texts, rejects = _first_texts(first, count, say)
@@ -56,8 +56,7 @@ def preview(config: Config, count: int, say: Callable[[str], None]) -> Preview:
     rows = [SampledText(**vars(text), decoding=decoding.name) for text in texts]
     sampled = asyncio.run(_sampled(rows, first, model, decoding))
     say("scoring")
-    embedder = Embedder(first.scoring)
-    scored = score_texts(sampled, embedder.texts, embedder.tags, DIGITS[first.scoring.dtype])
+    scored = Criteria(first.scoring, own).score(sampled)
     return Preview([PreviewedText(text, _preferences(text, first)) for text in scored], rejects)
 
 
@@ -134,6 +133,7 @@ def _below(one: PreviewedText) -> list[str]:
 
 def _row(candidate: Candidate) -> tuple[str, str, str]:
     score = "-" if candidate.score is None else f"{candidate.score:.3f}"
+    score += f" ({', '.join(f'{one:.3f}' for one in candidate.scores)})" if candidate.scores else ""
     return score, str(candidate.reason or "valid"), _one_line(candidate.completion)
 
 

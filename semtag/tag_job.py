@@ -87,7 +87,8 @@ def tagger_config(
     values = _values_of_run(run, base) if run.layout.config.exists() else _values_of_model(tagger)
     values["data"] = {"path": data, "held_out": 0.0}
     merge_into(values, sections or {})
-    return override(values, overrides)
+    config = override(values, overrides)
+    return config.model_copy(update={"scoring": config.scoring.as_cosine()})  # --score gives the cosine
 
 
 def _values_of_run(run: RunDir, base: bool) -> dict[str, Any]:

@@ -1,20 +1,21 @@
 """`semtag verify RUN`: the checks that prove from a run's files alone that the run kept its invariants."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semtag.configs.schema import Config, Prompt
+from semtag.configs.schema import Config
+from semtag.configs.scoring import Scoring
 from semtag.generation.parse import parse
 from semtag.generation.prompts import broken, build_messages
 from semtag.generation.records import REJECT, SAMPLED, TEXT, Candidate
 from semtag.generation.texts import text_id
 from semtag.scoring.finished import read_ids
 from semtag.scoring.records import LIST, PAIR, RANKED, ranked_text
-from semtag.scoring.similarity import rank_candidates
+from semtag.scoring.similarity import DIGITS, rank_candidates
 from semtag.store.hashing import IdSet
 from semtag.store.layout import RoundLayout, Step
 from semtag.store.locations import Place, store_error, weights_hash
@@ -165,21 +166,36 @@ def _candidates(run: RunDir, config: Config, layout: RoundLayout, number: int) -
         if candidates != rank_candidates(candidates):
             yield f"{where}: not in order of score: {[c.score for c in candidates]}"
         for candidate in candidates:
-            problem = _misread(candidate, config.prompt) or (_miscounted(candidate) if own else None)
+            problem = _misread(candidate, config) or (_miscounted(candidate) if own else None)
             if problem:
                 yield f"{where}, sample {candidate.sample}: {problem}"
 
 
-def _misread(candidate: Candidate, prompt: Prompt) -> str | None:
+def _misread(candidate: Candidate, config: Config) -> str | None:
     """Return the problem with the tags or the score of a candidate, or None."""
-    cut = candidate.finish_reason == "length"
+    prompt, cut = config.prompt, candidate.finish_reason == "length"
     parsed = parse(candidate.completion, prompt.max_tags, prompt.max_tag_words, cut)
     stored = (tuple(candidate.tags), candidate.format, candidate.reason, candidate.answer)
     if stored != (parsed.tags, parsed.format, parsed.reason, parsed.answer):
         return f"stored as {candidate.format} {candidate.answer}, parses as {parsed.format} {parsed.answer}"
     score = candidate.score
-    if (score is not None) != bool(parsed.tags) or (score is not None and not -1 <= score <= 1):
+    if (score is not None) != bool(parsed.tags):
         return f"{len(parsed.tags)} tags with a score of {score}"
+    return None if score is None else _misscored(score, candidate.scores, config.scoring)
+
+
+def _misscored(score: float, scores: Sequence[float] | None, scoring: Scoring) -> str | None:
+    """Return the problem with a score that is no cosine, or no sum of the scorers' scores; None if it may be right."""
+    if scoring.is_cosine and not -1 <= score <= 1:
+        return f"a score of {score}"
+    if len(scoring.scorers) == 1:
+        return None if scores is None else f"scores {scores} by one scorer"
+    weights = [one.weight for one in scoring.scorers]
+    if scores is None or len(scores) != len(weights):
+        return f"scores {scores} by {len(weights)} scorers"
+    total = sum(weight * value for weight, value in zip(weights, scores, strict=True))
+    if abs(total - score) > 10 ** -DIGITS[scoring.dtype]:
+        return f"a score of {score}, and {total} by the scores {scores}"
     return None
 
 

@@ -38,9 +38,9 @@ class RoundLayout:
         # Left by killed attempts at ranking: sampled rows, and the ids of committed rows.
         self.sampled = folder / ".rank.unfinished" / "rows"
         self.sampled_ids = folder / ".rank.unfinished" / "ids"
-        # Left by a fork: candidates of another run to score, and the settings by which they were sampled.
+        # Left by a fork: candidates of another run to score, and the hash of the settings of their sampling.
         self.given = folder / ".rank.unfinished" / "given"
-        self.given_settings = folder / ".rank.unfinished" / "given.json"
+        self.given_identity = folder / ".rank.unfinished" / "given.txt"
         # Left by killed attempts at training.
         self.training = local / ".train.unfinished"
         self.checkpoints = local / "checkpoints"

@@ -54,7 +54,7 @@ def source_files(name: str) -> list[Path]:
 
 
 def weights_in(values: dict[str, Any]) -> dict[str, str]:
-    """Return the hash of each packaged model, chat template and file of examples that config values name.
+    """Return the hash of each packaged model, chat template, file of examples and scorer that config values name.
 
     Example: {"model.base": "SmolLM2-135M-Instruct"} gives {"model.weights": "blake2b:..."}.
     """
@@ -62,7 +62,22 @@ def weights_in(values: dict[str, Any]) -> dict[str, str]:
     for key in ("model.chat_template", "prompt.examples"):
         if isinstance(file := values.get(key), str) and Path(file).is_file():
             found[f"{key}_hash"] = f"blake2b:{_hash([Path(file)])}"
+    for number, scorer in enumerate(values.get("scoring.scorers", ())):
+        if source := source_of(scorer["by"]):
+            found[f"scoring.scorers.{number}_hash"] = f"blake2b:{_hash([source])}"
     return found
+
+
+def source_of(scorer: str) -> Path | None:
+    """Return the file that holds a scorer of the user's, FILE.py:NAME or package.module:NAME; None if there is none."""
+    name = scorer.rpartition(":")[0]
+    if name.endswith(".py"):
+        return Path(name) if Path(name).is_file() else None
+    try:
+        spec = importlib.util.find_spec(name) if name else None
+    except (ImportError, ValueError):  # a part of the name is no package
+        return None
+    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
 
 
 @functools.cache

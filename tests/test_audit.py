@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 from semtag.cluster.progress import Progress
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
-from semtag.configs.schema import Config, Scoring
+from semtag.configs.schema import Config
+from semtag.configs.scoring import Scoring
 from semtag.generation.parse import answer_of, parse
 from semtag.scoring.audit import Audit, HonestText, audit, cut_to_form, honest_texts
 from semtag.scoring.calibration import cost_of_words
 from semtag.scoring.embedder import Embedder
 from semtag.scoring.hacks import HACKS, LEXICON, Around
 from semtag.scoring.records import RANKED
+from semtag.scoring.similarity import score_texts
 from semtag.store.parquet import RowWriter
 from semtag.store.run_dir import RunDir
 from tests.conftest import ROOT, semtag
@@ -124,7 +127,8 @@ def test_honest_tags_are_cut_to_the_form(tmp_path: Path) -> None:
 
 def run_audit(texts: list[HonestText], config: Config, embed_texts: Any, embed_tags: Any) -> Audit:
     with Progress("audit", "texts", io.StringIO()) as progress:
-        return audit(texts, config, embed_texts, embed_tags, progress)
+        score = partial(score_texts, embed_texts=embed_texts, embed_tags=embed_tags)
+        return audit(texts, config, embed_texts, score, progress)
 
 
 def test_words_beyond_two_and_a_half_a_tag_cost() -> None:

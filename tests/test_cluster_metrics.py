@@ -24,7 +24,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from semtag.configs.schema import Prompt, Scoring
+from semtag.configs.schema import Prompt
+from semtag.configs.scoring import Scoring
 from semtag.generation.records import SampledText, read_candidate, to_table
 from semtag.scoring.embedder import Scorer
 

@@ -14,16 +14,17 @@ from semtag.configs.errors import UserError
 from semtag.forking import config_of_fork, fork, lines_of, plan_fork
 from semtag.generation.records import REJECT, TEXT, Candidate, from_table
 from semtag.scoring.embedder import Embedder
-from semtag.scoring.given import has_left, sampling_settings, write_candidates
+from semtag.scoring.given import has_left, sampling_identity, write_candidates
 from semtag.scoring.rank import _given
 from semtag.scoring.records import RANKED
 from semtag.scoring.similarity import score_texts
 from semtag.store.layout import Step
-from semtag.store.locations import put_in_place, write_json
+from semtag.store.locations import put_in_place, write_json, write_text
 from semtag.store.parquet import RowWriter, read_rows, read_tables
 from semtag.store.run_dir import RunDir
 from tests.conftest import semtag
 from tests.test_cli import fails
+from tests.test_criteria import BM25
 
 ROUNDS = [f"{stage}-{number}" for number in (1, 2) for stage in ("rank", "pairs", "train", "validate")]
 # The packaged model that judges in the demo scores, so that no model judges what it rewarded.
@@ -130,7 +131,26 @@ def test_another_scorer_starts_no_engine(finished_run: Path, tmp_path: Path) -> 
     assert found == expected
     before = {row["text_id"]: row["candidates"][0]["score"] for row in read_rows(source.layout.round(1).ranked)}
     assert all(found[id_][0].score != score for id_, score in before.items())
-    assert not layout.given.exists() and not layout.given_settings.exists()
+    assert not layout.given.exists() and not layout.given_identity.exists()
+
+
+@pytest.mark.cluster
+def test_the_demo_is_ranked_by_a_scorer_of_ones_own(finished_run: Path, tmp_path: Path) -> None:
+    """By a fork, which samples nothing; two scorers with weights, in the real pipeline."""
+    (tmp_path / "mine.py").write_text(BM25)
+    bm25 = f"{tmp_path / 'mine.py'}:BM25"
+    scorers = f"scoring.scorers=[{{by: embedding, weight: 2}}, {{by: '{bm25}', weight: 0.1}}]"
+    made = semtag("fork", str(finished_run), "weighted", f"run.root={tmp_path}", scorers, "--only")
+    assert made.returncode == 0, made.stderr
+    run = RunDir(tmp_path / "weighted")
+    for stage in ("rank", "pairs"):
+        done = semtag(stage, str(run.layout.config))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert semtag("verify", str(run.path)).returncode == 0
+    theirs = {row["text_id"]: row["candidates"] for row in read_rows(RunDir(finished_run).layout.round(1).ranked)}
+    for row in read_rows(run.layout.round(1).ranked):
+        cosines = {one["sample"]: one["score"] for one in theirs[row["text_id"]]}
+        assert {one["sample"]: one["scores"][0] for one in row["candidates"]} == cosines
 
 
 @pytest.fixture
@@ -189,7 +209,7 @@ def test_candidates_by_other_settings_are_not_used(ranked: RunDir, tmp_path: Pat
     write_candidates(layout, ranked.layout.train_texts(1, reuse=False), folder)
     layout.given.parent.mkdir()
     put_in_place(folder, layout.given)
-    write_json(layout.given_settings, sampling_settings(config, 1))
+    write_text(layout.given_identity, sampling_identity(config, 1))
     hotter = config.model_copy(update={"sampling": config.sampling.model_copy(update={"temperature": 0.9})})
     other_scorer = config.model_copy(update={"scoring": config.scoring.model_copy(update={"tags_prefix": "x"})})
     with Progress("rank", "texts") as progress:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from semtag.configs.schema import Scoring
+from semtag.configs.scoring import Scoring
 from semtag.evaluation.answers import Answer, cut_like
 from semtag.evaluation.embeddings import Judge
 from semtag.evaluation.gates import GATES, gate_results

@@ -27,9 +27,9 @@ from benchmarks.stores import store_on_loopback
 from semtag.configs.load import load_config
 from semtag.generation.records import TEXT
 from semtag.generation.replay import Replay
-from semtag.scoring.embedder import Scorer
 from semtag.scoring.finished import read_ids
 from semtag.scoring.records import RANKED
+from semtag.scoring.scorer import Scorer
 from semtag.store.locations import Place, place_at
 from semtag.store.parquet import RowWriter, count_rows, read_rows
 from semtag.store.process_cleanup import WORK, left_at_work

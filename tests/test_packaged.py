@@ -11,7 +11,8 @@ import pytest
 
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
-from semtag.configs.schema import Config, Scoring
+from semtag.configs.schema import Config
+from semtag.configs.scoring import Scoring
 from semtag.plan import check_model
 from semtag.store import packaged
 from semtag.store.layout import Step

@@ -11,7 +11,7 @@ import pytest
 
 from semtag.configs.errors import UserError
 from semtag.configs.evaluation import Evaluation
-from semtag.configs.schema import Scoring
+from semtag.configs.scoring import Scoring
 from semtag.evaluation.answers import Corpus
 from semtag.evaluation.embeddings import Judge
 from semtag.evaluation.measures import Lists, words_of
@@ -19,7 +19,6 @@ from semtag.evaluation.rows import Rows, by_key
 from semtag.evaluation.tasks.classification import Inference
 from semtag.evaluation.tasks.inputs import strings_of, ways_to_read
 from semtag.evaluation.tasks.search import (
-    cross_encoder,
     figures_of,
     fusion,
     hits_by_meaning,
@@ -29,6 +28,7 @@ from semtag.evaluation.tasks.search import (
     reranked,
     search,
 )
+from semtag.scoring.criteria import cross_encoder
 from semtag.scoring.embedder import Embedder
 
 EVALUATION = Evaluation()
@@ -209,14 +209,14 @@ def test_the_cross_encoder_orders_the_first_fifty_by_their_best_passage() -> Non
 
 def test_a_cross_encoder_judges(tmp_path: Path) -> None:
     name = tiny_classifier(tmp_path / "one", ["mill", "boat", "water"], {0: "score"})
-    scores = cross_encoder(name)([("mill", "water"), ("mill", "boat"), ("mill", "water")])
+    scores = cross_encoder(name, "the key")([("mill", "water"), ("mill", "boat"), ("mill", "water")])
     assert scores.shape == (3,) and scores[0] == pytest.approx(scores[2], abs=1e-5) and scores[0] != scores[1]
     found = run(["mill", "boat", "water"], [["mill"], ["boat"], ["water"]], {}, Evaluation(reranker=name))
     assert [key[2] for key in found] == [*["bm25"] * 3, *["dense"] * 3, *["fusion"] * 3, *["reranked"] * 3]
     with pytest.raises(UserError, match="2 scores"):
-        cross_encoder(tiny_classifier(tmp_path / "two", ["mill"], {0: "no", 1: "yes"}))
+        cross_encoder(tiny_classifier(tmp_path / "two", ["mill"], {0: "no", 1: "yes"}), "the key")
     with pytest.raises(UserError, match="Cannot load"):
-        cross_encoder(str(tmp_path / "none"))
+        cross_encoder(str(tmp_path / "none"), "the key")
 
 
 def run(
@@ -270,7 +270,7 @@ def test_texts_without_words_and_other_scripts_break_nothing() -> None:
     "load",
     [
         lambda folder: Embedder(Scoring(model=folder)),
-        cross_encoder,
+        lambda folder: cross_encoder(folder, "the key"),
         lambda folder: Inference(folder, ["ship", "train"]),
     ],
     ids=["embedder", "reranker", "inference"],

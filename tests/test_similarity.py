@@ -8,10 +8,11 @@ import pytest
 
 from semtag.cluster.progress import Counts
 from semtag.configs.errors import UserError
-from semtag.configs.schema import Scoring
+from semtag.configs.scoring import Scoring
 from semtag.generation.parse import Format
 from semtag.generation.records import SAMPLED, Candidate, SampledText, sampled_counts
-from semtag.scoring.embedder import Embedder, Scorer
+from semtag.scoring.embedder import Embedder
+from semtag.scoring.scorer import Scorer
 from semtag.scoring.similarity import cosine, rank_candidates, score_texts, tag_string
 from semtag.store.locations import local_folder
 

@@ -8,16 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semtag.configs.errors import UserError
 from semtag.configs.evaluation import Evaluation
 from semtag.evaluation.answers import Corpus
 from semtag.evaluation.embeddings import Judge
 from semtag.evaluation.measures import Lists, WordSearch
 from semtag.evaluation.rows import Key, Series
 from semtag.evaluation.tasks.inputs import Documents, ways_to_read
+from semtag.scoring.criteria import cross_encoder
 from semtag.scoring.similarity import DIGITS
 from semtag.store.hashing import hash64
-from semtag.store.locations import local_folder
 
 DEPTH = 100  # most hits of a question
 PASSAGE, OVERLAP = 150, 50  # words; so many fit into the 256 tokens that small embedding models read
@@ -46,7 +45,7 @@ def search(corpus: Corpus, tags: Mapping[str, Lists], judge: Judge, evaluation: 
     asked = questions_of(corpus.lists(evaluation.questions_column), corpus.ids)
     if not asked:
         return []
-    rerank = cross_encoder(evaluation.reranker) if evaluation.reranker else None
+    rerank = cross_encoder(evaluation.reranker, "evaluation.reranker") if evaluation.reranker else None
     relevant = [question.places for question in asked]
     ids_Q, clusters_Q = np.array([question.id for question in asked]), corpus.clusters_N[[own[0] for own in relevant]]
     series = []
@@ -150,25 +149,6 @@ def reranked(words: str, passages_N: Lists, ranking: np.ndarray, rerank: Reranke
     cut = [passages_N[place] for place in first]
     scores = _best_passages(rerank([(words, passage) for own in cut for passage in own]), cut)
     return np.concatenate([first[np.argsort(-scores, kind="stable")], ranking[RERANKED:]])
-
-
-def cross_encoder(name: str) -> Reranker:
-    """Load a model that reads question and passage together (Nogueira and Cho 2019, arXiv 1901.04085).
-
-    Raises UserError when the model cannot be loaded or does not give one score.
-    """
-    import torch
-    from sentence_transformers import CrossEncoder
-
-    try:
-        model = CrossEncoder(local_folder(name), trust_remote_code=False, model_kwargs={"use_safetensors": True})
-    except (OSError, ValueError) as error:
-        what = f"Cannot load the reranker {name}: {str(error).splitlines()[0]}"
-        raise UserError(what, "Check evaluation.reranker.") from None
-    if model.num_labels != 1:
-        raise UserError(f"The reranker {name} gives {model.num_labels} scores, not one.", "Check evaluation.reranker.")
-    # Scores as they leave the model, because a sigmoid makes ties of all that are high.
-    return lambda pairs: np.asarray(model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False))
 
 
 def figures_of(hits: Hits, relevant: Sequence[Sequence[int]]) -> Iterator[tuple[str, np.ndarray]]:

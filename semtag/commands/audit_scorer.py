@@ -44,13 +44,15 @@ def run(arguments: Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from semtag.scoring.audit import audit, honest_texts, write_audit
+    from semtag.scoring.criteria import Criteria, own_scorers
     from semtag.scoring.embedder import Embedder
 
     disable_progress_bar()
     with Progress("audit", "texts") as progress:
         texts = honest_texts(config, arguments.honest, arguments.texts, progress.say)
-        embedder = Embedder(config.scoring)
-        found = audit(texts, config, embedder.texts, embedder.tags, progress)
+        criteria = Criteria(config.scoring, own_scorers(config.scoring))
+        embedder = criteria.embedder or Embedder(config.scoring)
+        found = audit(texts, config, embedder.texts, criteria.score, progress)
     print(*lines_of(found), sep="\n")
     if arguments.json:
         write_audit(found, arguments.json)

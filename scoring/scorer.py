@@ -1,0 +1,48 @@
+"""The scoring actor: sampled rows in, scored and ranked rows out."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from semtag.cluster.metrics import BatchMetrics
+from semtag.cluster.progress import Counts
+from semtag.configs.scoring import Scoring
+from semtag.generation.records import SampledText, from_table, to_table
+from semtag.scoring.criteria import Criteria, OwnScorer
+
+if TYPE_CHECKING:
+    from semtag.cluster.ray_session import Tally
+
+NOTHING: Mapping[str, OwnScorer] = {}
+
+
+class Scorer:
+    """Ray Data actor class around the scorers; `__call__` takes and returns a table of schema SAMPLED.
+
+    `own` are the user's scorers by name. If `scoring` is None, rows pass through unscored and are only counted. The
+    sampler counts the texts.
+    """
+
+    def __init__(self, scoring: Scoring | None, tally: "Tally", own: Mapping[str, OwnScorer] = NOTHING) -> None:
+        self.criteria = Criteria(scoring, own) if scoring else None
+        self.tally = tally
+        self.metrics = BatchMetrics()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        texts = from_table(batch)
+        if self.criteria:
+            texts = self.criteria.score(self._with_cuts(texts))
+        candidates = [candidate for text in texts for candidate in text.candidates]
+        scores = [candidate.score for candidate in candidates if candidate.score is not None]
+        self.tally.add(Counts(scored=len(scores), score_sum=sum(scores)), at_once=True)
+        self.metrics.record(texts, scores)
+        return to_table(texts)
+
+    def _with_cuts(self, texts: list[SampledText]) -> list[SampledText]:
+        """Mark the texts that the embedding model reads only the beginning of."""
+        if not (self.criteria and self.criteria.embedder):
+            return [replace(text, cut=False) if text.candidates else text for text in texts]
+        cut = iter(self.criteria.embedder.cut([text.text for text in texts if text.candidates]))  # rejects may be huge
+        return [replace(text, cut=next(cut)) if text.candidates else text for text in texts]
