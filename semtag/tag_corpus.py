@@ -31,11 +31,12 @@ from semtag.generation.source_state import source_state
 from semtag.generation.texts import TextCleaner, shown
 from semtag.scoring.finished import finish
 from semtag.scoring.pipeline import sample_and_score
-from semtag.store.locations import Place, remove, write_json
+from semtag.store.locations import Place, remove, short_hash, write_json
 from semtag.store.manifest import StepCounts
 from semtag.store.parquet import RowWriter, count_rows, read_rows
 from semtag.store.rounds import base_of
 from semtag.store.run_dir import RunDir
+from semtag.tag_answers import keep_answers, kept_files, write_new
 from semtag.tag_columns import keep_columns
 from semtag.tag_files import TAGS, WRITERS, Row, Tagged, json_line
 from semtag.tag_job import job_file, rejects_of
@@ -110,9 +111,10 @@ def _keep_columns(folder: Path, config: Config, progress: Progress) -> None:
 
 def _answer(work: RunDir, job: dict[str, Any], config: Config, progress: Progress) -> StepCounts:
     """Have the model answer the texts that have no answer yet, and write the files; return the counts."""
-    texts, answers, finished = (work.path / name for name in ("texts/texts.parquet", "answers", "finished"))
+    answers, finished = (work.path / name for name in ("answers", "finished"))
     check_model(base_of(config), config, trained=False)
-    votes = job["votes"]
+    votes, known = job["votes"], Path(job["answers"]) if job["answers"] else None
+    texts = _without_answers(work, known, progress)
     by_vote = f", by {votes} votes each" if votes > 1 else ""
     progress.say(f"tagging {count_rows(texts):,} texts{by_vote}")
     decoding = tagging(config, votes, job["constrained"])
@@ -124,8 +126,27 @@ def _answer(work: RunDir, job: dict[str, Any], config: Config, progress: Progres
         with ray_session(config):
             sample_and_score(texts, answers, config, model, [decoding], progress, finished, done, score, last)
 
-    column = config.data.column
-    return finish(texts, answers, finished, progress, sample, lambda files: _write(work, job, files, column))
+    def write(files: list[Place]) -> StepCounts:
+        if known:
+            earlier = kept_files(known)
+            keep_answers(files, known, short_hash(f"{work.path} {work.manifest().created}"))
+            files = [*files, *earlier]  # a text in both has equal answers
+        return _write(work, job, files, config.data.column)
+
+    return finish(texts, answers, finished, progress, sample, write)
+
+
+def _without_answers(work: RunDir, known: Path | None, progress: Progress) -> Place:
+    """Return the file of the texts to ask the tagger about: all, or those without an answer in the folder `known`."""
+    texts, new = work.local_dir / "texts" / "texts.parquet", work.local_dir / "texts" / "new.parquet"
+    if known is None:
+        return texts
+    if not new.exists():
+        with work.temporary_folder("new") as scratch:
+            kept = write_new(texts, known, scratch / new.name)
+            (scratch / new.name).rename(new)
+        progress.say(f"{kept:,} of {count_rows(texts):,} texts have answers by this tagger in {known}")
+    return new
 
 
 def _write(work: RunDir, job: dict[str, Any], answers: list[Place], column: str) -> StepCounts:

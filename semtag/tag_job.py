@@ -11,7 +11,8 @@ from semtag.configs.schema import Config, merge_into
 from semtag.generation.source_state import check_source
 from semtag.pipeline import run_module
 from semtag.store.layout import Step
-from semtag.store.locations import Place, place_at, uri, write_json
+from semtag.store.locations import Place, is_hub_name, place_at, short_hash, uri, weights_hash, write_json
+from semtag.store.packaged import is_packaged
 from semtag.store.rounds import delivered_round
 from semtag.store.run_dir import RunDir, result_settings
 
@@ -28,10 +29,12 @@ def tag(
     base: bool,
     score: bool,
     constrained: bool,
+    answers: Path | None = None,
 ) -> int:
     """Tag the rows of `data` into the file `out`; return the exit status.
 
-    `tagger` is a run directory, or a model's path or hub name. With `base`, the run's base model tags.
+    `tagger` is a run directory, or a model's path or hub name. With `base`, the run's base model tags. The folder
+    `answers` keeps answers for later jobs, and has those of earlier ones.
 
     The job's state lies in `<out>.unfinished` until the job is done, so the same command again resumes. Raises
     UserError for an `out` that exists or has another ending. Raises UserError for an unfinished job of other settings.
@@ -42,10 +45,10 @@ def tag(
     _check_free(out, work)
     config = tagger_config(tagger, data, base, overrides)
     # An unfinished job resumes only with the same settings and the same data.
+    asked = {"votes": votes, "constrained": constrained, "score": score}
     job = {
-        "votes": votes,
-        "constrained": constrained,
-        "score": score,
+        **asked,
+        "answers": answers and str(answers.resolve() / tagger_identity(config, asked)),
         "out": out.name,
         **result_settings(config, Step("texts")),
         **result_settings(config, Step("rank")),
@@ -57,6 +60,18 @@ def tag(
         write_json(job_file(work), job)
         work.start(config)
         return run_module("semtag.tag_corpus", [str(work.path)], lock)
+
+
+def tagger_identity(config: Config, asked: dict[str, Any]) -> str:
+    """Return the hash of all that an answer depends on besides its text; `asked` says how the tagger is asked.
+
+    A model in a folder counts by the hash of its weights, so a run that has moved is the same tagger.
+    """
+    values = result_settings(config, Step("rank")) | asked
+    base = config.model.base
+    if not is_packaged(base) and not is_hub_name(base):
+        values["model.base"] = weights_hash(place_at(base))
+    return short_hash(json.dumps(values, sort_keys=True))
 
 
 def _check_free(out: Path, work: RunDir) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from semtag.store.parquet import RowWriter
 from semtag.store.run_dir import RunDir
 from semtag.tag_corpus import ROW, _joined
 from semtag.tag_files import WRITERS
-from semtag.tag_job import tagger_config
+from semtag.tag_job import tagger_config, tagger_identity
 from semtag.tagger import COLUMNS, Tagger
 from tests.conftest import ROOT, TEXTS, readme_lines, semtag, tiny_model
 from tests.test_cli import fails
@@ -97,7 +98,15 @@ TAGGING = ["prompt.max_tags=2", "prompt.max_tag_words=1", "sampling.max_tokens=4
 @pytest.mark.cluster
 def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "tags.jsonl"
-    options = ["--data", str(corpus), "--constrained", "--score", "data.column=body"]
+    options = [
+        "--data",
+        str(corpus),
+        "--constrained",
+        "--score",
+        "--answers",
+        str(tmp_path / "kept"),
+        "data.column=body",
+    ]
     # A model alone comes without a run's settings.
     options += [*TAGGING, "scoring.model=all-MiniLM-L6-v2", "sampling.batch_size=10", "sampling.in_flight=1"]
     command = [sys.executable, "-m", "semtag", "tag", tiny_model(), *options, "--out", str(out)]
@@ -128,7 +137,39 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(corpus: Path, 
     assert [row["reason"] for row in rejects] == ["null_text", "empty_text", "too_long", "broken_line"]
     assert rejects[2]["row"]["number"] == -3
     check_tagger_agrees(corpus, rows, tmp_path)
+    check_new_rows_alone_are_asked_about(corpus, rows, options, tmp_path)
     assert "exists already" in fails("tag", tiny_model(), *options, "--out", str(out))
+
+
+def check_new_rows_alone_are_asked_about(
+    corpus: Path, rows: list[dict[str, Any]], options: list[str], folder: Path
+) -> None:
+    """The file in another order with ten more rows: all answers but theirs are there, but for the rejected one's."""
+    lines = corpus.read_text(encoding="utf-8").splitlines()[::-1]
+    lines += [json.dumps({"body": f"{text} It is new.", "number": 1000 + n}) for n, text in enumerate(TEXTS[:10])]
+    (folder / "grown.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    options = [str(folder / "grown.jsonl") if one == str(corpus) else one for one in options]
+    done = semtag("tag", tiny_model(), *options, "--out", str(folder / "grown.tags.jsonl"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "90 of 101 texts have answers by this tagger" in done.stdout and "tagging 11 texts" in done.stdout
+    again = tagged(folder / "grown.tags.jsonl")
+    assert [row["number"] for row in again] == [7, *reversed(range(90)), *range(1000, 1010)]
+    assert [*reversed(again[:91])] == [*rows]
+    assert len(list((folder / "kept").glob("*/*.parquet"))) == 2
+
+
+def test_a_tagger_is_known_by_its_weights_and_by_how_it_is_asked(tmp_path: Path) -> None:
+    def identity(model: Path, *overrides: str, votes: int = 1) -> str:
+        return tagger_identity(tagger_config(str(model), "x.jsonl", False, overrides), {"votes": votes})
+
+    one, moved = tmp_path / "one", tmp_path / "moved"
+    shutil.copytree(tiny_model(), one)
+    shutil.copytree(one, moved)
+    assert identity(one) == identity(moved) == identity(one, "sampling.batch_size=7")
+    assert len({identity(one), identity(one, votes=3), identity(one, "prompt.max_tags=2")}) == 3
+    [weights] = moved.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert identity(one) != identity(moved)
 
 
 # What the README's lines are followed by, within their `with`.

@@ -24,6 +24,12 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("--constrained", action="store_true", help="force the tag format (slower)")
     parser.add_argument("--base", action="store_true", help="use the base model without the adapter")
     parser.add_argument("--score", action="store_true", help="fill tags_score, the cosine of a text and its tags")
+    parser.add_argument(
+        "--answers",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the answers in a folder, and ask the tagger only about texts that have no answer of its there",
+    )
 
 
 def run(arguments: Namespace) -> int:
@@ -37,4 +43,5 @@ def run(arguments: Namespace) -> int:
         base=arguments.base,
         score=arguments.score,
         constrained=arguments.constrained,
+        answers=arguments.answers,
     )
