@@ -1,20 +1,17 @@
 """Tags without a language model, to hold the tagger against: opening words, YAKE, and KeyBERT's keyphrases."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from semtag.cluster.progress import Progress
+from semtag.cluster.progress import Adds, Progress
 from semtag.configs.schema import Config
 from semtag.generation.parse import answer_of
 from semtag.generation.records import from_table, read_candidate, sampled_counts, to_table
 from semtag.scoring.pipeline import begin, texts_to_answer, write_scored
 from semtag.scoring.scorer import Scorer
 from semtag.store.locations import Place
-
-if TYPE_CHECKING:
-    from semtag.cluster.ray_session import Tally
 
 LONGEST = 3  # words of a keyphrase
 DIVERSE = {"keybert": False, "keybert_mmr": True}  # KeyBERT's ways, and whether their phrases must differ
@@ -63,7 +60,7 @@ def keybert_keyphrases(texts: list[str], max_tags: int, model: Any) -> dict[str,
 class KeyphraseScorer(Scorer):
     """Ray Data actor class: rows whose `decoding` names a way to extract phrases in, scored rows of SAMPLED out."""
 
-    def __init__(self, config: Config, tally: "Tally") -> None:
+    def __init__(self, config: Config, tally: Adds) -> None:
         super().__init__(config.scoring.as_cosine(), tally)
         self.prompt = config.prompt
 

@@ -78,9 +78,8 @@ def sampled(
 
 def tagging(config: Config, votes: int = 1, constrained: bool = False) -> Decoding:
     """Build the decoding of a tagger: greedy for one vote, else a vote over `votes` samples."""
-    if votes > 1:
-        return sampled(config, "tag", votes, constrained, vote=True)
-    return greedy(config, "tag", constrained)
+    asked = sampled(config, "tag", votes, constrained, vote=True) if votes > 1 else greedy(config, "tag", constrained)
+    return replace(asked, engine=config.sampling.engine)
 
 
 def _pattern(config: Config, constrained: bool) -> str | None:

@@ -21,6 +21,7 @@ from semtag.generation.prompts import Chat, load_tokenizer
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import Candidate, SampledText, from_table, read_candidate, sampled_counts, to_table
 from semtag.generation.sampler import seed_of, with_prompt
+from semtag.generation.vote import majority_vote
 
 KEY = "OPENAI_API_KEY"  # the environment variable with the server's key, as OpenAI's own clients read it
 DOUBTED = 3  # failures of a request after which Semtag asks each time whether the server answers another one
@@ -117,11 +118,15 @@ class Endpoint:
         self._one_by_one = False  # whether the server draws one candidate a request, whatever it is asked for
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
+        return to_table(await self.sample(from_table(batch)))
+
+    async def sample(self, texts: list[SampledText]) -> list[SampledText]:
+        """Return the texts with their candidates, in the same order."""
         # A server is not to blame for the time between two batches.
         self._last_answer = time.monotonic()
-        texts = await asyncio.gather(*(self._counted(text) for text in from_table(batch)))
+        done = await asyncio.gather(*(self._counted(text) for text in texts))
         self.tally.add(Counts(), at_once=True)
-        return to_table(texts)
+        return list(done)
 
     async def _counted(self, text: SampledText) -> SampledText:
         done = await self._sample(text)
@@ -139,7 +144,8 @@ class Endpoint:
             choices = await self._choices(messages, decoding, seed_of(self.config.run.seed, text.text_id))
         except RefusedError as error:
             return text.rejected(RejectReason.REFUSED_BY_ENGINE, str(error))
-        return replace(text, candidates=[self._candidate(*numbered) for numbered in enumerate(choices)])
+        candidates = [self._candidate(*numbered) for numbered in enumerate(choices)]
+        return replace(text, candidates=[majority_vote(candidates)] if decoding.vote else candidates)
 
     def _candidate(self, number: int, choice: Choice) -> Candidate:
         return read_candidate(self.config.prompt, number, choice.message.content or "", choice.finish_reason)

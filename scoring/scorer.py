@@ -2,18 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from semtag.cluster.metrics import BatchMetrics
-from semtag.cluster.progress import Counts
+from semtag.cluster.progress import Adds, Counts
 from semtag.configs.scoring import Scoring
 from semtag.generation.records import SampledText, from_table, to_table
 from semtag.scoring.criteria import Criteria, OwnScorer
-
-if TYPE_CHECKING:
-    from semtag.cluster.ray_session import Tally
 
 NOTHING: Mapping[str, OwnScorer] = {}
 
@@ -25,7 +21,7 @@ class Scorer:
     sampler counts the texts.
     """
 
-    def __init__(self, scoring: Scoring | None, tally: "Tally", own: Mapping[str, OwnScorer] = NOTHING) -> None:
+    def __init__(self, scoring: Scoring | None, tally: Adds, own: Mapping[str, OwnScorer] = NOTHING) -> None:
         self.criteria = Criteria(scoring, own) if scoring else None
         self.tally = tally
         self.metrics = BatchMetrics()

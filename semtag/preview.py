@@ -96,7 +96,7 @@ async def _sampled(rows: list[SampledText], config: Config, model: str, decoding
             sampler.engine.shutdown()
     if decoding.engine == "replay":
         return from_table(await Replay(config, model, NoTally())(to_table(rows)))
-    return from_table(await Endpoint(config, model, [decoding], NoTally())(to_table(rows)))
+    return await Endpoint(config, model, [decoding], NoTally()).sample(rows)
 
 
 def _preferences(text: SampledText, config: Config) -> Preferences:

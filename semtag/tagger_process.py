@@ -14,11 +14,12 @@ import sys
 import threading
 from typing import Any, TextIO
 
-from semtag.cluster.progress import Counts
+from semtag.cluster.progress import NoTally
 from semtag.cluster.stage_process import set_environment
 from semtag.configs.errors import UserError
 from semtag.configs.load import validate
 from semtag.generation.decoding import tagging
+from semtag.generation.endpoint import Endpoint
 from semtag.generation.preflight import check_model
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import SampledText
@@ -27,13 +28,6 @@ from semtag.generation.texts import normalise, problem_of, text_id
 from semtag.store.rounds import base_of
 
 Found = tuple[list[str], str, str | None]  # tags, format and reason
-
-
-class Uncounted:
-    """A tally that ignores all counts."""
-
-    def add(self, by: Counts, at_once: bool = False) -> None:
-        """Ignore the counts."""
 
 
 async def serve(out: TextIO) -> None:
@@ -49,7 +43,8 @@ async def serve(out: TextIO) -> None:
             texts = json.loads(await requests.get())["texts"]
             _write(out, {"answers": await _answer(sampler, name, texts)})
     finally:
-        sampler.engine.shutdown()
+        if isinstance(sampler, Sampler):
+            sampler.engine.shutdown()
 
 
 def _read_requests(loop: asyncio.AbstractEventLoop, requests: asyncio.Queue[str], task: asyncio.Task[Any]) -> None:
@@ -58,15 +53,16 @@ def _read_requests(loop: asyncio.AbstractEventLoop, requests: asyncio.Queue[str]
     loop.call_soon_threadsafe(task.cancel)
 
 
-def _start(asked: dict[str, Any]) -> tuple[Sampler, str]:
-    """Start the engine; return the sampler and the name of its decoding."""
+def _start(asked: dict[str, Any]) -> tuple[Sampler | Endpoint, str]:
+    """Start the engine, or reach for the server; return the sampler and the name of its decoding."""
     config = validate(asked["config"])
     model, decoding = base_of(config), tagging(config, asked["votes"], asked["constrained"])
     check_model(model, config, trained=False)
-    return Sampler(config, model, [decoding], Uncounted()), decoding.name
+    kind = Endpoint if decoding.engine == "openai" else Sampler
+    return kind(config, model, [decoding], NoTally()), decoding.name
 
 
-async def _answer(sampler: Sampler, decoding: str, texts: list[object]) -> list[Found]:
+async def _answer(sampler: Sampler | Endpoint, decoding: str, texts: list[object]) -> list[Found]:
     """Tag the texts; return the answers in the order of the texts. Texts that look the same are tagged once."""
     asked, sources = dict[int, SampledText](), list[int | RejectReason]()
     for text in texts:

@@ -90,7 +90,7 @@ def test_the_actor_scores_by_what_it_was_sent(bm25: str, tmp_path: Path) -> None
     told = scoring({"by": bm25})
     own = own_scorers(told)
     (tmp_path / "mine.py").unlink()
-    scorer = Scorer(told, NoTally(), own)  # type: ignore[arg-type]
+    scorer = Scorer(told, NoTally(), own)
     assert scorer.criteria and scorer.criteria.embedder is None
     rejected = SampledText(1, "x", None, "{}", "", candidates=[], reason="too_long")
     [first, second] = from_table(scorer(to_table([sampled(["honey"]), rejected])))

@@ -1,6 +1,7 @@
 """Candidates from a server with OpenAI's API: a troubled one on loopback, and vLLM's own."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -170,7 +171,13 @@ def test_a_run_by_a_server_is_ranked_paired_and_verified(tmp_path: Path) -> None
             said.append(done.stdout + done.stderr)
             assert done.returncode == 0, said[-1]
         assert f"from some/model at {server.url}" in said[0]
+        (tmp_path / "news.jsonl").write_text('{"text": "all about mills"}\n{"text": "all about boats"}\n')
+        tagging = [tiny_model(), "--data", str(tmp_path / "news.jsonl"), "--out", str(tmp_path / "tags.jsonl"), *asked]
+        done = semtag("tag", *tagging, "--votes", "3", "data.column=text")
+        assert done.returncode == 0, done.stdout + done.stderr
         assert server.keys == {f"Bearer {SECRET}"}
+    rows = [json.loads(line) for line in (tmp_path / "tags.jsonl").read_text().splitlines()]
+    assert [row["tags"][0] for row in rows] == ["mills", "boats"]
     run = RunDir(tmp_path / "demo")
     assert semtag("verify", str(run.path)).returncode == 0
     assert {len(row["candidates"]) for row in read_rows(run.layout.round(1).ranked)} == {SAMPLES}

@@ -13,8 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -24,6 +22,7 @@ import pytest
 from benchmarks.kills import compare, count_finished
 from benchmarks.scale import DATA, make_models, make_rows
 from benchmarks.stores import store_on_loopback
+from semtag.cluster.progress import NoTally
 from semtag.configs.load import load_config
 from semtag.generation.records import TEXT
 from semtag.generation.replay import Replay
@@ -194,10 +193,9 @@ class Watch(threading.Thread):
 def ranked_here(arguments: list[str], texts: Place, folder: Path) -> Path:
     """Rank the texts in this process, by the actors' own code and without Ray; return the folder of ranked lists."""
     config = load_config(ROOT / arguments[0], arguments[1:])
-    tally: Any = SimpleNamespace(add=lambda *counts, **how: None)
     rows = [row | {"decoding": "replay"} for row in read_rows(texts)]
     table = pa.Table.from_pylist(rows, pa.schema([*TEXT, ("decoding", pa.string())]))
-    table = Scorer(config.scoring, tally)(asyncio.run(Replay(config, config.model.base, tally)(table)))
+    table = Scorer(config.scoring, NoTally())(asyncio.run(Replay(config, config.model.base, NoTally())(table)))
     folder.mkdir()
     pq.write_table(table.select(RANKED.names).cast(RANKED), folder / "part.parquet")
     return folder

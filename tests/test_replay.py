@@ -3,7 +3,6 @@
 import asyncio
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ from hypothesis import given as given_any
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from semtag.cluster.progress import NoTally
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
 from semtag.configs.schema import Config, Data
@@ -122,7 +122,7 @@ def test_a_template_that_refuses_a_text_costs_no_other(tmp_path: Path) -> None:
     )
     template = f"model.chat_template={tmp_path / 'own.jinja'}"
     config = load_config(ROOT / "configs" / "demo.yaml", [*TINY, template])
-    replay = Replay(config, tiny_model(), SimpleNamespace(add=lambda *counts, **how: None))  # type: ignore[arg-type]
+    replay = Replay(config, tiny_model(), NoTally())
     meta = json.dumps({"completions": [GOOD]})
     texts = [SampledText(i, text, None, meta, "replay") for i, text in enumerate(["fine", "forbidden"])]
     first, second = from_table(asyncio.run(replay(to_table(texts))))

@@ -1,12 +1,10 @@
 """Scoring maths, by hand and with the real embedding model."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from semtag.cluster.progress import Counts
+from semtag.cluster.progress import Counts, NoTally
 from semtag.configs.errors import UserError
 from semtag.configs.scoring import Scoring
 from semtag.generation.parse import Format
@@ -135,7 +133,7 @@ def test_a_text_behind_the_window_is_counted(embedder: Embedder) -> None:
     assert np.allclose(*embedder.texts([long, f"{long} hills and bridges"]))  # nobody would know
     prefixed = Embedder(Scoring(model="all-MiniLM-L6-v2", text_prefix="query: "))
     assert prefixed.cut([fits]) == [True]
-    scorer = Scorer(embedder.scoring, SimpleNamespace(add=lambda *counts, **how: None))  # type: ignore[arg-type]
+    scorer = Scorer(embedder.scoring, NoTally())
     answer = {"sample": 0, "tags": ["river"], "format": "valid"}
     rows = [{"text": text, "candidates": [answer]} for text in (fits, long)]
     rows.append({"text": long, "candidates": [], "reason": "too_long"})  # not scored, so not cut
