@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
-from semtag.preview import lines_of, page_of, preview
+from semtag.preview import Preview, lines_of, page_of, preview
 from tests.conftest import ROOT, TINY, semtag, tiny_model
 from tests.test_cli import fails
 
@@ -20,16 +22,21 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def replay(tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides that read the rows above, with their candidates."""
-    (tmp_path / "texts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
-    return [*TINY, f"data.path={tmp_path / 'texts.jsonl'}", f"model.base={tiny_model()}", "sampling.engine=replay"]
+    file = tmp_path_factory.mktemp("preview") / "texts.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    return [*TINY, f"data.path={file}", f"model.base={tiny_model()}", "sampling.engine=replay"]
 
 
-def test_the_first_texts_are_shown_with_what_would_be_learnt(replay: list[str]) -> None:
-    said = list[str]()
-    found = preview(load_config(ROOT / "configs" / "demo.yaml", replay), 3, said.append)
+@pytest.fixture(scope="module")
+def found(replay: list[str]) -> Preview:
+    """The preview of the first three rows that have a text. It comes before a browser, whose event loop runs."""
+    return preview(load_config(ROOT / "configs" / "demo.yaml", replay), 3, lambda _: None)
+
+
+def test_the_first_texts_are_shown_with_what_would_be_learnt(found: Preview) -> None:
     mill, bees, oven = found.texts
     assert sorted(str(candidate.reason or "valid") for candidate in mill.text.candidates) == [
         "unbalanced",
@@ -48,6 +55,21 @@ def test_the_first_texts_are_shown_with_what_would_be_learnt(replay: list[str]) 
     assert "empty_text" in text and "A fourth text" not in text
     page = page_of(found, "demo: preview")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "<b>far" not in page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_for_all_eyes_and_runs_nothing_of_a_model(
+    found: Preview, scheme: str, browser: Any, tmp_path: Path
+) -> None:
+    page, said = browser.new_page(viewport={"width": 400, "height": 900}, color_scheme=scheme), list[str]()
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    (tmp_path / "preview.html").write_text(page_of(found, "demo: preview"), encoding="utf-8")
+    page.goto((tmp_path / "preview.html").as_uri())
+    assert Axe().run(page).response["violations"] == []
+    assert page.get_by_text("<script>alert(1)</script>").count() == 1 and said == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.close()
 
 
 def test_it_says_where_no_gpu_is(replay: list[str]) -> None:
