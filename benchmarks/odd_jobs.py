@@ -106,7 +106,7 @@ def ended(job: Job, right: str) -> str:
 
 
 def try_replays(bench: Bench) -> Iterator[Trial]:
-    """Candidates from files, with texts longer than the scoring model reads, at places that are odd themselves."""
+    """Candidates from files, with texts longer than the embedding model reads, at places that are odd themselves."""
     temporary = bench.root / ("x" * max(1, 79 - len(str(bench.root))))
     temporary.mkdir()
     how = ["sampling.engine=replay"]
@@ -124,7 +124,7 @@ def try_replays(bench: Bench) -> Iterator[Trial]:
     job = bench.semtag(*command)
     right = "9 ranked: 18 valid, 1 invalid"
     yield Trial("replays", "replay/surrogate.jsonl", right, _ranked(bench, "together"))
-    right = "exit 0: 2 texts are longer than the scoring model reads"
+    right = "exit 0: 2 texts are longer than the embedding model reads"
     yield Trial("replays", "long_tail.jsonl", right, ended(job, right))
     shutil.copy(bench.folder / "replay" / "nulls.jsonl", grown / "surrogate.jsonl")
     right = "exit 2: surrogate.jsonl has changed"

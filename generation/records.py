@@ -92,7 +92,8 @@ class SampledText:
     """A text on its way through the pipeline.
 
     `reason` is set when the text is rejected. A rejected text stays in the pipeline, so that each text that enters
-    leaves as one row. `cut` says whether the scoring model reads only the text's beginning, and is null until scored.
+    leaves as one row. `in_parts` says whether the text is longer than the embedding model reads. It is null until
+    scored.
     """
 
     text_id: int
@@ -104,7 +105,7 @@ class SampledText:
     prompt_ids: Sequence[int] | None = None
     sampled_prompt_ids: Sequence[int] | None = None
     candidates: Sequence[Candidate] = ()
-    cut: bool | None = None
+    in_parts: bool | None = None
     reason: RejectReason | str | None = None
     detail: str | None = None
 
@@ -123,7 +124,7 @@ SAMPLED = pa.schema(
         ("decoding", pa.string()),
         *PROMPT,
         ("candidates", pa.list_(CANDIDATE)),
-        ("cut", pa.bool_()),
+        ("in_parts", pa.bool_()),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]

@@ -50,7 +50,7 @@ class RankCounts:
     ranked: int = 0
     scored: int = 0  # candidates with a score
     score_sum: float = 0.0
-    cut: int = 0  # texts longer than the scoring model reads
+    in_parts: int = 0  # texts longer than the embedding model reads
     lengths: Counter[int] = field(default_factory=Counter)  # of texts, by `length_of_best`
     looked_at: int = 0  # valid answers of these texts
     copied: Counter[str] = field(default_factory=Counter)  # these answers, by a tag of prompt.examples that they copy
@@ -90,7 +90,7 @@ def rank(run: RunDir, config: Config, progress: Progress, number: int) -> StepCo
         "rejects": dict(counts.rejects),
         "formats": dict(formats),
         "mean_score": round(counts.score_sum / max(1, counts.scored), 4),
-        **({"cut_when_scored": counts.cut} if counts.cut else {}),
+        **({"scored_in_parts": counts.in_parts} if counts.in_parts else {}),
         "broken_spellings": spellings_of(tokenizer),  # prompts.broken breaks them up, so that no text opens a chat turn
     }
 
@@ -158,7 +158,7 @@ def _split(files: list[Place], expected: TextIds, ranked: Path, rejects: Path, c
                 bad.write(vars(_reject(row)))
             kept = table.filter(pc.invert(rejected))
             good.write(kept)
-            counts.cut += pc.sum(kept["cut"], min_count=0).as_py()
+            counts.in_parts += pc.sum(kept["in_parts"], min_count=0).as_py()
             _look_at(kept, counts, known, config.pairs)
             _count_candidates(kept["candidates"].combine_chunks().flatten(), counts)
     counts.ranked = good.rows
@@ -209,14 +209,14 @@ def _check_counts(counts: RankCounts, expected: TextIds, progress: Progress) -> 
             f"None of the {counts.texts} texts could be sampled: {dict(counts.rejects)}.",
             "Read the round's rejects/. For too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
         )
+    if counts.in_parts:
+        progress.say(f"{counts.in_parts:,} texts are longer than the embedding model reads, and are scored in parts")
     for warning in _warnings(counts):
         progress.say(f"warning: {warning}")
 
 
 def _warnings(counts: RankCounts) -> Iterator[str]:
     """Yield what may spoil a tagger that learns from these candidates."""
-    if counts.cut:
-        yield f"{counts.cut:,} texts are longer than the scoring model reads: only their beginnings are scored"
     longer, decided = counts.lengths[1], counts.lengths[1] + counts.lengths[-1]
     if decided >= LEAST_TEXTS and longer > LONGER * decided:
         yield (

@@ -29,16 +29,16 @@ class Scorer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         texts = from_table(batch)
         if self.criteria:
-            texts = self.criteria.score(self._with_cuts(texts))
+            texts = self._marked(self.criteria.score(texts))
         candidates = [candidate for text in texts for candidate in text.candidates]
         scores = [candidate.score for candidate in candidates if candidate.score is not None]
         self.tally.add(Counts(scored=len(scores), score_sum=sum(scores)), at_once=True)
         self.metrics.record(texts, scores)
         return to_table(texts)
 
-    def _with_cuts(self, texts: list[SampledText]) -> list[SampledText]:
-        """Mark the texts that the embedding model reads only the beginning of."""
-        if not (self.criteria and self.criteria.embedder):
-            return [replace(text, cut=False) if text.candidates else text for text in texts]
-        cut = iter(self.criteria.embedder.cut([text.text for text in texts if text.candidates]))  # rejects may be huge
-        return [replace(text, cut=next(cut)) if text.candidates else text for text in texts]
+    def _marked(self, texts: list[SampledText]) -> list[SampledText]:
+        """Mark the texts that the embedding model read in parts."""
+        long = set[str]()
+        if self.criteria and self.criteria.embedder:
+            self.criteria.embedder.in_parts, long = long, self.criteria.embedder.in_parts
+        return [replace(text, in_parts=text.text in long) if text.candidates else text for text in texts]

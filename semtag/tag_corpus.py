@@ -53,7 +53,7 @@ class TagCounts:
     formats: Counter[str] = field(default_factory=Counter)
     defects: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
-    cut: int = 0  # rows scored by the beginning of their text, because the scoring model reads no more
+    in_parts: int = 0  # rows scored in parts, because their text is longer than the embedding model reads
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RowAnswer:
 
     reason: str | None = None
     candidate: Candidate | None = None
-    cut: bool = False
+    in_parts: bool = False
 
 
 def tag(work: RunDir, progress: Progress) -> StepCounts:
@@ -168,7 +168,7 @@ def _write(work: RunDir, job: dict[str, Any], answers: list[Place], column: str)
         "formats": dict(counts.formats),
         "defects": dict(counts.defects),
         "rejected": dict(counts.rejected),
-        **({"cut_when_scored": counts.cut} if counts.cut else {}),
+        **({"scored_in_parts": counts.in_parts} if counts.in_parts else {}),
         "file": str(out),
     }
 
@@ -184,7 +184,7 @@ def _tagged(joined: Iterator[tuple[Row, RowAnswer]], counts: TagCounts, bad: Bin
             continue
         found = answer.candidate
         counts.formats[found.format] += 1
-        counts.cut += answer.cut
+        counts.in_parts += answer.in_parts
         if found.reason:
             counts.defects[found.reason] += 1
         yield row, dict(zip(TAGS.names, (found.tags, found.format, found.score), strict=True))
@@ -198,7 +198,7 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
     """
     from datasets import Dataset
 
-    columns = ["text_id", "text", "candidates", "reason", "cut"]
+    columns = ["text_id", "text", "candidates", "reason", "in_parts"]
     paths = [glob.escape(str(file)) for file in files]
     # The answers are memory-mapped. Only the ids lie in memory, 8 bytes a text.
     answers = Dataset.from_parquet(paths, cache_dir=str(scratch / "cache"), columns=columns).sort("text_id")
@@ -223,7 +223,7 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
             elif answer["reason"]:
                 yield row, RowAnswer(answer["reason"])
             else:
-                yield row, RowAnswer(candidate=candidates_of(answer)[0], cut=bool(answer["cut"]))
+                yield row, RowAnswer(candidate=candidates_of(answer)[0], in_parts=bool(answer["in_parts"]))
 
 
 def main() -> None:

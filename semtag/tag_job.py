@@ -34,10 +34,9 @@ def tag(
     """Tag the rows of `data` into the file `out`; return the exit status.
 
     `tagger` is a run directory, or a model's path or hub name. With `base`, the run's base model tags. The folder
-    `answers` keeps answers for later jobs, and has those of earlier ones.
-
-    The job's state lies in `<out>.unfinished` until the job is done, so the same command again resumes. Raises
-    UserError for an `out` that exists or has another ending. Raises UserError for an unfinished job of other settings.
+    `answers` keeps answers for later jobs. The job's state lies in `<out>.unfinished` until the job is done, so the
+    same command again resumes. Raises UserError for an `out` that exists or has another ending, and for an unfinished
+    job of other settings.
     """
     if ":/" in str(out) or out.suffix not in ENDINGS:
         raise UserError(f"Cannot write {out}.", f"Set --out to a file on a disk that ends in {', '.join(ENDINGS)}.")

@@ -94,7 +94,7 @@ def test_the_actor_scores_by_what_it_was_sent(bm25: str, tmp_path: Path) -> None
     assert scorer.criteria and scorer.criteria.embedder is None
     rejected = SampledText(1, "x", None, "{}", "", candidates=[], reason="too_long")
     [first, second] = from_table(scorer(to_table([sampled(["honey"]), rejected])))
-    assert first.candidates[0].score == pytest.approx(1.375, abs=1e-6) and first.cut is False
+    assert first.candidates[0].score == pytest.approx(1.375, abs=1e-6) and first.in_parts is False
     assert (second.reason, second.candidates) == ("too_long", [])
 
 

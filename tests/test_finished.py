@@ -218,11 +218,12 @@ def test_ids_are_looked_up_among_sorted_ones(ids: list[int], known: set[int]) ->
 
 
 def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> None:
-    def row(id_: int, reason: str | None = None, cut: bool | None = False) -> dict[str, Any]:
-        own = {"text_id": id_, "text": "t", "candidates": [], "reason": reason, "cut": None if reason else cut}
+    def row(id_: int, reason: str | None = None, in_parts: bool | None = False) -> dict[str, Any]:
+        own = {"text_id": id_, "text": "t", "candidates": [], "reason": reason}
+        own["in_parts"] = None if reason else in_parts
         return dict.fromkeys(SAMPLED.names) | own
 
-    rows = [row(5, cut=True), row(-3, "not_a_number"), row(5, cut=True), row(77), row(8), row(2), row(-3)]
+    rows = [row(5, in_parts=True), row(-3, "not_a_number"), row(5, in_parts=True), row(77), row(8), row(2), row(-3)]
     pq.write_table(pa.Table.from_pylist(rows, SAMPLED), folder.rows / "a_000000-0.parquet")
     out, expected = tmp_path / "out", TextIds(folder.texts)
     out.mkdir()
@@ -235,7 +236,7 @@ def test_rows_are_parted_one_for_each_text(folder: Folder, tmp_path: Path) -> No
     with Progress("rank", "texts", folder.said) as progress:
         _check_counts(counts, expected, progress)
     assert "skipped 2 rows of texts that already have a row, and 1 rows of unknown texts" in folder.said.getvalue()
-    assert "warning: 1 texts are longer than the scoring model reads" in folder.said.getvalue()
+    assert "1 texts are longer than the embedding model reads, and are scored in parts" in folder.said.getvalue()
 
 
 @pytest.mark.parametrize(("longer", "shorter", "warned"), [(71, 29, True), (70, 30, False), (70, 20, False)])

@@ -1,15 +1,19 @@
 """Scoring maths, by hand and with the real embedding model."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
 from semtag.cluster.progress import Counts, NoTally
 from semtag.configs.errors import UserError
 from semtag.configs.scoring import Scoring
 from semtag.generation.parse import Format
 from semtag.generation.records import SAMPLED, Candidate, SampledText, sampled_counts
-from semtag.scoring.embedder import Embedder
+from semtag.scoring.embedder import Embedder, split_text
 from semtag.scoring.scorer import Scorer
 from semtag.scoring.similarity import cosine, rank_candidates, score_texts, tag_string
 from semtag.store.locations import local_folder
@@ -125,19 +129,47 @@ def test_a_model_that_overflows_at_a_word_costs_the_texts_with_that_word() -> No
     assert all(c.score is not None and -1 <= c.score <= 1 for text in scored for c in text.candidates)
 
 
-def test_a_text_behind_the_window_is_counted(embedder: Embedder) -> None:
+def test_a_text_beyond_the_window_is_read_in_parts(embedder: Embedder) -> None:
     window = embedder.model.max_seq_length
-    short, fits, long = (" ".join(["river"] * number) for number in (3, window - 2, window - 1))
-    tail = f"{long} bridge"
-    assert embedder.cut([short, fits, long, tail]) == [False, False, True, True]
-    assert np.allclose(*embedder.texts([long, f"{long} hills and bridges"]))  # nobody would know
+    short, fits = (" ".join(["river"] * number) for number in (3, window - 2))
+    rivers, bridges = (" ".join([word] * (window - 2)) for word in ("river", "bridge"))
+    whole, river, bridge = embedder.texts([f"{rivers} {bridges}", rivers, bridges])
+    assert embedder.in_parts == {f"{rivers} {bridges}"}
+    directions = [one / np.linalg.norm(one) for one in (river, bridge)]
+    assert np.allclose(whole, np.mean(directions, axis=0), atol=1e-6)
+    # The cosine with tags is proportional to the mean of the parts' cosines.
+    tags = embedder.tags(["bridge", "mill"])
+    of_whole, *of_parts = (cosine(np.stack([one] * 2), tags) for one in (whole, *directions))
+    ratios = of_whole / np.mean(of_parts, axis=0)
+    assert ratios[0] == pytest.approx(ratios[1], abs=1e-5)
+    embedder.in_parts.clear()
     prefixed = Embedder(Scoring(model="all-MiniLM-L6-v2", text_prefix="query: "))
-    assert prefixed.cut([fits]) == [True]
+    for one in (embedder, prefixed):
+        one.texts([short, fits])
+    assert (embedder.in_parts, prefixed.in_parts) == (set(), {fits})
     scorer = Scorer(embedder.scoring, NoTally())
     answer = {"sample": 0, "tags": ["river"], "format": "valid"}
-    rows = [{"text": text, "candidates": [answer]} for text in (fits, long)]
-    rows.append({"text": long, "candidates": [], "reason": "too_long"})  # not scored, so not cut
-    assert scorer(pa.Table.from_pylist(rows, SAMPLED))["cut"].to_pylist() == [False, True, None]
+    rows = [{"text": text, "candidates": [answer]} for text in (fits, f"{rivers} {bridges}")]
+    rows.append({"text": rivers * 2, "candidates": [], "reason": "too_long"})  # not scored
+    for _ in range(2):
+        assert scorer(pa.Table.from_pylist(rows, SAMPLED))["in_parts"].to_pylist() == [False, True, None]
+
+
+@given_any(st.lists(st.text("ab ", min_size=1, max_size=4), min_size=1, max_size=40), st.integers(1, 9))
+def test_parts_hold_all_of_a_text(tokens: list[str], most: int) -> None:
+    text, ends = "".join(tokens), [*itertools.accumulate(map(len, tokens))]
+    offsets = list(zip([0, *ends], ends, strict=False))
+    parts = split_text(text, offsets, most)
+    assert "".join(parts) == text and len(parts) == -(-len(tokens) // most)
+    places = [0, *itertools.accumulate(map(len, parts))]
+    sizes = [sum(low <= begin < high for begin, _ in offsets) for low, high in itertools.pairwise(places)]
+    assert max(sizes) <= most and sum(sizes) == len(tokens)
+
+
+def test_parts_begin_with_a_word() -> None:
+    text = "a bb cc d"
+    assert split_text(text, [(0, 1), (2, 4), (5, 7), (8, 9)], 3) == ["a bb", "cc d"]
+    assert split_text("steamengine", [(0, 5), (5, 11)], 1) == ["steam", "engine"]
 
 
 def test_score_does_not_depend_on_the_batch(embedder: Embedder) -> None:

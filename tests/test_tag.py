@@ -95,6 +95,17 @@ def tagged(out: Path) -> list[dict[str, Any]]:
 TAGGING = ["prompt.max_tags=2", "prompt.max_tag_words=1", "sampling.max_tokens=40", "sampling.dtype=float32"]
 
 
+def kill_amid_blocks(command: list[str], finished: Path) -> None:
+    """Start the command, and kill all its processes once it has finished a block."""
+    job = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 300
+    while not any("pending" not in file.name for file in finished.glob("*/*.parquet")):
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+
+
 @pytest.mark.cluster
 def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "tags.jsonl"
@@ -110,14 +121,8 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(corpus: Path, 
     # A model alone comes without a run's settings.
     options += [*TAGGING, "scoring.model=all-MiniLM-L6-v2", "sampling.batch_size=10", "sampling.in_flight=1"]
     command = [sys.executable, "-m", "semtag", "tag", tiny_model(), *options, "--out", str(out)]
-    job = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     finished = tmp_path / "tags.jsonl.unfinished" / "finished"
-    deadline = time.monotonic() + 300
-    while not any("pending" not in file.name for file in finished.glob("*/*.parquet")):
-        assert job.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
+    kill_amid_blocks(command, finished)
     assert not out.exists()
     said = fails("tag", tiny_model(), *options, "--votes", "3", "--out", str(out))
     assert "votes: 1 when it began, 3 now" in said

@@ -29,32 +29,35 @@ from semtag.store.parquet import RowWriter, count_rows, read_rows
 from semtag.store.run_dir import RunDir
 from semtag.tag_columns import keep_columns
 from semtag.tag_corpus import ROW
-from semtag.tag_job import job_file, tag, tagger_config
+from semtag.tag_job import job_file, rejects_of, tag, tagger_config
 from tests.conftest import ROOT
 
 DEMO = ROOT / "configs" / "demo.yaml"
 UTC = datetime.UTC
 
 
-def tagged(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str:
+def tagged(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str, answers: Path | None = None) -> str:
     """Do a tagging job that answers each text by its last word; returns what was said."""
     config = load_config(DEMO, [f"data.path={data}", "data.limit=null", *overrides])
     work, told = RunDir(out.with_name(f"{out.name}.unfinished")), io.StringIO()
 
     def answer(texts: Place, *others: Any) -> Any:
-        with RowWriter(work.local_dir / "answers.parquet", SAMPLED) as answers:
+        with RowWriter(work.local_dir / "answers.parquet", SAMPLED) as made:
             for row in read_rows(texts):
                 said = f"[{row['text'].split()[-1]}]"
                 candidate = replace(read_candidate(config.prompt, 0, said, "stop"), score=0.5)
-                more = {"cut": len(row["text"]) > 99, "candidates": [vars(candidate)]}
-                answers.write(dict.fromkeys(SAMPLED.names) | row | more)
+                more = {"in_parts": len(row["text"]) > 99, "candidates": [vars(candidate)]}
+                if "refused" in row["text"]:
+                    more = {"reason": "refused_by_engine", "candidates": []}
+                made.write(dict.fromkeys(SAMPLED.names) | row | more)
         return others[-1]([work.local_dir / "answers.parquet"])
 
     monkeypatch.setattr(tag_texts, "check_model", lambda *_, **__: None)
     monkeypatch.setattr(tag_texts, "finish", answer)
     work.create()
     work.start(config)
-    write_json(job_file(work), {"out": out.name, "votes": 1, "constrained": False, "score": True})
+    asked = {"votes": 1, "constrained": False, "score": True, "answers": answers and str(answers)}
+    write_json(job_file(work), {"out": out.name, **asked})
     with Progress("tag", "texts", told) as progress:
         progress.say(describe(tag_texts.tag(work, progress)))
     assert not work.path.exists()
@@ -125,11 +128,29 @@ def test_datasets_keep_their_types_and_the_names_of_their_labels(
     assert found["tags"].to_pylist() == [["mill"], ["boat"], ["loom"], ["kiln"]]
 
 
+def test_answers_that_are_kept_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused text is asked about again, and what a text says of itself is compared beside its id."""
+    rows = [{"text": text} for text in ("a mill", "a boat", "is refused", "a mill")]
+    first, second, third = tmp_path / "1.jsonl", tmp_path / "2.jsonl", tmp_path / "3.jsonl"
+    data, kept = lines(tmp_path / "a.jsonl", *rows), tmp_path / "kept" / "identity"
+    assert "0 of 3 texts have answers" in tagged(data, first, monkeypatch, answers=kept)
+    data = lines(tmp_path / "b.jsonl", {"text": "a loom"}, *rows[::-1])
+    said = tagged(data, second, monkeypatch, answers=kept)
+    assert "2 of 4 texts have answers" in said and "tagging 2 texts" in said
+    found = [json.loads(line)["tags"] for line in second.read_text().splitlines()]
+    assert found == [["loom"], ["mill"], ["boat"], ["mill"]]
+    assert "refused_by_engine" in rejects_of(second).read_text()
+    assert len(list(kept.glob("*.parquet"))) == 2 and not list(kept.glob(".*"))
+    said = tagged(lines(tmp_path / "c.jsonl", *rows[:2]), third, monkeypatch, answers=kept)
+    assert "2 of 2 texts have answers" in said and "tagging 0 texts" in said
+    assert [json.loads(line)["tags"] for line in third.read_text().splitlines()] == [["mill"], ["boat"]]
+
+
 def test_texts_that_the_scoring_model_reads_in_part_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = lines(tmp_path / "a.jsonl", {"text": "a mill"}, {"text": "a mill " * 30})
-    assert ", 1 cut when scored, " in tagged(data, tmp_path / "tags.jsonl", monkeypatch)
+    assert ", 1 scored in parts, " in tagged(data, tmp_path / "tags.jsonl", monkeypatch)
 
 
 def test_labels_without_a_name_are_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
