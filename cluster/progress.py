@@ -13,7 +13,10 @@ LINE_EVERY_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of sampling and scoring: texts, candidates, valid and scored candidates, tokens, and the sum of scores."""
+    """Counts of sampling and scoring: texts, candidates, valid and scored candidates, tokens, and the sum of scores.
+
+    `read` and `written` are the tokens of prompts and answers that a server was asked for.
+    """
 
     texts: int = 0
     candidates: int = 0
@@ -21,6 +24,8 @@ class Counts:
     tokens: int = 0
     scored: int = 0
     score_sum: float = 0.0
+    read: int = 0
+    written: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
@@ -30,6 +35,8 @@ class Counts:
             self.tokens + other.tokens,
             self.scored + other.scored,
             self.score_sum + other.score_sum,
+            self.read + other.read,
+            self.written + other.written,
         )
 
 
@@ -108,6 +115,8 @@ class Progress(AbstractContextManager["Progress"]):
             figures.append(f"{done.valid / done.candidates:.1%} valid")
         if done.scored:
             figures.append(f"mean score {done.score_sum / done.scored:.3f}")
+        if done.read or done.written:
+            figures.append(f"{done.read + done.written:,} tokens bought")
         if self.price is not None:
             figures.append(f"cost {self.cost:,.2f}")
         return ", ".join(figures)

@@ -97,6 +97,25 @@ class Prompt(Section):
         return user
 
 
+class Budget(Section):
+    """What a command may buy from a server. The same command again may buy as much again."""
+
+    tokens: Positive | None = operational(None, "Most tokens, read and written; null: no limit.")
+    cost: float | None = operational(None, "Most money, by the two prices; null: no limit.", gt=0)
+    price_read: float = operational(0.0, "Price of a million tokens of prompts.", ge=0)
+    price_written: float = operational(0.0, "Price of a million tokens of answers.", ge=0)
+
+    def cost_of(self, read: int, written: int) -> float:
+        """Return the price of tokens read and written."""
+        return (read * self.price_read + written * self.price_written) / 1e6
+
+    @model_validator(mode="after")
+    def _has_prices(self) -> "Budget":
+        if self.cost is not None and not (self.price_read or self.price_written):
+            raise ValueError("sampling.budget.cost needs sampling.budget.price_read and price_written")
+        return self
+
+
 Engine = Literal["vllm", "openai", "replay"]
 
 
@@ -113,6 +132,7 @@ class Sampling(Section):
     )
     served_model: str | None = Field(None, description="The server's name of its model; for openai.")
     requests: Positive = operational(64, "Most requests that an actor sends to the server at once.")
+    budget: Budget = Field(Budget(), description="What a command may buy from the server; for openai.")
     candidates: str = Field("completions", description="Column that replay reads: a list of completions.")
     samples: int = Field(4, ge=1, le=256, description="Candidates per text (K).")
     temperature: float = Field(1.0, ge=0, le=5, description="Sampling temperature; above 0.")

@@ -6,9 +6,9 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import BaseModel, Field
@@ -16,7 +16,9 @@ from pydantic import BaseModel, Field
 from semtag.cluster.progress import Adds, Counts
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
+from semtag.generation.budget import Purse
 from semtag.generation.decoding import Decoding
+from semtag.generation.pace import Pace
 from semtag.generation.prompts import Chat, load_tokenizer
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import Candidate, SampledText, from_table, read_candidate, sampled_counts, to_table
@@ -26,55 +28,21 @@ from semtag.generation.vote import majority_vote
 KEY = "OPENAI_API_KEY"  # the environment variable with the server's key, as OpenAI's own clients read it
 DOUBTED = 3  # failures of a request after which Semtag asks each time whether the server answers another one
 TRIES = 8  # failures with another request answered each time, which chance would hardly give
-PROBE = [{"role": "user", "content": "?"}]
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a failed request is sent again
 OF_THE_TEXT = (400, 413, 422)  # HTTP statuses that refuse what a request says
 BUSY = (429, 503)
 LATER = (408, 409, 425, 429)  # statuses of a refusal that may not last
-FIRST_WIDTH = 8  # requests in flight at the start
-SLOWER = 4.0  # times the shortest answer that one may take before more requests in flight would only queue
 
 
-class Pace:
-    """The number of requests in flight: one more a round trip while the server keeps up, half when it refuses.
+class Asked(NamedTuple):
+    """The messages of a request, the number of their tokens, and how the model is asked."""
 
-    This is additive increase and multiplicative decrease (Chiu and Jain 1989).
-    """
+    messages: list[dict[str, str]]
+    tokens: int
+    decoding: Decoding
 
-    def __init__(self, most: int) -> None:
-        self.most, self.width = most, float(min(FIRST_WIDTH, most))
-        self._in_flight, self._changed = 0, asyncio.Condition()
-        self._narrowed = self._closed_until = 0.0
-        self._shortest = float("inf")
 
-    @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[float]:
-        """Wait for a free slot, and for the end of a pause that the server asked for; give the time of the start."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._in_flight < int(self.width))
-            self._in_flight += 1
-        try:
-            while (pause := self._closed_until - time.monotonic()) > 0:
-                await asyncio.sleep(pause)
-            yield time.monotonic()
-        finally:
-            async with self._changed:
-                self._in_flight -= 1
-                self._changed.notify_all()
-
-    def answered(self, began: float) -> None:
-        """Widen after an answer, unless answers take longer than a queue of requests explains."""
-        took = time.monotonic() - began
-        self._shortest = min(self._shortest, took)
-        if took <= SLOWER * self._shortest:
-            self.width = min(float(self.most), self.width + 1 / self.width)
-
-    def refused(self, began: float, pause: float) -> None:
-        """Narrow once for all requests that were in flight together, and send none for `pause` seconds."""
-        now = time.monotonic()
-        self._closed_until = max(self._closed_until, now + pause)
-        if began > self._narrowed:
-            self.width, self._narrowed = max(1.0, self.width / 2), now
+PROBE = Asked([{"role": "user", "content": "?"}], 1, Decoding("probe", max_tokens=1))
 
 
 class _Message(BaseModel):
@@ -90,16 +58,22 @@ class Choice(BaseModel):
 
 class _Answer(BaseModel):
     choices: Annotated[list[Choice], Field(min_length=1)]
+    usage: Any = None
+
+    def tokens(self, name: str, otherwise: int) -> int:
+        """Return the tokens of prompts or completions by the server's own count, where it gives one."""
+        count = self.usage.get(f"{name}_tokens") if isinstance(self.usage, dict) else None
+        return count if isinstance(count, int) else otherwise
 
 
 class Endpoint:
     """Ray Data actor class with the inputs and outputs of `Sampler`, around a server with OpenAI's API.
 
     A request that fails is sent again, after a wait that doubles. A text that the server refuses, or fails at while it
-    answers others, comes back with its `reason`. Raises UserError where the user must act: for a wrong key or model,
-    for an account without money, and where the server answers nothing for sampling.hang_minutes. Candidates have
-    neither tokens nor log-probabilities, because those of another model are no reference. Training computes the
-    reference itself.
+    answers others, comes back with its `reason`. A text for which sampling.budget has no room does not come back.
+    Raises UserError where the user must act: for a wrong key or model, for an account without money, and where the
+    server answers nothing for sampling.hang_minutes. Candidates have neither tokens nor log-probabilities, because
+    those of another model are no reference. Training computes the reference itself.
     """
 
     def __init__(self, config: Config, model: str, decodings: Sequence[Decoding], tally: Adds) -> None:
@@ -114,6 +88,7 @@ class Endpoint:
             base_url=sampling.endpoint, api_key=self._key or "none", max_retries=0, timeout=self._patience
         )
         self._pace = Pace(sampling.requests)
+        self._purse = Purse(sampling.budget, sampling.max_actors or sampling.actors)
         self._last_answer = time.monotonic()
         self._one_by_one = False  # whether the server draws one candidate a request, whatever it is asked for
 
@@ -121,27 +96,31 @@ class Endpoint:
         return to_table(await self.sample(from_table(batch)))
 
     async def sample(self, texts: list[SampledText]) -> list[SampledText]:
-        """Return the texts with their candidates, in the same order."""
+        """Return the texts with their candidates, in the same order, without those that the budget has no room for."""
         # A server is not to blame for the time between two batches.
         self._last_answer = time.monotonic()
         done = await asyncio.gather(*(self._counted(text) for text in texts))
         self.tally.add(Counts(), at_once=True)
-        return list(done)
+        return [text for text in done if text]
 
-    async def _counted(self, text: SampledText) -> SampledText:
-        done = await self._sample(text)
+    async def _counted(self, text: SampledText) -> SampledText | None:
+        try:
+            done = await self._sample(text)
+        except OverBudgetError:
+            return None
         self.tally.add(sampled_counts([done]))
         return done
 
     async def _sample(self, text: SampledText) -> SampledText:
         decoding = self.decodings[text.decoding]
         try:
-            text, _ = with_prompt(self.chat, text, decoding)
+            text, ids = with_prompt(self.chat, text, decoding)
             messages = self.chat.messages(text.text, decoding.examples)
         except Exception as error:  # templates and tokenizers raise errors of any kind
             return text.rejected(RejectReason.REFUSED_BY_TEMPLATE, f"{type(error).__name__}: {error}")
         try:
-            choices = await self._choices(messages, decoding, seed_of(self.config.run.seed, text.text_id))
+            asked = Asked(messages, len(ids), decoding)
+            choices = await self._choices(asked, seed_of(self.config.run.seed, text.text_id))
         except RefusedError as error:
             return text.rejected(RejectReason.REFUSED_BY_ENGINE, str(error))
         candidates = [self._candidate(*numbered) for numbered in enumerate(choices)]
@@ -150,29 +129,32 @@ class Endpoint:
     def _candidate(self, number: int, choice: Choice) -> Candidate:
         return read_candidate(self.config.prompt, number, choice.message.content or "", choice.finish_reason)
 
-    async def _choices(self, messages: list[dict[str, str]], decoding: Decoding, seed: int) -> list[Choice]:
+    async def _choices(self, asked: Asked, seed: int) -> list[Choice]:
         """Return `decoding.samples` choices: of one request, and of a request each where the server gives fewer.
 
         vLLM gives sample i of a request the seed + i, so both ways draw the same candidates there.
         """
-        found, many = list[Choice](), decoding.samples
+        found, many = list[Choice](), asked.decoding.samples
         if not self._one_by_one:
             with contextlib.suppress(RefusedError):  # perhaps of `n` alone, as the single requests will show
-                found = (await self._ask(messages, decoding, seed, many))[:many]
+                found = (await self._ask(asked, seed, many))[:many]
         rest = range(len(found), many)
-        single = await asyncio.gather(*(self._ask(messages, decoding, seed + place, 1) for place in rest))
+        single = await asyncio.gather(*(self._ask(asked, seed + place, 1) for place in rest))
         self._one_by_one |= len(found) <= 1
         return [*found, *(choices[0] for choices in single)]
 
-    async def _ask(self, messages: list[dict[str, str]], decoding: Decoding, seed: int, many: int) -> list[Choice]:
-        """Send a request until the server answers it, and return the choices. Raises RefusedError and UserError."""
+    async def _ask(self, asked: Asked, seed: int, many: int) -> list[Choice]:
+        """Send a request until the server answers it, and return the choices.
+
+        Raises RefusedError, OverBudgetError and UserError.
+        """
         import openai
 
         failures = own = 0
         while True:
             async with self._pace.slot() as began:
                 try:
-                    found = await self._send(messages, decoding, seed, many)
+                    found = await self._send(asked, seed, many)
                 except (openai.APIError, ValueError) as error:
                     problem: Exception = error
                 else:
@@ -196,29 +178,44 @@ class Endpoint:
         import openai
 
         try:
-            return bool(await self._send(PROBE, Decoding("probe", max_tokens=1), seed=0, many=1))
+            return bool(await self._send(PROBE, seed=0, many=1))
         except (openai.APIError, ValueError):
             return False
 
-    async def _send(self, messages: list[dict[str, str]], decoding: Decoding, seed: int, many: int) -> list[Choice]:
-        """Send one request. Raises openai.APIError, and ValueError for an answer that cannot be read."""
+    async def _send(self, asked: Asked, seed: int, many: int) -> list[Choice]:
+        """Send one request, if the budget has room for it.
+
+        Raises OverBudgetError, openai.APIError, and ValueError for an answer that cannot be read.
+        """
+        import openai
+
+        decoding, read, written = asked.decoding, asked.tokens, many * asked.decoding.max_tokens
+        if not self._purse.take(read, written):
+            raise OverBudgetError
         more: dict[str, Any] = {"top_k": decoding.top_k} if decoding.top_k else {}
         if decoding.pattern:
             # vLLM's name for the grammar, and SGLang's.
             more |= {"structured_outputs": {"regex": decoding.pattern}, "regex": decoding.pattern}
-        raw = await self._client.chat.completions.with_raw_response.create(
-            model=self.config.sampling.served_model or "",
-            messages=messages,  # type: ignore[arg-type]
-            n=many,
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            seed=seed,
-            max_tokens=decoding.max_tokens,
-            extra_body=more,
-        )
-        choices = _Answer.model_validate_json(raw.content).choices
+        try:
+            raw = await self._client.chat.completions.with_raw_response.create(
+                model=self.config.sampling.served_model or "",
+                messages=asked.messages,  # type: ignore[arg-type]
+                n=many,
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                seed=seed,
+                max_tokens=decoding.max_tokens,
+                extra_body=more,
+            )
+        except openai.APIError:
+            self._purse.correct(-read, -written)  # a server takes no money for an error
+            raise
+        answer = _Answer.model_validate_json(raw.content)
         self._last_answer = time.monotonic()
-        return choices
+        used_read, used_written = answer.tokens("prompt", read), answer.tokens("completion", written)
+        self._purse.correct(used_read - read, used_written - written)
+        self.tally.add(Counts(read=used_read, written=used_written))
+        return answer.choices
 
     def _stop_if_hopeless(self, problem: Exception, status: int) -> None:
         """Raise UserError for a failure that the user must mend, or that has lasted for sampling.hang_minutes."""
@@ -245,6 +242,10 @@ class Endpoint:
         body = getattr(problem, "body", None)
         said = body if isinstance(body, str) else json.dumps(body) if body else str(problem)
         return " ".join((said.replace(self._key, "***") if self._key else said).split())[:300]
+
+
+class OverBudgetError(Exception):
+    """The budget has no room for a request."""
 
 
 class RefusedError(Exception):

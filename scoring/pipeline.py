@@ -11,7 +11,8 @@ import pyarrow as pa
 from semtag.cluster.progress import Progress
 from semtag.cluster.ray_session import Tally
 from semtag.cluster.shared_disk import check_shared
-from semtag.configs.schema import Config
+from semtag.configs.errors import UserError
+from semtag.configs.schema import Budget, Config
 from semtag.generation.decoding import Decoding
 from semtag.generation.endpoint import Endpoint
 from semtag.generation.engine_guard import GuardedSampler, shared_crash_counts
@@ -44,12 +45,28 @@ def sample_and_score(
     Sampling and scoring stream: a batch is scored while later batches are sampled. With one decoding and a folder
     `finished`, Ray commits the ids of the rows of `out` to `finished`. Texts with an id in the sorted `done` are left
     out. Without `score` no text is embedded. Unless this is the `last` pass, a text whose engines died at only one slot
-    gets no row.
+    gets no row. Raises UserError when sampling.budget is used up.
     """
     tally = begin(texts, [decoding.name for decoding in decodings], progress, finished, len(done))
     rows = sampled_rows(texts, config, model, decodings, tally, done=done, last=last)
     told = {"scoring": config.scoring, "own": own_scorers(config.scoring)} if score else {"scoring": None}
     write_scored(rows, Scorer, told, out, config, tally, progress)
+    _check_budget(tally, config.sampling.budget, progress)
+
+
+def _check_budget(tally: Tally, budget: Budget, progress: Progress) -> None:
+    """Check that no text was left out because the budget had no room for it. Raises UserError."""
+    if budget.tokens is None and budget.cost is None:
+        return
+    total = tally.total()
+    left = (progress.total or 0) - total.texts
+    if left > 0:
+        cost = f" for {budget.cost_of(total.read, total.written):,.2f}" if budget.cost is not None else ""
+        raise UserError(
+            f"sampling.budget is used up: {total.read:,} tokens were read and {total.written:,} written{cost}. "
+            f"{left:,} texts have no candidates yet; what was bought is kept.",
+            "The same command goes on, with the same budget again; sampling.budget.tokens=... changes it.",
+        )
 
 
 def begin(texts: Place, names: list[str], progress: Progress, finished: Place | None = None, before: int = 0) -> Tally:

@@ -73,6 +73,8 @@ async def _answer(sampler: Sampler | Endpoint, decoding: str, texts: list[object
         sources.append(id_ := text_id(shown))
         asked.setdefault(id_, SampledText(id_, shown, None, "{}", decoding))
     found = {text.text_id: _found(text) for text in await sampler.sample([*asked.values()])}
+    if len(found) < len(asked):
+        raise UserError("sampling.budget is used up.", "Raise sampling.budget, or open another Tagger.")
     return [([], "invalid", source) if isinstance(source, RejectReason) else found[source] for source in sources]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 SECRET = "sk-a-key-that-nobody-may-see"
 SAMPLES = 3
+READ, WRITTEN = 100, 10  # tokens of a prompt and of an answer, by the server's count
 
 
 class Server(ThreadingHTTPServer):
@@ -48,7 +49,8 @@ class Answers(BaseHTTPRequestHandler):
             {"index": i, "message": {"content": f"[{text.split()[-1]}][{asked['seed'] + i}]"}, "finish_reason": "stop"}
             for i in range(min(asked["n"], self.server.most))
         ]
-        whole = json.dumps({"choices": choices}).encode()
+        usage = {"prompt_tokens": READ, "completion_tokens": WRITTEN * len(choices)}
+        whole = json.dumps({"choices": choices, "usage": usage}).encode()
         status, body = {
             "429": (429, b"slow down"),
             "500": (500, b"{}"),

@@ -15,15 +15,17 @@ import pytest
 from semtag.cluster.progress import NoTally
 from semtag.configs.errors import UserError
 from semtag.configs.load import load_config
-from semtag.configs.schema import Config
+from semtag.configs.schema import Budget, Config
 from semtag.generation import endpoint as endpoints
+from semtag.generation.budget import Purse
 from semtag.generation.decoding import Decoding, candidates
-from semtag.generation.endpoint import KEY, Endpoint, Pace
+from semtag.generation.endpoint import KEY, Endpoint
+from semtag.generation.pace import Pace
 from semtag.generation.records import SampledText, from_table, to_table
 from semtag.generation.sampler import Sampler, engine_environment
 from semtag.store.parquet import read_rows
 from semtag.store.run_dir import RunDir
-from tests.chat_server import SAMPLES, SECRET, serving
+from tests.chat_server import READ, SAMPLES, SECRET, WRITTEN, serving
 from tests.conftest import ROOT, TINY, semtag, tiny_demo, tiny_model
 from tests.test_submit import free_ports
 
@@ -159,18 +161,47 @@ def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
         load_config(ROOT / "configs" / "demo.yaml", [*TINY, "sampling.engine=openai"])
 
 
+def test_tokens_are_set_aside_and_counted_after() -> None:
+    purse = Purse(Budget(tokens=1000), actors=2)
+    assert purse.take(300, 100) and not purse.take(100, 1)
+    purse.correct(-200, -100)  # the request used 100
+    assert purse.take(300, 100) and not purse.take(1, 0)
+    dear = Purse(Budget(cost=0.01, price_read=1.0, price_written=10.0), actors=1)
+    assert dear.take(5000, 500) and not dear.take(1, 0)
+    assert all(Purse(Budget(), 1).take(10**9, 10**9) for _ in range(2))
+
+
+def test_a_text_that_the_budget_has_no_room_for_does_not_come_back() -> None:
+    """A request sets aside its prompt and its longest answers, so what is bought never exceeds the budget."""
+    used = READ + SAMPLES * WRITTEN
+    with serving("none", "429") as server:
+        found = sampled_by(server.url, texts(), f"sampling.budget.tokens={6 * used}", at_once=False)
+        bought = server.met["none"] * used
+    assert 1 <= len(found) < 16 and bought <= 6 * used
+    assert [row.text_id for row in found] == sorted({row.text_id for row in found})
+    assert all(len(row.candidates) == SAMPLES and row.reason is None for row in found)
+    with serving() as server:
+        assert sampled_by(server.url, texts(), "sampling.budget.tokens=5") == [] and not server.asked
+
+
 @pytest.mark.cluster
 def test_a_run_by_a_server_is_ranked_paired_and_verified(tmp_path: Path) -> None:
     """A key that stands in the environment is in none of the run's files, and in nothing that was printed."""
     with serving("429", "none", "500", "none") as server:
         asked = ["sampling.engine=openai", f"sampling.endpoint={server.url}", "sampling.served_model=some/model"]
         arguments = tiny_demo(tmp_path, *asked, "rounds.count=1")
-        said = []
+        poor = semtag("rank", *arguments, "sampling.budget.tokens=3000")
+        assert poor.returncode == 2, poor.stdout + poor.stderr
+        assert "sampling.budget is used up" in poor.stdout
+        bought, said = {asked["messages"][-1]["content"] for asked in server.asked}, [poor.stdout + poor.stderr]
+        before = len(server.asked)
         for stage in ("rank", "pairs"):
             done = semtag(stage, *arguments)
             said.append(done.stdout + done.stderr)
             assert done.returncode == 0, said[-1]
-        assert f"from some/model at {server.url}" in said[0]
+        assert "texts were done before and are kept" in said[1]
+        assert not bought & {asked["messages"][-1]["content"] for asked in server.asked[before:]}
+        assert f"from some/model at {server.url}" in said[0] and "tokens bought" in said[1]
         (tmp_path / "news.jsonl").write_text('{"text": "all about mills"}\n{"text": "all about boats"}\n')
         tagging = [tiny_model(), "--data", str(tmp_path / "news.jsonl"), "--out", str(tmp_path / "tags.jsonl"), *asked]
         done = semtag("tag", *tagging, "--votes", "3", "data.column=text")
