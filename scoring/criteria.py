@@ -6,9 +6,11 @@ Suffixes of array names: T texts, C the candidates of a text.
 import functools
 import importlib
 import itertools
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,7 +51,9 @@ class OwnScorer:
             if self.source is None:
                 module: Any = importlib.import_module(where)
             else:
-                module = types.ModuleType("semtag_scorer")
+                module = types.ModuleType(f"_scorer_{Path(where).stem}")
+                module.__file__ = where
+                sys.modules[module.__name__] = module  # dataclasses look their module up
                 exec(compile(self.source, where, "exec"), vars(module))
             found = getattr(module, name)
         except Exception as error:

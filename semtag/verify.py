@@ -187,7 +187,7 @@ def _misread(candidate: Candidate, config: Config) -> str | None:
 def _misscored(score: float, scores: Sequence[float] | None, scoring: Scoring) -> str | None:
     """Return the problem with a score that is no cosine, or no sum of the scorers' scores; None if it may be right."""
     if scoring.is_cosine and not -1 <= score <= 1:
-        return f"a score of {score}"
+        return f"a score of {score}, which is no cosine"
     if len(scoring.scorers) == 1:
         return None if scores is None else f"scores {scores} by one scorer"
     weights = [one.weight for one in scoring.scorers]

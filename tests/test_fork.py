@@ -101,7 +101,7 @@ def test_a_fork_that_was_ended_is_made_again_and_a_made_one_resumes(copy: RunDir
     again = fork(copy, config, said.append)
     assert again.manifest().steps == json_steps(before)
     assert (run.layout.round(1).merged / "config.json").exists()
-    assert run.ledger() == copy.ledger()
+    assert run.ledger().root == {name: units for name, units in copy.ledger().root.items() if name != "evaluate"}
     assert not list(run.local_dir.rglob(".*.partial"))
 
 

@@ -123,7 +123,7 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
         "stored as valid .* parses as invalid",
     ),
     "other tags": (CANDIDATES, best(put(tags=["another"])), "stored as .* parses as "),
-    "a score that is no cosine": (CANDIDATES, best(put(score=1.5)), "tags with a score of 1.5"),
+    "a score that is no cosine": (CANDIDATES, best(put(score=1.5)), "a score of 1.5, which is no cosine"),
     "a lost score": (CANDIDATES, best(put(score=None)), "tags with a score of None"),
     "a lost token": (
         CANDIDATES,
