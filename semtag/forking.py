@@ -6,7 +6,7 @@ from typing import Any
 
 from semtag.configs.errors import UserError
 from semtag.configs.load import differences, load_config
-from semtag.configs.schema import Config
+from semtag.configs.schema import Config, merge_into
 from semtag.pipeline import steps_of
 from semtag.store.layout import RunLayout, Step
 from semtag.store.links import take_folder
@@ -38,8 +38,9 @@ def config_of_fork(
     Raises UserError if `source` is no run or has that name, and as `load_config` does.
     """
     source.config()
-    beside = f"run.root={source.path.parent}"
-    config = load_config(source.layout.config, [beside, *overrides, f"run.name={name}"], sections)
+    changed: dict[str, Any] = {"run": {"root": str(source.path.parent)}}
+    merge_into(changed, sections or {})
+    config = load_config(source.layout.config, [*overrides, f"run.name={name}"], changed)
     if uri(RunDir.of(config).path) == uri(source.path):
         raise UserError(f"{source.path} cannot be a fork of itself.", "Give the fork another name.")
     return config

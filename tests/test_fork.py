@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import semtag as semtag_in_python
 from semtag.cluster.progress import Progress
 from semtag.configs.errors import UserError
 from semtag.forking import config_of_fork, fork, lines_of, plan_fork
@@ -21,6 +22,7 @@ from semtag.scoring.similarity import score_texts
 from semtag.store.layout import Step
 from semtag.store.locations import put_in_place, write_json, write_text
 from semtag.store.parquet import RowWriter, read_rows, read_tables
+from semtag.store.rounds import delivered_round
 from semtag.store.run_dir import RunDir
 from tests.conftest import semtag
 from tests.test_cli import fails
@@ -103,6 +105,15 @@ def test_a_fork_that_was_ended_is_made_again_and_a_made_one_resumes(copy: RunDir
     assert (run.layout.round(1).merged / "config.json").exists()
     assert run.ledger().root == {name: units for name, units in copy.ledger().root.items() if name != "evaluate"}
     assert not list(run.local_dir.rglob(".*.partial"))
+
+
+def test_from_python(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fork that changes nothing that shapes a result has all of its source, tagger and report as well."""
+    run = semtag_in_python.fork(finished_run, "whole", run={"root": str(tmp_path)}, cluster={"object_store_gb": 1.0})
+    said = capsys.readouterr().out
+    assert "all steps are taken over" in said and "All is done already" in said and "tuned" in said
+    assert run.path == tmp_path / "whole" and delivered_round(run) == delivered_round(RunDir(finished_run))
+    assert len(semtag_in_python.load_pairs(run, 1)) == len(semtag_in_python.load_pairs(finished_run, 1)) > 0
 
 
 def json_steps(manifest: bytes) -> Any:

@@ -19,7 +19,10 @@ from benchmarks.scale import DATA, make_models, make_rows
 from benchmarks.stores import Store, store_on_loopback
 from semtag.configs.data import Data
 from semtag.configs.errors import UserError
+from semtag.configs.load import load_config
+from semtag.forking import config_of_fork, fork
 from semtag.generation.readers import read_rows as read_rows_of_data
+from semtag.store.layout import Step
 from semtag.store.lease import SIGNS, _create, lease
 from semtag.store.locations import local_folder, place_at, upload
 from semtag.store.parquet import RowWriter, count_rows, read_rows
@@ -152,6 +155,26 @@ def test_folders_of_a_run_in_a_store(server: Store) -> None:
     assert not shared.exists()
     with run.lock(), pytest.raises(UserError, match="Another process"), RunDir("s3://runs/all/folders").lock():
         pass
+
+
+def test_a_run_in_a_store_is_forked_there(server: Store, tmp_path: Path) -> None:
+    config = load_config(ROOT / "configs" / "demo.yaml", ["run.root=s3://runs/all", "run.name=source"])
+    source, step = RunDir.of(config), Step("texts")
+    source.create()
+    source.start(config)
+    source.begin(step, config)
+    with source.replace_folder(source.layout.texts) as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "train-1.parquet").write_bytes(b"texts")
+    source.record(step, "rows", 1, 1, {})
+    source.finish(step, {}, {})
+    said: list[str] = []
+    run = fork(source, config_of_fork(source, "forked", ["pairs.strategy=all_pairs"]), said.append)
+    assert str(run.path) == "s3://runs/all/forked" and "begins at rank-1" in said[-1]
+    assert (run.layout.texts / "sub" / "train-1.parquet").read_bytes() == b"texts"
+    assert run.manifest().steps["texts"].taken_from == str(source.path) and run.ledger() == source.ledger()
+    with pytest.raises(UserError, match=r"(?s)cannot take files from s3://.*Set run.root to a place of the same kind"):
+        fork(source, config_of_fork(source, "forked", [f"run.root={tmp_path}"]), said.append)
 
 
 def test_texts_in_a_store_are_found_as_on_a_disk(server: Store) -> None:
