@@ -26,6 +26,11 @@ class Data(Section):
     subset: str | None = Field(None, description="Configuration name of a Hugging Face dataset.")
     split: str = Field("train", description="Split of a Hugging Face dataset.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face dataset; null: the newest.")
+    max_words: Positive | None = Field(
+        None,
+        description="Split a longer text at the ends of sentences into parts of at most so many words. The parts of a "
+        "text are held out together, and `semtag tag` gives the text the tags that most of its parts have.",
+    )
     limit: Positive | None = Field(None, description="Read at most this many rows.")
     held_out: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="Share of texts kept for evaluation.")
     held_out_by: Literal["text", "article"] = Field(

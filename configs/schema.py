@@ -255,6 +255,10 @@ class Config(Section):
                 f"pairs.list_most {self.pairs.list_most} is less than list_least {self.pairs.list_least}: "
                 "raise pairs.list_most"
             )
+        if self.data.max_words and self.sampling.engine == "replay":
+            raise ValueError(
+                "data.max_words splits texts, and the candidates to replay are of whole texts: set it to null"
+            )
         if self.evaluation.second_model == self.scoring.model:
             raise ValueError(
                 f"evaluation.second_model {self.scoring.model} is the model that scores, so it cannot judge what it "

@@ -14,6 +14,7 @@ from semtag.configs.data import Data
 from semtag.configs.errors import UserError
 from semtag.generation.cells import encodable, load_json, rows_of
 from semtag.generation.delimited import DELIMITERS, delimited
+from semtag.generation.documents import Part, split_rows
 from semtag.generation.files import File, ending, locate, opened, opened_text
 from semtag.generation.reasons import RejectReason
 from semtag.generation.typed import features_of, load_dataset, rows_of_dataset
@@ -32,14 +33,16 @@ class Row:
     values: dict[str, Any] = field(default_factory=dict)
     problem: RejectReason | None = None
     detail: str = ""
+    part: Part | None = None  # set where data.max_words splits documents
 
 
 def read_rows(data: Data, say: Say = lambda _: None) -> Iterator[Row]:
     """Yield the first `data.limit` rows of `data.path`, in order, or all rows. `say` is told which files are not read.
 
-    Raises UserError when a whole source cannot be read.
+    A row for each part comes in place of a row whose text is longer than `data.max_words`. Raises UserError when a
+    whole source cannot be read.
     """
-    yield from itertools.islice(_all_rows(data, say), data.limit)
+    yield from split_rows(itertools.islice(_all_rows(data, say), data.limit), data)
 
 
 def _all_rows(data: Data, say: Say) -> Iterator[Row]:

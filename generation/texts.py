@@ -15,6 +15,7 @@ from semtag.configs.data import Data
 from semtag.configs.errors import UserError
 from semtag.configs.schema import Config
 from semtag.generation.cells import as_article, as_json, encodable
+from semtag.generation.documents import Part
 from semtag.generation.files import locate
 from semtag.generation.parse import visible
 from semtag.generation.readers import Row, check_columns, read_rows
@@ -76,12 +77,15 @@ class TextCleaner:
         self.rows = 0
         self.dropped: Counter[str] = Counter()
         self.without_article = 0  # texts that name no article
+        self.split: Counter[str] = Counter()  # documents that were split, and their parts
         self._columns: list[str] | None = None  # of the first row that lacks the text's column
         self._beside: list[str] = []  # other columns of the first text
 
     def clean(self, row: Row) -> Text | Reject:
         """Return the row's text, or a reject. The reject of a row that repeats a text names that text."""
         self.rows += 1
+        if row.part and row.part.of > 1:
+            self.split.update(documents=row.part.number == 1, parts=1)
         column = self.data.column
         if problem := self._problem(row):
             return self._reject(row, *problem)
@@ -95,7 +99,7 @@ class TextCleaner:
                 return self._reject(row, RejectReason.MORE_CANDIDATES, detail, id_)
             return self._reject(row, RejectReason.DUPLICATE, f"same text as text_id {id_}", id_)
         meta = {key: value for key, value in row.values.items() if key != column}
-        article = as_article(meta.get(self._article_column))
+        article = as_article(meta.get(self._article_column)) or (row.part and f"document {row.part.document}")
         self.without_article += article is None
         self._beside = self._beside or list(meta)
         return Text(id_, text, article, as_json(meta))
@@ -161,11 +165,14 @@ def preview(data: Data) -> str:
     )
 
 
-def split_key(text: Text, config: Config) -> int:
-    """Return the signed 64-bit split key: a hash of the text, or of its article, if any, with held_out_by=article."""
+def split_key(text: Text, part: Part | None, config: Config) -> int:
+    """Return the signed 64-bit split key: a hash of the text, of its document, or of its article.
+
+    The article counts if there is one, with held_out_by=article.
+    """
     by_article = config.data.held_out_by == "article"
     seed = config.run.seed if config.data.split_seed is None else config.data.split_seed
-    return hash64("held_out", seed, (by_article and text.article) or text.text_id)
+    return hash64("held_out", seed, (by_article and text.article) or (part.document if part else text.text_id))
 
 
 def hold_out(keys: np.ndarray, fraction: float) -> np.ndarray:
@@ -197,7 +204,7 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> StepCounts:
                     bad.write(vars(record))
                 else:
                     good.write(vars(record))
-                    keys.append(split_key(record, config))
+                    keys.append(split_key(record, row.part, config))
                     ids.append(record.text_id)
                 progress.advance()
         texts.check()
@@ -209,7 +216,7 @@ def prepare(run: RunDir, config: Config, progress: Progress) -> StepCounts:
     run.record(Step("texts"), "rows", texts.rows, sum(counts.values()), dropped)
     if config.data.held_out_by == "article" and texts.without_article:
         counts["without_article"] = texts.without_article  # texts that are split by their own hash
-    return {"rows": texts.rows, **counts, "dropped": dropped}
+    return {"rows": texts.rows, **counts, "dropped": dropped, **({"split": dict(texts.split)} if texts.split else {})}
 
 
 HELD_OUT, VALIDATION = -1, 0  # parts of the texts; a part from 1 is the round that trains on the texts

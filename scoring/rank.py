@@ -207,7 +207,7 @@ def _check_counts(counts: RankCounts, expected: TextIds, progress: Progress) -> 
     if not counts.ranked:
         raise UserError(
             f"None of the {counts.texts} texts could be sampled: {dict(counts.rejects)}.",
-            "Read the round's rejects/. For too_long, raise sampling.max_model_len or lower sampling.max_tokens.",
+            "Read the round's rejects/. For too_long, set data.max_words to split long texts.",
         )
     if counts.in_parts:
         progress.say(f"{counts.in_parts:,} texts are longer than the embedding model reads, and are scored in parts")

@@ -5,10 +5,12 @@ A text of several rows is tagged once. A row that cannot be tagged goes to `<out
 
 import argparse
 import glob
+import itertools
 import json
+import statistics
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +31,7 @@ from semtag.generation.reasons import RejectReason
 from semtag.generation.records import TEXT, Candidate, Reject, Text, candidates_of
 from semtag.generation.source_state import source_state
 from semtag.generation.texts import TextCleaner, shown
+from semtag.generation.vote import majority_vote
 from semtag.scoring.finished import finish
 from semtag.scoring.pipeline import sample_and_score
 from semtag.store.locations import Place, remove, short_hash, write_json
@@ -41,8 +44,8 @@ from semtag.tag_columns import keep_columns
 from semtag.tag_files import TAGS, WRITERS, Row, Tagged, json_line
 from semtag.tag_job import job_file, rejects_of
 
-# A row of the data as JSON, with the id of its text, or the reason why the row has no usable text.
-ROW = pa.schema([("text_id", pa.int64()), ("reason", pa.string()), ("row", pa.string())])
+# A row of the data as JSON, with the ids of its text's parts, or the reason why the row has no usable text.
+ROW = pa.schema([("text_ids", pa.list_(pa.int64())), ("reason", pa.string()), ("row", pa.string())])
 CHUNK = 1024  # rows whose answers are looked up together
 
 
@@ -87,16 +90,23 @@ def _read(folder: Path, config: Config, progress: Progress) -> None:
     # A row's text goes to texts.parquet once, and the row to rows.parquet each time.
     texts, columns = TextCleaner(config.data), dict[str, None]()
     with RowWriter(folder / "texts.parquet", TEXT) as distinct, RowWriter(folder / "rows.parquet", ROW) as rows:
+        ids = list[int]()  # of the parts of a document that are usable
         for row in read_data(config.data, progress.say):
             record = texts.clean(row)
             if isinstance(record, Text):
                 distinct.write(vars(record))
             id_ = record.text_id if isinstance(record, Text) else record.repeats
-            usable = id_ is not None  # a row that repeats a text is usable
-            reason = record.reason if isinstance(record, Reject) and not usable else None
-            rows.write({"text_id": id_, "reason": reason, "row": as_json(row.values)})
-            columns |= dict.fromkeys(row.values if usable else ())
+            ids += [] if id_ is None else [id_]  # a row that repeats a text is usable
+            if row.part and row.part.number < row.part.of:
+                continue
+            reason = record.reason if isinstance(record, Reject) and not ids else None
+            values = row.part.whole if row.part else row.values
+            rows.write({"text_ids": ids, "reason": reason, "row": as_json(values)})
+            columns |= dict.fromkeys(values if ids else ())
+            ids = []
     texts.check()
+    if texts.split:
+        progress.say(f"{texts.split['documents']:,} documents were split into {texts.split['parts']:,} parts")
     if taken := columns.keys() & set(TAGS.names):
         problem = f"The data has columns with the names of new columns: {sorted(taken)}."
         raise UserError(problem, "Rename these columns.")
@@ -191,7 +201,7 @@ def _tagged(joined: Iterator[tuple[Row, RowAnswer]], counts: TagCounts, bad: Bin
 
 
 def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Iterator[tuple[Row, RowAnswer]]:
-    """Yield every row of the data in its order, with the answer to its text.
+    """Yield every row of the data in its order, with the answer to its text, or to the parts of its text.
 
     Compares the texts of row and answer as well, because two texts may have one id. Raises UserError when the `files`
     lack the answer to a text.
@@ -206,7 +216,7 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
     rows = read_rows(work.layout.texts / "rows.parquet")
     while chunk := list(islice(rows, CHUNK)):
         # Look up the answers of a chunk by id.
-        wanted = [row["text_id"] for row in chunk if row["reason"] is None]
+        wanted = list(itertools.chain.from_iterable(row["text_ids"] for row in chunk))
         places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
         if (ids[places] != wanted).any():
             raise UserError(f"{work.path} lacks answers to some texts.", "Remove this folder, and tag again.")
@@ -217,13 +227,33 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
             if record["reason"] is not None:
                 yield row, RowAnswer(record["reason"])
                 continue
-            answer = next(found)
-            if shown(answer["text"]) != shown(row[column]):
-                yield row, RowAnswer(RejectReason.OTHER_TEXT_OF_SAME_ID)
-            elif answer["reason"]:
-                yield row, RowAnswer(answer["reason"])
-            else:
-                yield row, RowAnswer(candidate=candidates_of(answer)[0], in_parts=bool(answer["in_parts"]))
+            yield row, _answer_to(row[column], list(islice(found, len(record["text_ids"]))))
+
+
+def _answer_to(text: str, parts: list[dict[str, Any]]) -> RowAnswer:
+    """Return the answer to a text from the answers to its parts: the tags that most of them name, with the mean score.
+
+    Parts without an answer have no vote. Example: a text with the parts' answers `[a][b]`, `[a][c]` and `[b]` gets
+    `[a][b]`.
+    """
+    whole = _squeezed(text)
+    if any(_squeezed(part["text"]) not in whole for part in parts):
+        return RowAnswer(RejectReason.OTHER_TEXT_OF_SAME_ID)
+    answered = [part for part in parts if not part["reason"]]
+    if not answered:
+        return RowAnswer(parts[0]["reason"])
+    candidates = [replace(candidates_of(part)[0], sample=place) for place, part in enumerate(answered)]
+    in_parts = any(part["in_parts"] for part in answered)
+    if len(parts) == 1:
+        return RowAnswer(candidate=candidates[0], in_parts=in_parts)
+    scores = [candidate.score for candidate in candidates if candidate.score is not None]
+    elected = replace(majority_vote(candidates), score=statistics.fmean(scores) if scores else None)
+    return RowAnswer(candidate=elected, in_parts=in_parts)
+
+
+def _squeezed(text: str) -> str:
+    """Return a text's visible characters without white space, because parts are joined by single spaces."""
+    return "".join(shown(text).split())
 
 
 def main() -> None:

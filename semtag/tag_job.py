@@ -99,7 +99,7 @@ def tagger_config(
     """
     run = RunDir(tagger)
     values = _values_of_run(run, base) if run.layout.config.exists() else _values_of_model(tagger)
-    values["data"] = {"path": data, "held_out": 0.0}
+    values["data"] = {"path": data, "held_out": 0.0, "max_words": values.get("data", {}).get("max_words")}
     merge_into(values, sections or {})
     config = override(values, overrides)
     return config.model_copy(update={"scoring": config.scoring.as_cosine()})  # --score gives the cosine

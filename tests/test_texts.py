@@ -174,7 +174,7 @@ def dealt(ids: np.ndarray, held_out: float = 0.25, **rounds: Any) -> np.ndarray:
     """The part of each text, by `rounds` and a share to hold out."""
     config = load_config(DEMO, ["rounds.validation=0.1", "data.held_out_by=text", f"data.held_out={held_out}"])
     config = config.model_copy(update={"rounds": config.rounds.model_copy(update=rounds)})
-    keys = [split_key(Text(id_, "", None, "{}"), config) for id_ in ids.tolist()]
+    keys = [split_key(Text(id_, "", None, "{}"), None, config) for id_ in ids.tolist()]
     return assign(np.array(keys), ids, config)
 
 
