@@ -1,6 +1,8 @@
 """The vote: one answer from several samples of a text, with the tags that most samples name."""
 
+import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from semtag.generation.parse import answer_of, same_answer_key
 from semtag.generation.reasons import Defect
@@ -29,3 +31,15 @@ def majority_vote(candidates: Sequence[Candidate]) -> Candidate:
     if not won:
         return Candidate(0, "", reason=Defect.EMPTY)
     return Candidate(0, answer_of(won), tags=won, format="valid", answer=answer_of(won))
+
+
+def answer_of_parts(answers: Sequence[Candidate], parts: int) -> Candidate:
+    """Return the answer to a text of `parts` parts from the answers to those that have one; at least one has.
+
+    That is the answer of a single part, or else the tags that most of the answers name, with the mean of their scores.
+    """
+    if parts == 1:
+        return answers[0]
+    scores = [answer.score for answer in answers if answer.score is not None]
+    numbered = [replace(answer, sample=place) for place, answer in enumerate(answers)]
+    return replace(majority_vote(numbered), score=statistics.fmean(scores) if scores else None)

@@ -7,10 +7,9 @@ import argparse
 import glob
 import itertools
 import json
-import statistics
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,7 +30,7 @@ from semtag.generation.reasons import RejectReason
 from semtag.generation.records import TEXT, Candidate, Reject, Text, candidates_of
 from semtag.generation.source_state import source_state
 from semtag.generation.texts import TextCleaner, shown
-from semtag.generation.vote import majority_vote
+from semtag.generation.vote import answer_of_parts
 from semtag.scoring.finished import finish
 from semtag.scoring.pipeline import sample_and_score
 from semtag.store.locations import Place, remove, short_hash, write_json
@@ -231,24 +230,15 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
 
 
 def _answer_to(text: str, parts: list[dict[str, Any]]) -> RowAnswer:
-    """Return the answer to a text from the answers to its parts: the tags that most of them name, with the mean score.
-
-    Parts without an answer have no vote. Example: a text with the parts' answers `[a][b]`, `[a][c]` and `[b]` gets
-    `[a][b]`.
-    """
+    """Return the answer to a text from the answers to its parts. Parts without an answer have no vote."""
     whole = _squeezed(text)
     if any(_squeezed(part["text"]) not in whole for part in parts):
         return RowAnswer(RejectReason.OTHER_TEXT_OF_SAME_ID)
     answered = [part for part in parts if not part["reason"]]
     if not answered:
         return RowAnswer(parts[0]["reason"])
-    candidates = [replace(candidates_of(part)[0], sample=place) for place, part in enumerate(answered)]
-    in_parts = any(part["in_parts"] for part in answered)
-    if len(parts) == 1:
-        return RowAnswer(candidate=candidates[0], in_parts=in_parts)
-    scores = [candidate.score for candidate in candidates if candidate.score is not None]
-    elected = replace(majority_vote(candidates), score=statistics.fmean(scores) if scores else None)
-    return RowAnswer(candidate=elected, in_parts=in_parts)
+    elected = answer_of_parts([candidates_of(part)[0] for part in answered], len(parts))
+    return RowAnswer(candidate=elected, in_parts=any(part["in_parts"] for part in answered))
 
 
 def _squeezed(text: str) -> str:

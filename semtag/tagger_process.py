@@ -19,12 +19,14 @@ from semtag.cluster.stage_process import set_environment
 from semtag.configs.errors import UserError
 from semtag.configs.load import validate
 from semtag.generation.decoding import tagging
+from semtag.generation.documents import split_document
 from semtag.generation.endpoint import Endpoint
 from semtag.generation.preflight import check_model
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import SampledText
 from semtag.generation.sampler import Sampler
 from semtag.generation.texts import normalise, problem_of, text_id
+from semtag.generation.vote import answer_of_parts
 from semtag.store.rounds import base_of
 
 Found = tuple[list[str], str, str | None]  # tags, format and reason
@@ -36,12 +38,12 @@ async def serve(out: TextIO) -> None:
     assert task is not None
     loop = asyncio.get_running_loop()
     threading.Thread(target=_read_requests, args=(loop, requests, task), daemon=True).start()
-    sampler, name = _start(json.loads(await requests.get()))
+    sampler, decoding = _start(json.loads(await requests.get()))
     try:
         _write(out, {"answers": []})
         while True:
             texts = json.loads(await requests.get())["texts"]
-            _write(out, {"answers": await _answer(sampler, name, texts)})
+            _write(out, {"answers": await _answer(sampler, decoding, texts)})
     finally:
         if isinstance(sampler, Sampler):
             sampler.engine.shutdown()
@@ -63,26 +65,35 @@ def _start(asked: dict[str, Any]) -> tuple[Sampler | Endpoint, str]:
 
 
 async def _answer(sampler: Sampler | Endpoint, decoding: str, texts: list[object]) -> list[Found]:
-    """Tag the texts; return the answers in the order of the texts. Texts that look the same are tagged once."""
-    asked, sources = dict[int, SampledText](), list[int | RejectReason]()
+    """Tag the texts, long ones in parts; return the answers in the order of the texts.
+
+    Texts and parts that look the same are tagged once.
+    """
+    asked, sources, most = dict[int, SampledText](), list[list[int] | RejectReason](), sampler.config.data.max_words
     for text in texts:
         if problem := problem_of(text):
             sources.append(problem[0])
             continue
-        shown = normalise(str(text))
-        sources.append(id_ := text_id(shown))
-        asked.setdefault(id_, SampledText(id_, shown, None, "{}", decoding))
-    found = {text.text_id: _found(text) for text in await sampler.sample([*asked.values()])}
+        shown = [normalise(part) for part in (split_document(str(text), most) if most else [str(text)])]
+        usable = [SampledText(text_id(part), part, None, "{}", decoding) for part in shown if not problem_of(part)]
+        sources.append([part.text_id for part in usable])
+        asked |= {part.text_id: part for part in usable}
+    found = {text.text_id: text for text in await sampler.sample([*asked.values()])}
     if len(found) < len(asked):
         raise UserError("sampling.budget is used up.", "Raise sampling.budget, or open another Tagger.")
-    return [([], "invalid", source) if isinstance(source, RejectReason) else found[source] for source in sources]
+    return [_found(source, found) for source in sources]
 
 
-def _found(text: SampledText) -> Found:
-    if text.reason:
-        return [], "invalid", text.reason
-    [candidate] = text.candidates
-    return [*candidate.tags], candidate.format, candidate.reason
+def _found(source: list[int] | RejectReason, texts: dict[int, SampledText]) -> Found:
+    """Return the answer to a text: by the ids of its parts, or the reason why it was not asked about."""
+    if isinstance(source, RejectReason):
+        return [], "invalid", source
+    parts = [texts[id_] for id_ in source]
+    answered = [part.candidates[0] for part in parts if not part.reason]
+    if not answered:
+        return [], "invalid", parts[0].reason
+    elected = answer_of_parts(answered, len(parts))
+    return [*elected.tags], elected.format, elected.reason
 
 
 def _write(out: TextIO, message: dict[str, Any]) -> None:

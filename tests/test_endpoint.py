@@ -25,6 +25,7 @@ from semtag.generation.records import SampledText, from_table, to_table
 from semtag.generation.sampler import Sampler, engine_environment
 from semtag.store.parquet import read_rows
 from semtag.store.run_dir import RunDir
+from semtag.tagger import Tagger
 from tests.chat_server import READ, SAMPLES, SECRET, WRITTEN, serving
 from tests.conftest import ROOT, TINY, semtag, tiny_demo, tiny_model
 from tests.test_submit import free_ports
@@ -182,6 +183,18 @@ def test_a_text_that_the_budget_has_no_room_for_does_not_come_back() -> None:
     assert all(len(row.candidates) == SAMPLES and row.reason is None for row in found)
     with serving() as server:
         assert sampled_by(server.url, texts(), "sampling.budget.tokens=5") == [] and not server.asked
+
+
+def test_a_tagger_asks_a_server_and_reads_a_document_in_parts(tmp_path: Path) -> None:
+    with serving("none", "429") as server:
+        how = {"engine": "openai", "endpoint": server.url, "served_model": "some/model"}
+        with Tagger(tiny_model(), sampling=how, data={"max_words": 6}) as tagger:
+            short, long = tagger(
+                ["All about mills", "A story about mills. More about mills. And now something about boats."]
+            )
+    assert (short.tags[0], long.tags[0], len(long.tags), long.format) == ("mills", "mills.", 2, "valid")
+    asked = {one["messages"][-1]["content"].partition(": ")[2] for one in server.asked}
+    assert asked == {"All about mills", "A story about mills.", "More about mills.", "And now something about boats."}
 
 
 @pytest.mark.cluster
