@@ -51,18 +51,22 @@ def split_document(text: str, most: int) -> list[str]:
     The parts are about equally long, so that none is a rest of a few words. A text that fits is returned as it is.
     Example: `One two. Three. Four five.` with 3 words as most becomes `["One two. Three.", "Four five."]`.
     """
-    total = len(text.split())
-    if total <= most:
+    left = len(text.split())
+    if left <= most:
         return [text]
-    count = -(-total // most)
-    aim = -(-total // count)
-    parts, words = list[str](), list[str]()
+    parts, words, aim = list[str](), list[str](), _even(left, most)
     for sentence in _pieces(text, most):
         if words and (len(words) + len(sentence) > most or len(words) >= aim):
             parts.append(" ".join(words))
-            words = []
+            left -= len(words)
+            words, aim = [], _even(left, most)
         words = [*words, *sentence]
     return [*parts, " ".join(words)]
+
+
+def _even(words: int, most: int) -> int:
+    """Return the length of each of the fewest equal parts of so many words."""
+    return -(-words // -(-words // most))
 
 
 def _pieces(text: str, most: int) -> Iterator[Sequence[str]]:
