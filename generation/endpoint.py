@@ -19,7 +19,7 @@ from semtag.configs.schema import Config
 from semtag.generation.budget import Purse
 from semtag.generation.decoding import Decoding
 from semtag.generation.pace import Pace
-from semtag.generation.prompts import Chat, load_tokenizer
+from semtag.generation.prompts import Chat, build_messages, load_tokenizer
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import Candidate, SampledText, from_table, read_candidate, sampled_counts, to_table
 from semtag.generation.sampler import seed_of, with_prompt
@@ -31,6 +31,7 @@ TRIES = 8  # failures with another request answered each time, which chance woul
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a failed request is sent again
 OF_THE_TEXT = (400, 413, 422)  # HTTP statuses that refuse what a request says
 BUSY = (429, 503)
+LETTERS_A_TOKEN = 3  # at least, in most languages; for a budget where no tokenizer is at hand
 LATER = (408, 409, 425, 429)  # statuses of a refusal that may not last
 
 
@@ -73,7 +74,8 @@ class Endpoint:
     answers others, comes back with its `reason`. A text for which sampling.budget has no room does not come back.
     Raises UserError where the user must act: for a wrong key or model, for an account without money, and where the
     server answers nothing for sampling.hang_minutes. Candidates have neither tokens nor log-probabilities, because
-    those of another model are no reference. Training computes the reference itself.
+    those of another model are no reference. Training computes the reference itself. Without a `model` no tokenizer is
+    loaded, and texts are sent as they are.
     """
 
     def __init__(self, config: Config, model: str, decodings: Sequence[Decoding], tally: Adds) -> None:
@@ -81,7 +83,8 @@ class Endpoint:
 
         sampling = config.sampling
         self.config, self.decodings = config, {decoding.name: decoding for decoding in decodings}
-        self.chat, self.tally = Chat(load_tokenizer(model, config.model), config.prompt), tally
+        self.chat = Chat(load_tokenizer(model, config.model), config.prompt) if model else None
+        self.tally = tally
         self._key, self._patience = os.environ.get(KEY, ""), sampling.hang_minutes * 60
         # Semtag itself sends requests again, because the client does not know of the other requests in flight.
         self._client = openai.AsyncOpenAI(
@@ -114,17 +117,23 @@ class Endpoint:
     async def _sample(self, text: SampledText) -> SampledText:
         decoding = self.decodings[text.decoding]
         try:
-            text, ids = with_prompt(self.chat, text, decoding)
-            messages = self.chat.messages(text.text, decoding.examples)
+            text, asked = self._prompted(text, decoding)
         except Exception as error:  # templates and tokenizers raise errors of any kind
             return text.rejected(RejectReason.REFUSED_BY_TEMPLATE, f"{type(error).__name__}: {error}")
         try:
-            asked = Asked(messages, len(ids), decoding)
             choices = await self._choices(asked, seed_of(self.config.run.seed, text.text_id))
         except RefusedError as error:
             return text.rejected(RejectReason.REFUSED_BY_ENGINE, str(error))
         candidates = [self._candidate(*numbered) for numbered in enumerate(choices)]
         return replace(text, candidates=[majority_vote(candidates)] if decoding.vote else candidates)
+
+    def _prompted(self, text: SampledText, decoding: Decoding) -> tuple[SampledText, Asked]:
+        """Return the text with its plain prompt, and the request about it."""
+        if self.chat is None:
+            messages = build_messages(text.text, self.config.prompt, True, decoding.examples)
+            return replace(text, prompt=messages), Asked(messages, len(text.text) // LETTERS_A_TOKEN, decoding)
+        text, ids = with_prompt(self.chat, text, decoding)
+        return text, Asked(self.chat.messages(text.text, decoding.examples), len(ids), decoding)
 
     def _candidate(self, number: int, choice: Choice) -> Candidate:
         return read_candidate(self.config.prompt, number, choice.message.content or "", choice.finish_reason)

@@ -45,8 +45,13 @@ class Answers(BaseHTTPRequestHandler):
         self.server.keys.add(self.headers["Authorization"])
         trouble = "poison" if "poison" in text else "refused" if "forbidden" in text else next(self.server.troubles)
         self.server.met[trouble] += 1
+        judged = judgement_of(text)
         choices = [
-            {"index": i, "message": {"content": f"[{text.split()[-1]}][{asked['seed'] + i}]"}, "finish_reason": "stop"}
+            {
+                "index": i,
+                "message": {"content": judged or f"[{text.split()[-1]}][{asked['seed'] + i}]"},
+                "finish_reason": "stop",
+            }
             for i in range(min(asked["n"], self.server.most))
         ]
         usage = {"prompt_tokens": READ, "completion_tokens": WRITTEN * len(choices)}
@@ -75,6 +80,14 @@ class Answers(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Print nothing."""
+
+
+def judgement_of(text: str) -> str:
+    """The letter of the list with `fine`, C where both or none have it; empty for a text that is no question."""
+    if "=== list A ===" not in text:
+        return ""
+    first, second = ("fine" in part for part in text.split("=== list A ===")[1].split("=== list B ==="))
+    return "C" if first == second else " A." if first else "B is better"
 
 
 @contextlib.contextmanager

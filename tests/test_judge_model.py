@@ -11,6 +11,7 @@ from semtag.evaluation.judging.model import QUESTION, count_up, family_of, lette
 from semtag.evaluation.judging.outcomes import Judgement, finding, judgements
 from semtag.evaluation.judging.selection import Selection, select
 from semtag.store.run_dir import RunDir
+from tests.chat_server import SECRET, serving
 from tests.conftest import TEXTS, semtag
 from tests.test_cli import fails
 from tests.test_judge import judged_run
@@ -95,6 +96,22 @@ def test_a_real_model_that_prefers_an_arm_lets_that_arm_win_in_both_orders(tmp_p
     assert "The judge is of the tagger's model family" in done.stdout
     assert not list(run.glob(".*partial"))
     assert "model.json is there already" in fails("judge", str(run), "--model", model)
+
+
+@pytest.mark.cluster
+def test_a_server_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no tokenizer, and its letters may stand before other words."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    run = judged_run(tmp_path, TEXTS)
+    with serving("none", "429") as server:
+        asked = ["sampling.engine=openai", f"sampling.endpoint={server.url}", "sampling.batch_size=4"]
+        done = semtag("judge", str(run), "--model", "some/judge", "--count", "9", *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [found] = judgements(RunDir(str(run)))
+    [verdict] = found.verdicts
+    selection = select(RunDir(str(run)), "base", "tuned", 9)
+    assert verdict.outcomes == {item.id: "second" for item in selection.items} and verdict.by_position == 0
+    assert {asked["model"] for asked in server.asked} == {"some/judge"} and SECRET not in done.stdout + done.stderr
 
 
 def test_a_family_is_told_by_type_and_vocabulary(tmp_path: Path) -> None:

@@ -55,11 +55,11 @@ def judge(
 ) -> StepCounts:
     """Ask the model, write its judgement and show it; return the counts."""
     file, config = new_file(run, out, "model.json"), judging_config(run, model, overrides)
-    allowed = letters(check_model(model, config, trained=False))  # a wrong model shows before anything starts
+    decoding = one_letter(model, config)  # a wrong model shows before anything starts
     selection = select(run, first, second, count)
     progress.say(f"{model} judges {selection.story}")
     with run.lock(), run.shared_temporary_folder("judge") as scratch:
-        answers, failed = ask(config, model, allowed, selection.items, scratch, progress)
+        answers, failed = ask(config, model, decoding, selection.items, scratch, progress)
     if not answers:
         raise UserError(
             f"The judge could not be asked: {failed}.",
@@ -75,7 +75,7 @@ def judge(
         notes=[
             selection.story,
             *(f"{times} questions could not be asked: {reason}." for reason, times in failed.items()),
-            *([KIN] if family_of(model) == family_of(base_of(run.config())) else []),
+            *([KIN] if decoding.engine == "vllm" and family_of(model) == family_of(base_of(run.config())) else []),
         ],
     )
     write_text(file, found.model_dump_json(indent=1))
@@ -86,12 +86,24 @@ def judge(
 
 
 def judging_config(run: RunDir, model: str, overrides: list[str]) -> Config:
-    """Return the run's config with the judge in place of the model: its own chat template, no system message."""
+    """Return the run's config with the judge in place of the model: its own chat template, no system message.
+
+    With `sampling.engine=openai` among the overrides, the judge is the server's model of that name.
+    """
     values = run.config().model_dump()
     values["model"] = {"base": model}
     values["prompt"] = {"system": "", "user": "{text}"}
-    values["sampling"]["engine"] = "vllm"
+    values["sampling"] |= {"engine": "vllm", "served_model": model}
     return override(values, overrides)
+
+
+def one_letter(model: str, config: Config) -> Decoding:
+    """Build the decoding of a judge: greedy, and one of three letters. Raises UserError for a model that has none."""
+    if config.sampling.engine == "openai":
+        return Decoding("judged", max_tokens=2, pattern="[ABC]", engine="openai")
+    allowed = letters(check_model(model, config, trained=False))
+    # Other tokens are masked rather than a grammar compiled: that works with every tokenizer.
+    return Decoding("judged", max_tokens=1, allowed_tokens=tuple(allowed))
 
 
 def letters(tokenizer: Any) -> list[int]:
@@ -117,11 +129,11 @@ def questions(items: Sequence[Item]) -> list[str]:
 
 
 def ask(
-    config: Config, model: str, allowed: list[int], items: Sequence[Item], scratch: Place, progress: Progress
+    config: Config, model: str, decoding: Decoding, items: Sequence[Item], scratch: Place, progress: Progress
 ) -> tuple[dict[int, str], dict[str, int]]:
-    """Return the answers by number of the question, and how many questions could not be asked, by reason.
+    """Return the answers by number of the question, and how many questions have no answer, by reason.
 
-    An answer is one of the `allowed` tokens.
+    An answer is the letter A, B or C, and `no_letter` is the reason for any other.
     """
     asked = questions(items)
     with RowWriter(scratch / "questions.parquet", TEXT) as out:
@@ -129,15 +141,15 @@ def ask(
             out.write({"text_id": number, "text": question, "article": None, "meta": "{}"})
     answers, failed = dict[int, str](), Counter[str]()
     progress.begin(len(asked))
-    # Other tokens are masked rather than a grammar compiled: that works with every tokenizer.
-    judged = Decoding("judged", max_tokens=1, allowed_tokens=tuple(allowed))
     with ray_session(config):
-        rows = sampled_rows(scratch / "questions.parquet", config, model, [judged], Tally())
+        loaded = model if decoding.engine == "vllm" else ""  # of a server's model nothing is here
+        rows = sampled_rows(scratch / "questions.parquet", config, loaded, [decoding], Tally())
         for row in rows.iter_rows():
-            if row["reason"]:
-                failed[row["reason"]] += 1
+            said = "" if row["reason"] else row["candidates"][0]["completion"].strip()[:1]
+            if said in FIRST_AS_A:
+                answers[row["text_id"]] = said
             else:
-                answers[row["text_id"]] = row["candidates"][0]["completion"].strip()
+                failed[row["reason"] or "no_letter"] += 1
             progress.advance()
     return answers, dict(failed)
 

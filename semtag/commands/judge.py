@@ -12,7 +12,7 @@ from semtag.store.run_dir import RunDir
 HELP = "compare two arms' tags blindly: by a person, on a page, or by a language model"
 MORE = (
     "Without --results and --model, Semtag makes the page for a person. Judgements in RUN/judgement also stand on the "
-    "run's report."
+    "run's report. With sampling.engine=openai and sampling.endpoint=URL, --model is a server's name of its model."
 )
 
 
@@ -28,7 +28,7 @@ def add(parser: ArgumentParser) -> None:
     way.add_argument(
         "--results", nargs="+", type=Path, metavar="FILE", help="analyse the page's files, and those of models beside"
     )
-    way.add_argument("--model", metavar="MODEL", help="path or hub name of the model that judges")
+    way.add_argument("--model", metavar="MODEL", help="path, hub name, or a server's name of the judge")
 
 
 def run(arguments: Namespace) -> int:
