@@ -12,6 +12,7 @@ import pytest
 
 from semtag.configs.errors import UserError
 from semtag.training.ending import ENDED, keep_wish
+from semtag.training.worker import last_checkpoint
 from tests.conftest import ROOT, with_pairs, worker_in
 from tests.test_processes import TWO, check_same, curve, layout_of
 
@@ -51,17 +52,21 @@ def test_a_training_that_is_ended_saves_its_step(
     run, _ = with_pairs(tmp_path, model_path, pairs, *LONG, *several)
     job = stage(run.local_dir)
     first = layout_of(tmp_path).checkpoints / "checkpoint-10" / "trainer_state.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not first.exists():
         assert job.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     job.send_signal(number)
-    said, _ = job.communicate(timeout=60)
+    said, _ = job.communicate(timeout=300)
     assert job.returncode == 2, said
     [step] = re.findall(r"ended the training before its last step; step (\d+) is saved", said)
     assert "The same command resumes the training" in said
+    newest = layout_of(tmp_path).checkpoints / f"checkpoint-{step}"
+    assert last_checkpoint(newest.parent) == str(newest)
+    if launcher == "ray":  # that Ray resumes from a checkpoint is shown in test_processes.py
+        return
     job = stage(run.local_dir)
-    said, _ = job.communicate(timeout=120)
+    said, _ = job.communicate(timeout=300)
     assert job.returncode == 0, said
     assert f"checkpoint-{step}\n" in said and run.manifest().steps["train-1"].state == "done"
     check_same(curve(tmp_path), undisturbed)
