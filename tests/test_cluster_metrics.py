@@ -27,7 +27,7 @@ import ray.data
 from semtag.configs.schema import Prompt
 from semtag.configs.scoring import Scoring
 from semtag.generation.records import SampledText, read_candidate, to_table
-from semtag.scoring.embedder import Scorer
+from semtag.scoring.scorer import Scorer
 
 port = sys.argv[1]
 ray.init(
