@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from semtag.configs.data import Data
+from semtag.generation.cells import encodable
 from semtag.store.hashing import hash64
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def split_rows(rows: "Iterator[Row]", data: Data) -> "Iterator[Row]":
         if row.problem or not isinstance(text, str):
             yield row
             continue
-        document, parts = hash64("document", text), split_document(text, data.max_words)
+        document, parts = hash64("document", encodable(text)), split_document(text, data.max_words)
         if len(parts) == 1:
             yield replace(row, part=Part(document, row.values))
             continue

@@ -13,14 +13,15 @@ from semtag.cluster.ray_session import Tally
 from semtag.configs.schema import Config
 from semtag.generation.reasons import RejectReason
 from semtag.generation.records import CANDIDATE, SAMPLED, SampledText, from_table, sampled_counts, to_table
-from semtag.scoring.criteria import own_scorers
 from semtag.scoring.finished import among, read_ids
-from semtag.scoring.pipeline import begin, write_scored
-from semtag.scoring.scorer import Scorer
+from semtag.scoring.pipeline import begin, score_and_write
 from semtag.store.layout import RoundLayout, Step
 from semtag.store.locations import Place, uri
 from semtag.store.parquet import PartWriter, read_rows, read_tables
 from semtag.store.run_dir import identity, result_settings
+
+BY_SCORING = (RejectReason.NOT_A_NUMBER, RejectReason.SCORER_FAILED)
+KNOWN = [("text_id", pa.int64()), ("article", pa.string())]  # columns of a round's texts
 
 
 def sampling_identity(config: Config, number: int) -> str:
@@ -44,10 +45,6 @@ def write_candidates(ranked: RoundLayout, texts: Place, folder: Path) -> int:
                 text = SampledText(**json.loads(row["row"]), decoding="")
                 out.write(to_table([text.rejected(RejectReason(row["reason"]), row["detail"])]))
     return out.rows
-
-
-BY_SCORING = (RejectReason.NOT_A_NUMBER, RejectReason.SCORER_FAILED)
-KNOWN = [("text_id", pa.int64()), ("article", pa.string())]
 
 
 def unscored(table: pa.Table, texts: pa.Table) -> pa.Table:
@@ -84,8 +81,7 @@ def score_given(
         .map_batches(_left, fn_kwargs={"done": ray.put(done), "tally": tally}, batch_format="pyarrow")
         .repartition(target_num_rows_per_block=config.sampling.batch_size)
     )
-    told = {"scoring": config.scoring, "own": own_scorers(config.scoring)}
-    write_scored(rows, Scorer, told, out, config, tally, progress)
+    score_and_write(rows, out, config, tally, progress)
 
 
 def _left(batch: pa.Table, done: Any, tally: Tally) -> pa.Table:

@@ -49,9 +49,17 @@ def sample_and_score(
     """
     tally = begin(texts, [decoding.name for decoding in decodings], progress, finished, len(done))
     rows = sampled_rows(texts, config, model, decodings, tally, done=done, last=last)
+    score_and_write(rows, out, config, tally, progress, score)
+    if any(decoding.engine == "openai" for decoding in decodings):
+        _check_budget(tally, config.sampling.budget, progress)
+
+
+def score_and_write(
+    rows: Any, out: Place, config: Config, tally: Tally, progress: Progress, score: bool = True
+) -> None:
+    """Score the rows by the config's scorers, and write the rows into `out`; without `score` they are only written."""
     told = {"scoring": config.scoring, "own": own_scorers(config.scoring)} if score else {"scoring": None}
     write_scored(rows, Scorer, told, out, config, tally, progress)
-    _check_budget(tally, config.sampling.budget, progress)
 
 
 def _check_budget(tally: Tally, budget: Budget, progress: Progress) -> None:

@@ -44,7 +44,10 @@ from semtag.tag_files import TAGS, WRITERS, Row, Tagged, json_line
 from semtag.tag_job import job_file, rejects_of
 
 # A row of the data as JSON, with the ids of its text's parts, or the reason why the row has no usable text.
-ROW = pa.schema([("text_ids", pa.list_(pa.int64())), ("reason", pa.string()), ("row", pa.string())])
+# `whole` says that the text was not split.
+ROW = pa.schema(
+    [("text_ids", pa.list_(pa.int64())), ("whole", pa.bool_()), ("reason", pa.string()), ("row", pa.string())]
+)
 CHUNK = 1024  # rows whose answers are looked up together
 
 
@@ -100,7 +103,8 @@ def _read(folder: Path, config: Config, progress: Progress) -> None:
                 continue
             reason = record.reason if isinstance(record, Reject) and not ids else None
             values = row.part.whole if row.part else row.values
-            rows.write({"text_ids": ids, "reason": reason, "row": as_json(values)})
+            whole = row.part is None or row.part.of == 1
+            rows.write({"text_ids": ids, "whole": whole, "reason": reason, "row": as_json(values)})
             columns |= dict.fromkeys(values if ids else ())
             ids = []
     texts.check()
@@ -226,13 +230,12 @@ def _joined(work: RunDir, files: list[Place], column: str, scratch: Path) -> Ite
             if record["reason"] is not None:
                 yield row, RowAnswer(record["reason"])
                 continue
-            yield row, _answer_to(row[column], list(islice(found, len(record["text_ids"]))))
+            yield row, _answer_to(row[column], record["whole"], list(islice(found, len(record["text_ids"]))))
 
 
-def _answer_to(text: str, parts: list[dict[str, Any]]) -> RowAnswer:
+def _answer_to(text: str, whole: bool, parts: list[dict[str, Any]]) -> RowAnswer:
     """Return the answer to a text from the answers to its parts. Parts without an answer have no vote."""
-    whole = _squeezed(text)
-    if any(_squeezed(part["text"]) not in whole for part in parts):
+    if any(not _is_of(part["text"], text, whole) for part in parts):
         return RowAnswer(RejectReason.OTHER_TEXT_OF_SAME_ID)
     answered = [part for part in parts if not part["reason"]]
     if not answered:
@@ -241,9 +244,11 @@ def _answer_to(text: str, parts: list[dict[str, Any]]) -> RowAnswer:
     return RowAnswer(candidate=elected, in_parts=any(part["in_parts"] for part in answered))
 
 
-def _squeezed(text: str) -> str:
-    """Return a text's visible characters without white space, because parts are joined by single spaces."""
-    return "".join(shown(text).split())
+def _is_of(asked: str, text: str, whole: bool) -> bool:
+    """Return whether the text that was asked about is the `whole` text, or a part of it. White space may differ."""
+    if whole:
+        return shown(asked) == shown(text)
+    return "".join(shown(asked).split()) in "".join(shown(text).split())
 
 
 def main() -> None:

@@ -140,7 +140,7 @@ def test_a_function_of_a_module_is_a_scorer() -> None:
 
 
 def words(texts: list[str], answers: list[list[list[str]]]) -> list[list[float]]:
-    return [[float(len(tags)) for tags in own] for own in answers]
+    return [[*map(float, map(len, own))] for own in answers]
 
 
 def test_a_cross_encoder_scores_between_0_and_1(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import semtag as semtag_in_python
 from semtag.cluster.progress import Progress
 from semtag.configs.errors import UserError
 from semtag.forking import config_of_fork, fork, lines_of, plan_fork
-from semtag.generation.records import REJECT, TEXT, Candidate, from_table
+from semtag.generation.records import REJECT, TEXT, candidates_of, from_table
 from semtag.scoring.embedder import Embedder
 from semtag.scoring.given import has_left, sampling_identity, write_candidates
 from semtag.scoring.rank import _given
@@ -138,7 +138,7 @@ def test_another_scorer_starts_no_engine(finished_run: Path, tmp_path: Path) -> 
     embedder = Embedder(config.scoring)
     expected = {one.text_id: one.candidates for one in score_texts(sampled, embedder.texts, embedder.tags)}
     layout = run.layout.round(1)
-    found = {row["text_id"]: [Candidate(**one) for one in row["candidates"]] for row in read_rows(layout.ranked)}
+    found = {row["text_id"]: candidates_of(row) for row in read_rows(layout.ranked)}
     assert found == expected
     before = {row["text_id"]: row["candidates"][0]["score"] for row in read_rows(source.layout.round(1).ranked)}
     assert all(found[id_][0].score != score for id_, score in before.items())

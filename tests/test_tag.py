@@ -235,7 +235,14 @@ def test_a_text_without_an_answer_gets_no_other_ones(tmp_path: Path) -> None:
     folder.mkdir()
     with RowWriter(folder / "rows.parquet", ROW) as rows:
         for id_ in (3, 1, 2):
-            rows.write({"text_ids": [id_], "reason": None, "row": json.dumps({"number": id_, "text": f"text  {id_}"})})
+            rows.write(
+                {
+                    "text_ids": [id_],
+                    "whole": True,
+                    "reason": None,
+                    "row": json.dumps({"number": id_, "text": f"text  {id_}"}),
+                }
+            )
     with RowWriter(tmp_path / "some.parquet", SAMPLED) as some, RowWriter(tmp_path / "more.parquet", SAMPLED) as more:
         for out, id_ in ((some, 3), (some, 1), (more, 2)):
             candidates = [vars(Candidate(0, f"of {id_}"))]
@@ -252,7 +259,7 @@ def test_a_text_of_the_same_id_gets_no_other_ones_answer(tmp_path: Path) -> None
     (tmp_path / "texts").mkdir()
     with RowWriter(tmp_path / "texts" / "rows.parquet", ROW) as rows:
         for text in ("a  mill", "a boat"):
-            rows.write({"text_ids": [1], "reason": None, "row": json.dumps({"text": text})})
+            rows.write({"text_ids": [1], "whole": True, "reason": None, "row": json.dumps({"text": text})})
     with RowWriter(tmp_path / "answers.parquet", SAMPLED) as answers:
         answers.write(
             dict.fromkeys(SAMPLED.names) | {"text_id": 1, "text": "a mill", "candidates": [vars(Candidate(0, "x"))]}

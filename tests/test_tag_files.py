@@ -247,7 +247,7 @@ def test_any_values_have_a_table(tmp_path_factory: pytest.TempPathFactory, rows:
     folder = tmp_path_factory.mktemp("any")
     with RowWriter(folder / "rows.parquet", ROW) as out:
         for row in rows:
-            out.write({"text_ids": [1], "reason": None, "row": json.dumps(row)})
+            out.write({"text_ids": [1], "whole": True, "reason": None, "row": json.dumps(row)})
     data = Data(path=str(lines(folder / "data.jsonl", *rows)))
     names = sorted({name for row in rows for name in row})
     if not names:
